@@ -1,0 +1,39 @@
+"""What torch 2.13 and current DeepSpeed need of transformers 4.31.0, each with its reason."""
+
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS
+from transformers.trainer_pt_utils import get_parameter_names
+
+SUPPORTED_TRANSFORMERS = "4.31.0"
+
+
+def rng_state_loadable() -> AbstractContextManager:
+    """Let `torch.load` read numpy's random state, which is all that a 4.31.0 `rng_state.pth` holds beyond tensors.
+
+    torch >= 2.6 loads with `weights_only=True`; the names allowed here build arrays and can run nothing.
+    """
+    reconstruct = np.random.get_state()[1].__reduce__()[0]
+    return torch.serialization.safe_globals([reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))])
+
+
+def decayed_parameters(model: nn.Module, decay_norm_weights: bool = False) -> set[str]:
+    """Names of the parameters that weight decay applies to: all but biases and norm weights.
+
+    transformers 4.31.0 does not count LlamaRMSNorm among the norms and decays its weights.
+
+    Args:
+        model: the model.
+        decay_norm_weights: decay LlamaRMSNorm weights as transformers 4.31.0 does (the reference's grouping).
+    """
+    norms = list(ALL_LAYERNORM_LAYERS) if decay_norm_weights else [*ALL_LAYERNORM_LAYERS, LlamaRMSNorm]
+    return {name for name in get_parameter_names(model, norms) if "bias" not in name}
+
+
+def without_empty_groups(groups: list[dict]) -> list[dict]:
+    """Optimizer groups that hold a parameter: ZeRO drops empty ones and the scheduler then no longer fits."""
+    return [group for group in groups if group["params"]]

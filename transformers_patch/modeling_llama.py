@@ -1,0 +1,253 @@
+"""`LlamaForCausalLM` that carries a weighter, and scaled-dot-product attention for transformers 4.31.0's Llama.
+
+Without a weighter everything is transformers' own code, bit for bit (attention included). With one, only supervised
+tokens go through `lm_head` and attention is torch's scaled_dot_product_attention.
+
+Shapes: B batch, Q queries, S keys, H heads, D hidden, E head size, T supervised tokens, K tasks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig
+from transformers import LlamaForCausalLM as StockLlamaForCausalLM
+from transformers import LlamaModel as StockLlamaModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb, repeat_kv
+
+from transformers_patch.loss import IGNORE_INDEX, LanguageModelHead, supervised_token_losses, task_loss_sums
+from transformers_patch.weighter import Weighter
+
+EAGER, SDPA = "eager", "sdpa"
+
+
+@dataclass
+class WeightedCausalLMOutput(CausalLMOutputWithPast):
+    """CausalLMOutputWithPast with the sums that a step's mean task losses are made of.
+
+    Attributes:
+        task_loss_sum_K: float64, sum of token losses of each task in this micro-batch, no graph.
+        task_token_count_K: int64, its supervised tokens.
+    """
+
+    task_loss_sum_K: torch.Tensor | None = None
+    task_token_count_K: torch.Tensor | None = None
+
+
+class SelectedAttention(LlamaAttention):
+    """Llama attention whose kernel follows from the kind of mask it is given.
+
+    An additive float mask, which is what transformers makes, selects transformers' eager code. None (causal) or a
+    boolean mask (True may be attended) selects scaled_dot_product_attention. The choice travels with the arguments,
+    so that a recomputation under gradient checkpointing makes the same one.
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_value: tuple[torch.Tensor, torch.Tensor] | None = None,
+        output_attentions: bool = False,
+        use_cache: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, torch.Tensor] | None]:
+        """As LlamaAttention.forward: hidden_states [B, Q, D] -> output [B, Q, D], weights, cache."""
+        if attention_mask is not None and attention_mask.dtype != torch.bool:
+            return super().forward(
+                hidden_states, attention_mask, position_ids, past_key_value, output_attentions, use_cache
+            )
+        batch, queries, _ = hidden_states.shape
+        query = self._heads(self.q_proj(hidden_states), self.num_heads)  # [B, H, Q, E]
+        key = self._heads(self.k_proj(hidden_states), self.num_key_value_heads)
+        value = self._heads(self.v_proj(hidden_states), self.num_key_value_heads)
+        past = 0 if past_key_value is None else past_key_value[0].shape[2]
+        cos, sin = self.rotary_emb(value, seq_len=past + queries)
+        query, key = apply_rotary_pos_emb(query, key, cos, sin, position_ids)
+        if past_key_value is not None:
+            key = torch.cat([past_key_value[0], key], dim=2)  # [B, H, S, E]
+            value = torch.cat([past_key_value[1], value], dim=2)
+        cache = (key, value) if use_cache else None
+        attended = F.scaled_dot_product_attention(
+            query,
+            repeat_kv(key, self.num_key_value_groups),
+            repeat_kv(value, self.num_key_value_groups),
+            attn_mask=attention_mask,
+            is_causal=attention_mask is None and queries > 1,
+        )
+        output = self.o_proj(attended.transpose(1, 2).reshape(batch, queries, self.hidden_size))
+        return output, None, cache
+
+    def _heads(self, projected: torch.Tensor, heads: int) -> torch.Tensor:
+        batch, length, _ = projected.shape
+        return projected.view(batch, length, heads, self.head_dim).transpose(1, 2)
+
+
+class LlamaModel(StockLlamaModel):
+    """transformers' LlamaModel with a choice of attention.
+
+    Attributes:
+        attention: "eager" (transformers' own, the default) or "sdpa", for calls that do not say.
+    """
+
+    attention = EAGER
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__(config)
+        for layer in self.layers:
+            # SelectedAttention adds no state: the modules that were just made serve, without initialising them twice.
+            layer.self_attn.__class__ = SelectedAttention
+        self._attention_of_call = None
+
+    def forward(self, *args, attention: str | None = None, **kwargs) -> tuple | BaseModelOutputWithPast:
+        """As transformers' LlamaModel.forward, plus `attention`: "eager", "sdpa" or None for the model's own."""
+        asks_weights = kwargs.get("output_attentions") or self.config.output_attentions
+        self._attention_of_call = EAGER if asks_weights else attention or self.attention
+        return super().forward(*args, **kwargs)
+
+    def _prepare_decoder_attention_mask(
+        self,
+        attention_mask: torch.Tensor | None,
+        input_shape: tuple[int, int],
+        inputs_embeds: torch.Tensor,
+        past_key_values_length: int,
+    ) -> torch.Tensor | None:
+        if self._attention_of_call != SDPA:
+            return super()._prepare_decoder_attention_mask(
+                attention_mask, input_shape, inputs_embeds, past_key_values_length
+            )
+        return sdpa_mask(attention_mask, input_shape[1], past_key_values_length)
+
+
+def sdpa_mask(attention_mask_BS: torch.Tensor, queries: int, past: int) -> torch.Tensor | None:
+    """The boolean mask [B, 1, Q, S] for scaled_dot_product_attention; None where causal attention alone is right.
+
+    Right padding needs no mask: a real token never looks at what follows it, and the outputs at padded places are
+    not used.
+
+    Args:
+        attention_mask_BS: 1 or True where a key is real; S = past + queries.
+        queries: Q.
+        past: keys in the cache.
+    """
+    real_BS = attention_mask_BS.bool()
+    if past == 0 and bool((real_BS[:, :-1] >= real_BS[:, 1:]).all()) or queries == 1 and bool(real_BS.all()):
+        return None
+    key = torch.arange(real_BS.shape[1], device=real_BS.device)
+    query = key[past:, None]
+    # A padded query sees itself: a row that may attend to nothing would be NaN in some kernels.
+    return ((key <= query) & real_BS[:, None, None, :]) | (key == query)
+
+
+class LlamaForCausalLM(StockLlamaForCausalLM):
+    """transformers 4.31.0's LlamaForCausalLM that takes a weighter (arXiv 2403.04343, Eq. 2)."""
+
+    model_class: type[LlamaModel] = LlamaModel  # subclasses name their own decoder
+
+    def __init__(self, config: LlamaConfig):
+        # transformers' __init__ would build its own decoder first; at 7B that costs as much as ours.
+        super(StockLlamaForCausalLM, self).__init__(config)
+        self.model = self.model_class(config)
+        self.pretraining_tp = config.pretraining_tp
+        self.vocab_size = config.vocab_size
+        self.lm_head = LanguageModelHead(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def set_output_embeddings(self, new_embeddings: torch.nn.Linear) -> None:
+        """Replace the head (resize_token_embeddings does), keeping it able to compute token losses."""
+        self.lm_head = LanguageModelHead.from_linear(new_embeddings)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: list[torch.FloatTensor] | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        weighter: Weighter | None = None,
+        task_ids: torch.LongTensor | None = None,
+        token_count_K: torch.Tensor | None = None,
+    ) -> tuple | CausalLMOutputWithPast:
+        """transformers' forward; with a weighter and labels, the weighted loss.
+
+        Args:
+            weighter: a `Weighter`, or any object with the reference's `get_weighted_loss(losses_BS, task_ids_B)`.
+            task_ids: int64 [B], task of each row; may be left out when the weighter has one task.
+            token_count_K: supervised tokens of each task in the whole optimizer step, for Eq. 2 over the step.
+
+        Returns:
+            WeightedCausalLMOutput; `logits` is None while training with a weighter.
+
+        Raises:
+            ValueError: a weighter without the task ids it needs.
+        """
+        if weighter is None or labels is None:
+            return super().forward(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                labels=labels,
+                use_cache=use_cache,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+                return_dict=return_dict,
+            )
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=False if self.training and use_cache is None else use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            attention=SDPA,
+        )
+        hidden_BSD = outputs.last_hidden_state
+        weighted = self.weighted_loss(hidden_BSD, labels, weighter, task_ids, token_count_K)
+        weighted.logits = None if self.training else self.lm_head(hidden_BSD).float()
+        weighted.past_key_values = outputs.past_key_values
+        weighted.hidden_states = outputs.hidden_states
+        weighted.attentions = outputs.attentions
+        if return_dict if return_dict is not None else self.config.use_return_dict:
+            return weighted
+        return weighted.to_tuple()
+
+    def weighted_loss(
+        self,
+        hidden_BSD: torch.Tensor,
+        label_BS: torch.Tensor,
+        weighter: Weighter,
+        task_B: torch.Tensor | None,
+        token_count_K: torch.Tensor | None,
+    ) -> WeightedCausalLMOutput:
+        """The loss and its per-task sums from the last hidden states (see `forward`)."""
+        token_loss_T, row_T = supervised_token_losses(hidden_BSD, label_BS, self.lm_head)
+        if not isinstance(weighter, Weighter):
+            return WeightedCausalLMOutput(loss=_foreign_loss(weighter, token_loss_T, row_T, label_BS, task_B))
+        if task_B is None:
+            if weighter.num_tasks > 1:
+                raise ValueError(f"task_ids must be given: the weighter has {weighter.num_tasks} tasks. Pass task_ids.")
+            task_B = torch.zeros(len(label_BS), dtype=torch.long)
+        task_T = task_B.to(row_T.device)[row_T]
+        loss_sum_K, count_K = task_loss_sums(token_loss_T, task_T, weighter.num_tasks)
+        loss = weighter(token_loss_T, task_T, token_count_K)
+        return WeightedCausalLMOutput(loss=loss, task_loss_sum_K=loss_sum_K, task_token_count_K=count_K)
+
+
+def _foreign_loss(
+    weighter: object, token_loss_T: torch.Tensor, row_T: torch.Tensor, label_BS: torch.Tensor, task_B: torch.Tensor
+) -> torch.Tensor:
+    """The loss of an object that knows only the reference's interface: losses [B, S-1], 0 where unsupervised."""
+    place_BS = label_BS[:, 1:].to(row_T.device) != IGNORE_INDEX
+    loss_BS = torch.zeros(place_BS.shape, dtype=token_loss_T.dtype, device=token_loss_T.device)
+    return weighter.get_weighted_loss(loss_BS.masked_scatter(place_BS, token_loss_T), task_B)

@@ -1,0 +1,130 @@
+"""Batches of one optimizer step at a time: who gets which samples, and how many supervised tokens the step holds.
+
+Eq. 2 of arXiv 2403.04343 divides by the weighted token count of the whole step, which must be known before the first
+backward. The loader reads all micro-batches of a step ahead, counts, and hands the counts out with each of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from transformers_patch.loss import IGNORE_INDEX
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StepLayout:
+    """How the samples of an optimizer step are dealt out.
+
+    The step takes the next `samples_per_step` of the epoch's order, so its set of samples does not depend on how
+    they are split. The last step of an epoch takes what is left; nothing is dropped and nothing is read twice.
+
+    Attributes:
+        per_device: samples of a micro-batch on one rank.
+        accumulation: micro-batches of a step on one rank.
+        world_size, rank: number of processes, and this one.
+    """
+
+    per_device: int
+    accumulation: int
+    world_size: int = 1
+    rank: int = 0
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of a full step over all ranks and micro-batches."""
+        return self.per_device * self.accumulation * self.world_size
+
+    def steps(self, num_samples: int) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-num_samples // self.samples_per_step)
+
+    def micro_batches(self, order: Sequence[int], step: int) -> list[tuple[list[int], bool]]:
+        """This rank's micro-batches of a step: (sample indices, whether they count).
+
+        A micro-batch that finds no sample left in a short last step reads the step's first sample and does not
+        count: every rank and every accumulation step must still run its forward and backward.
+        """
+        samples = list(order[step * self.samples_per_step : (step + 1) * self.samples_per_step])
+        micro_batches = []
+        for n in range(self.accumulation):
+            start = (n * self.world_size + self.rank) * self.per_device
+            part = samples[start : start + self.per_device]
+            micro_batches.append((part, True) if part else (samples[:1], False))
+        return micro_batches
+
+
+class StepLoader:
+    """A data loader that yields the micro-batches of one optimizer step after another.
+
+    Each batch gains `sample_indices` and, if `count_tokens` is given, `token_count_K`.
+
+    Args:
+        dataset: map-style.
+        collate: list of samples -> batch with `labels` [B, S].
+        layout: how samples are dealt out.
+        order_of_epoch: epoch -> sample indices, the same on all ranks.
+        position: optimizer steps already taken; an epoch that was interrupted goes on there without reading again.
+        count_tokens: the micro-batches of this rank's step -> int64 [K] over all ranks.
+        loader_options: further arguments of torch's DataLoader (workers, pinning).
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        collate: Callable[[list], Batch],
+        layout: StepLayout,
+        order_of_epoch: Callable[[int], Sequence[int]],
+        position: Callable[[], int],
+        count_tokens: Callable[[list[Batch]], torch.Tensor] | None = None,
+        **loader_options: Any,
+    ):
+        self.dataset = dataset
+        self.layout = layout
+        self.batch_size = layout.per_device
+        self._collate = collate
+        self._order_of_epoch = order_of_epoch
+        self._position = position
+        self._count_tokens = count_tokens
+        self._loader_options = loader_options
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return self.layout.steps(len(self.dataset))
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * self.layout.accumulation
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, first_step = divmod(self._position(), self.steps_per_epoch)
+        order = self._order_of_epoch(epoch)
+        plan = [
+            part for step in range(first_step, self.steps_per_epoch) for part in self.layout.micro_batches(order, step)
+        ]
+        batches = DataLoader(
+            self.dataset,
+            batch_sampler=[indices for indices, _ in plan],
+            collate_fn=self._collate,
+            **self._loader_options,
+        )
+        window: list[Batch] = []
+        for (indices, counts), batch in zip(plan, batches, strict=True):
+            if not counts:
+                batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
+            batch["sample_indices"] = indices
+            window.append(batch)
+            if len(window) == self.layout.accumulation:
+                yield from self._with_counts(window)
+                window = []
+
+    def _with_counts(self, window: list[Batch]) -> list[Batch]:
+        if self._count_tokens is not None:
+            token_count_K = self._count_tokens(window)
+            for batch in window:
+                batch["token_count_K"] = token_count_K
+        return window

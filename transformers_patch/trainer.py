@@ -1,0 +1,314 @@
+"""`Trainer` that carries a weighter: Eq. 2 over the optimizer step, state in checkpoints, per-task logging.
+
+Without a weighter it is transformers 4.31.0's Trainer.
+
+Shapes: B batch, S sequence, K tasks.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.utils.data import RandomSampler
+from transformers import TrainerState
+from transformers.trainer_utils import seed_worker
+
+from transformers_patch.compat import decayed_parameters, rng_state_loadable, without_empty_groups
+from transformers_patch.loss import count_supervised_tokens
+from transformers_patch.step_loader import Batch, StepLayout, StepLoader
+from transformers_patch.task_log import TaskLog
+from transformers_patch.weighter import Weighter
+
+STEP, BATCH = "step", "batch"
+WEIGHTER_FILE = "weighter.pt"
+SMALL_MICRO_BATCH = 8
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss of a step is NaN or infinite; raised on all ranks before the optimizer step."""
+
+
+class Trainer(transformers.Trainer):
+    """transformers' Trainer that hands a weighter, the task ids and the step's token counts to the model.
+
+    Args:
+        weighter: a `Weighter`, an object with the reference's `get_weighted_loss`, or None for stock behaviour.
+        loss_normalization: "step" divides by the weighted token count of the whole optimizer step (Eq. 2 of
+            arXiv 2403.04343: every rank, every accumulated micro-batch); "batch" takes the quotient in each
+            micro-batch and averages the quotients, as the reference does.
+        task_names: names in id order, for logs; their ids if None.
+        log_file: JSON Lines file of per-task losses; None for none.
+        decay_norm_weights: apply weight decay to LlamaRMSNorm weights as transformers 4.31.0 does.
+
+    A training batch holds `labels` [B, S] and `task_ids` int64 [B] beside the model's inputs.
+
+    Raises:
+        ValueError: settings under which the weights could not mean what they say.
+    """
+
+    def __init__(
+        self,
+        *args,
+        weighter: Weighter | None = None,
+        loss_normalization: str = STEP,
+        task_names: Sequence[str] | None = None,
+        log_file: str | os.PathLike | None = None,
+        decay_norm_weights: bool = False,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.weighter = weighter
+        self.loss_normalization = loss_normalization
+        self.decay_norm_weights = decay_norm_weights
+        if weighter is None:
+            return
+        self._check_settings()
+        self.is_strategy = isinstance(weighter, Weighter)
+        if self.is_strategy:
+            weighter.to(self.args.device)
+            names = [str(k) for k in range(weighter.num_tasks)] if task_names is None else task_names
+            self._task_log = TaskLog(names, log_file if self.is_world_process_zero() else None)
+        self._micro_batch = 0
+        self._started = time.monotonic()
+
+    def _check_settings(self) -> None:
+        args = self.args
+        if self.loss_normalization not in (STEP, BATCH):
+            raise ValueError(f"loss_normalization must be step or batch, got {self.loss_normalization!r}. Choose one.")
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"one process sees {args.n_gpu} GPUs, where transformers would use DataParallel. Start one process per "
+                f"GPU: torchrun --nproc_per_node {args.n_gpu} ..., or deepspeed ..., or set CUDA_VISIBLE_DEVICES=0."
+            )
+        if args.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor would bypass the task weights. Leave it at 0.")
+        if self.loss_normalization == BATCH and args.per_device_train_batch_size == 1:
+            raise ValueError(
+                "loss_normalization=batch needs a per-device batch above 1: task weights cancel out of a micro-batch "
+                "of one sample. Use loss_normalization=step."
+            )
+        if self.loss_normalization == BATCH and args.per_device_train_batch_size < SMALL_MICRO_BATCH:
+            warnings.warn(
+                "loss_normalization=batch weakens the task weights in small micro-batches (per-device batch "
+                f"{args.per_device_train_batch_size} < {SMALL_MICRO_BATCH}); step does not.",
+                stacklevel=3,
+            )
+
+    # Data
+
+    def get_train_dataloader(self) -> StepLoader:
+        """The loader of training micro-batches; transformers' own without a weighter."""
+        if self.weighter is None:
+            return super().get_train_dataloader()
+        workers = self.args.dataloader_num_workers
+        return StepLoader(
+            self.train_dataset,
+            self.data_collator,
+            StepLayout(
+                self._train_batch_size,
+                self.args.gradient_accumulation_steps,
+                self.args.world_size,
+                self.args.process_index,
+            ),
+            order_of_epoch=self.epoch_order,
+            position=lambda: self.state.global_step,
+            count_tokens=self._count_step_tokens if self.is_strategy and self.loss_normalization == STEP else None,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            worker_init_fn=seed_worker if workers else None,
+        )
+
+    def epoch_order(self, epoch: int) -> Sequence[int]:
+        """The sample indices of an epoch: a function of seed and epoch alone, equal on all ranks and after a resume.
+
+        A sampler of a subclass (`_get_train_sampler`) is honoured; `set_epoch` is called where it exists.
+        """
+        sampler = self._get_train_sampler()
+        if not isinstance(sampler, RandomSampler):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+            return list(sampler)
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        generator = torch.Generator().manual_seed(seed + 1_000_003 * epoch)
+        return torch.randperm(len(self.train_dataset), generator=generator).tolist()
+
+    def _count_step_tokens(self, window: list[Batch]) -> torch.Tensor:
+        counts = [
+            count_supervised_tokens(batch["labels"], batch["task_ids"], self.weighter.num_tasks) for batch in window
+        ]
+        return self._sum_over_ranks(torch.stack(counts).sum(dim=0).to(self.args.device))
+
+    def _sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(values, reduction="sum")
+
+    # Steps
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """transformers' train. With a weighter the loader itself finds the place to go on at."""
+        if self.weighter is not None:
+            self.args.ignore_data_skip = True
+            self._started = time.monotonic()
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def training_step(self, model: nn.Module, inputs: Batch) -> torch.Tensor:
+        """Forward and backward of one micro-batch; returns its share of the step's loss, detached."""
+        if self.weighter is None:
+            return super().training_step(model, inputs)
+        inputs = dict(inputs)
+        samples = inputs.pop("sample_indices", [])
+        accumulation = self.args.gradient_accumulation_steps
+        if self._micro_batch % accumulation == 0:
+            self._step_samples, self._step_loss, self._step_sums = [], 0.0, 0.0
+            if self.is_strategy:
+                self.weighter.begin_step()
+        self._step_samples += samples
+        loss = super().training_step(model, inputs)
+        self._step_loss = self._step_loss + loss.double()
+        self._micro_batch += 1
+        if self._micro_batch % accumulation == 0:
+            self._end_step()
+        return loss
+
+    def compute_loss(self, model: nn.Module, inputs: Batch, return_outputs: bool = False):
+        """The weighted loss of a training micro-batch; in evaluation the model's own loss."""
+        if self.weighter is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs)
+        outputs = model(**inputs, weighter=self.weighter)
+        loss = outputs.loss
+        if self.is_strategy:
+            self._step_sums = self._step_sums + torch.stack(
+                [outputs.task_loss_sum_K, outputs.task_token_count_K.double()]
+            )
+        if "token_count_K" in inputs:
+            # The step's sum is already divided once; undo the averages over ranks and over micro-batches to come.
+            loss = loss * (self.args.world_size * self.args.gradient_accumulation_steps)
+        return (loss, outputs) if return_outputs else loss
+
+    def _end_step(self) -> None:
+        """Reduce the step's losses over ranks, stop if they are not finite, tell strategy and log."""
+        mean_over_ranks = self._sum_over_ranks(self._step_loss.reshape(1)) / self.args.world_size
+        loss = float(mean_over_ranks)
+        sums = self._sum_over_ranks(self._step_sums).cpu() if self.is_strategy else None
+        if not torch.isfinite(mean_over_ranks):
+            raise NonFiniteLossError(self._describe_bad_step(loss, sums))
+        if self.is_strategy:
+            loss_sum_K, count_K = sums
+            weight_K = self.weighter.weight_K.detach().cpu()
+            self._task_log.add(loss, loss_sum_K, count_K, weight_K)
+            device = self.args.device
+            self.weighter.observe((loss_sum_K / count_K).to(device), count_K.long().to(device))
+
+    def _describe_bad_step(self, loss: float, sums: torch.Tensor | None) -> str:
+        text = f"the loss is {loss} at step {self.state.global_step + 1}"
+        if sums is not None:
+            bad = [name for name, value in zip(self._task_log.task_names, sums[0], strict=True) if not value.isfinite()]
+            text += f" (tasks: {', '.join(bad) or 'all finite'})"
+        samples = ", ".join(self.describe_samples(self._step_samples))
+        return f"{text}; samples of rank {self.args.process_index}: {samples}. No optimizer step was taken."
+
+    def describe_samples(self, indices: Sequence[int]) -> list[str]:
+        """How messages name samples of the training set; subclasses may give record ids."""
+        return [str(index) for index in indices]
+
+    # Logging
+
+    def _maybe_log_save_evaluate(self, tr_loss, model, trial, epoch, ignore_keys_for_eval):
+        if self.weighter is not None:
+            # transformers counts from the first batch it is given, which after a resume is not the epoch's first.
+            self.state.epoch = self.state.global_step / self.callback_handler.train_dataloader.steps_per_epoch
+        super()._maybe_log_save_evaluate(tr_loss, model, trial, epoch, ignore_keys_for_eval)
+
+    def log(self, logs: dict[str, float]) -> None:
+        """transformers' log; training losses at full precision and per task, also to the JSON Lines file."""
+        if self.weighter is not None and self.is_strategy and "loss" in logs:
+            line = self._task_log.write(
+                self.state.global_step,
+                self.state.epoch,
+                logs["learning_rate"],
+                time.monotonic() - self._started,
+                self.weighter.weight_K.detach().cpu(),
+            )
+            logs |= {
+                f"task_loss/{name}": task["loss"] for name, task in line.get("tasks", {}).items() if task["tokens"]
+            }
+            logs |= {f"task_weight/{name}": task["weight"] for name, task in line.get("tasks", {}).items()}
+        super().log(logs)
+
+    # Optimizer
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups: decayed and not; none is empty."""
+        decayed = decayed_parameters(self.model, self.decay_norm_weights)
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        return without_empty_groups(
+            [
+                {"params": [p for name, p in named if name in decayed], "weight_decay": self.args.weight_decay},
+                {"params": [p for name, p in named if name not in decayed], "weight_decay": 0.0},
+            ]
+        )
+
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """transformers' optimizer over `optimizer_groups`; transformers' own groups without a weighter."""
+        if self.weighter is None or self.optimizer is not None:
+            return super().create_optimizer()
+        optimizer_class, options = transformers.Trainer.get_optimizer_cls_and_kwargs(self.args)
+        self.optimizer = optimizer_class(self.optimizer_groups(), **options)
+        return self.optimizer
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any, metrics: dict | None = None) -> None:
+        """Write the checkpoint into a folder of another name, then rename it: a kill leaves no half of one."""
+        if self.weighter is None:
+            super()._save_checkpoint(model, trial, metrics)
+            return
+        name = f"checkpoint-{self.state.global_step}"
+        output = Path(self.args.output_dir)
+        staging = output / ".saving"
+        self.args.output_dir = str(staging)
+        try:
+            super()._save_checkpoint(model, trial, metrics)
+        finally:
+            self.args.output_dir = str(output)
+        if self.state.best_model_checkpoint == str(staging / name):
+            self.state.best_model_checkpoint = str(output / name)
+        if self.is_world_process_zero():
+            self.state.save_to_json(str(staging / name / "trainer_state.json"))
+            if self.is_strategy:
+                torch.save(self.weighter.state_dict(), staging / name / WEIGHTER_FILE)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            _publish(staging / name, output / name)
+            self._rotate_checkpoints(output_dir=str(output))
+        self.accelerator.wait_for_everyone()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.weighter is None:
+            return
+        if self.is_strategy:
+            state = torch.load(Path(checkpoint) / WEIGHTER_FILE, map_location=self.args.device, weights_only=True)
+            self.weighter.load_state_dict(state)
+            saved = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+            self._task_log.resume(saved.global_step)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with rng_state_loadable():
+            super()._load_rng_state(checkpoint)
+
+
+def _publish(staged: Path, final: Path) -> None:
+    """Flush every file of a staged folder to the disk and rename the folder."""
+    for file in [*staged.rglob("*"), staged]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    os.replace(staged, final)

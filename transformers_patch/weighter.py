@@ -1,0 +1,126 @@
+"""Task weighting strategies: what a token of each task counts in the loss (torch alone).
+
+A strategy is an `nn.Module`, so that it moves, saves and resumes with the run. It holds only its rule:
+
+* `token_weights(count_K)`: the weight of a token of each task, and what the weighted sum is divided by;
+* `begin_step()`: called before every optimizer step, for strategies that draw;
+* `observe(mean_K, count_K)`: called after every optimizer step with the step's mean losses, the same on all ranks,
+  for strategies with a history.
+
+Shapes: K tasks, T supervised tokens of a micro-batch.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from transformers_patch.loss import weighted_token_loss
+
+
+class Weighter(nn.Module):
+    """Base of all strategies: Eq. 2 of arXiv 2403.04343 with the weights of `token_weights`.
+
+    Args:
+        num_tasks: K, at least 1.
+        weights: K numbers > 0; ones if None.
+
+    Attributes:
+        weight_K: float32 buffer, the current task weights lambda.
+    """
+
+    def __init__(self, num_tasks: int, weights: Sequence[float] | None = None):
+        super().__init__()
+        if num_tasks < 1:
+            raise ValueError(f"num_tasks must be at least 1, got {num_tasks}. Name the tasks of the benchmark.")
+        self.num_tasks = num_tasks
+        self.register_buffer("weight_K", torch.ones(num_tasks))
+        if weights is not None:
+            self.set_weights(weights)
+
+    def set_weights(self, weights: Sequence[float]) -> None:
+        """Set the task weights.
+
+        Args:
+            weights: K numbers > 0, in task-id order.
+
+        Raises:
+            ValueError: another number of weights, or one that is not a finite number > 0.
+        """
+        check_weights(weights, self.num_tasks)
+        self.weight_K.copy_(torch.as_tensor(list(weights), dtype=self.weight_K.dtype))
+
+    def token_weights(self, count_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weight of a token of each task, float [K], and the normalizer, a scalar.
+
+        Args:
+            count_K: supervised tokens of each task in the step (or in the micro-batch).
+        """
+        return self.weight_K, (self.weight_K * count_K).sum()
+
+    def begin_step(self) -> None:
+        """Called before every optimizer step. Draws must use a generator that agrees on all ranks."""
+
+    def observe(self, mean_K: torch.Tensor, count_K: torch.Tensor) -> None:
+        """Called after every optimizer step.
+
+        Args:
+            mean_K: float64, mean token loss of each task over the step and all ranks; NaN where count_K is 0.
+            count_K: int64, supervised tokens of each task over the step and all ranks.
+        """
+
+    def forward(
+        self, token_loss_T: torch.Tensor, task_T: torch.Tensor, count_K: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """This micro-batch's share of the weighted loss, a scalar.
+
+        Args:
+            token_loss_T: float [T], cross-entropy of each supervised token.
+            task_T: int64 [T], its task id.
+            count_K: supervised tokens of each task in the whole optimizer step (Eq. 2 as written); None takes this
+                micro-batch for the step, as the reference does.
+        """
+        if count_K is None:
+            count_K = torch.bincount(task_T, minlength=self.num_tasks)
+        weight_K, normalizer = self.token_weights(count_K)
+        return weighted_token_loss(token_loss_T, weight_K[task_T], normalizer)
+
+
+class EqualWeighting(Weighter):
+    """EW: every task weighs 1, or what `--visatb_weights` says (VisATB's own weights enter here)."""
+
+
+STRATEGIES: dict[str, type[Weighter]] = {"EW": EqualWeighting}
+OTHER_NAMES = {"equal": "EW"}
+
+
+def build_weighter(method: str, num_tasks: int, weights: Sequence[float] | None = None) -> Weighter:
+    """The strategy of a `--weight_method` name.
+
+    Raises:
+        ValueError: unknown name or unfit weights.
+    """
+    name = OTHER_NAMES.get(method, method)
+    if name not in STRATEGIES:
+        known = ", ".join(STRATEGIES)
+        raise ValueError(f"weight_method must be one of {known}, got {method!r} (--weight_method). Choose one of them.")
+    return STRATEGIES[name](num_tasks, weights)
+
+
+def check_weights(weights: Sequence[float], num_tasks: int, source: str = "--visatb_weights") -> None:
+    """Refuse a weight vector of another length or with a value that is not a finite number > 0.
+
+    Raises:
+        ValueError: says which value and where it came from.
+    """
+    if len(weights) != num_tasks:
+        raise ValueError(
+            f"visatb_weights must have {num_tasks} values (one per task, in id order), got {len(weights)} ({source}). "
+            "Pass one weight per task."
+        )
+    for n, weight in enumerate(weights):
+        if not math.isfinite(weight) or weight <= 0:
+            raise ValueError(
+                f"visatb_weights must be finite numbers > 0, got {weight} at position {n} ({source}). Mend the weight."
+            )

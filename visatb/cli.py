@@ -1,0 +1,65 @@
+"""Command lines: one parser class and one way to end.
+
+Flags are accepted with `-` and `_` (`--model-path`, `--model_path`), unknown ones are errors, `--help` shows defaults.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from visatb.errors import InputError
+
+EXIT_INPUT = 2
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the layout of the example in the epilog and shows defaults."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser that takes every long flag in both spellings and no abbreviations."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", _HelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._spelled_as_declared(given), namespace)
+
+    def _spelled_as_declared(self, given: list[str]) -> list[str]:
+        declared = {flag.replace("_", "-"): flag for flag in self._option_string_actions if flag.startswith("--")}
+        spelled = []
+        for word in given:
+            flag, equals, value = word.partition("=")
+            if flag.startswith("--") and flag not in self._option_string_actions:
+                flag = declared.get(flag.replace("_", "-"), flag)
+            spelled.append(flag + equals + value)
+        return spelled
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command's `main` and end the process: 0, its own code, or 2 with one line for an `InputError`.
+
+    A full disk or a folder without write permission is told in one line as well (exit code 1); any other exception is
+    a defect of ours and keeps its traceback.
+    """
+    try:
+        code = main()
+    except InputError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)
+    except OSError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code or 0)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception with its line breaks folded."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,115 @@
+"""Files that are complete or absent, and JSON that is read with care.
+
+Writing: beside the target, flushed to the disk, renamed. A kill or a full disk leaves the old file as it was.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from visatb.errors import InputError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path in the target's folder; on success fsync it and rename it to `path`."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with open(part, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.chmod(part, 0o666 & ~_umask())
+        os.replace(part, target)
+        fsync_folder(target.parent)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            part.unlink()
+        raise
+
+
+def fsync_folder(folder: str | os.PathLike) -> None:
+    """Make a rename inside the folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, content: Any, indent: int | None = 1) -> None:
+    """Write JSON (UTF-8, no NaN or infinity), whole or not at all."""
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a UTF-8 file; a byte order mark is dropped.
+
+    Raises:
+        InputError: if the file is missing, is no regular file or is not UTF-8.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise InputError(f"{file}: no such file. Check the path.")
+    if not file.is_file():
+        raise InputError(f"{file}: not a regular file. Give the path of a file.")
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 at byte {error.start}. Save the file as UTF-8.") from None
+    except PermissionError:
+        raise InputError(f"{file}: no permission to read it. Change its mode.") from None
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text; NaN, infinity, lone surrogates and too deep nesting are refused.
+
+    Args:
+        text: the JSON text.
+        where: file (and line) for messages.
+    """
+    try:
+        value = json.loads(text, parse_constant=lambda name: _refuse_constant(name, where))
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno} column {error.colno}"
+        raise InputError(f"{where}: broken JSON at {at}: {error.msg}. Mend or write the file again.") from None
+    except RecursionError:
+        raise InputError(f"{where}: JSON nested too deeply. Flatten it.") from None
+    if "\\u" in text:
+        _refuse_surrogates(value, where)
+    return value
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file. Raises InputError naming file, line and column."""
+    return parse_json(read_text(path), str(path))
+
+
+def _refuse_constant(name: str, where: str) -> None:
+    raise InputError(f"{where}: {name} is not JSON. Write a finite number or null.")
+
+
+def _refuse_surrogates(value: Any, where: str) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: a string holds a lone surrogate (\\ud800-\\udfff). Write valid Unicode.") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

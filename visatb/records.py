@@ -1,0 +1,164 @@
+"""Annotation and answer records: reading and checking them (the format is in docs/data.md).
+
+    {"id": "...", "image": "folder/file.jpg", "task": "VQAv2",
+     "conversations": [{"from": "human", "value": "<image>\\nWhat ...?"}, {"from": "gpt", "value": "Two."}, ...]}
+
+`image` may be absent (text-only sample) or a list. A val/test record of reference-list captioning holds a list of
+strings at `conversations[1].value`. Answer files add `conversations[1].generative_value` and `generator`.
+"""
+
+import os
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from visatb.errors import InputError
+from visatb.files import parse_json, read_text
+
+IMAGE_TOKEN = "<image>"
+ROLES = ("human", "gpt")
+
+Record = dict[str, Any]
+
+
+def read_records(path: str | os.PathLike) -> list[Record]:
+    """The records of a JSON list, or of a JSON Lines file (`.jsonl`), unchecked but for being objects.
+
+    Raises:
+        InputError: missing file, broken JSON (line and column), another shape, no record at all.
+    """
+    text = read_text(path)
+    if str(path).endswith(".jsonl"):
+        lines = text.split("\n")
+        records = [parse_json(line, f"{path} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    else:
+        records = parse_json(text, str(path))
+        if not isinstance(records, list):
+            raise InputError(f"{path}: must be a JSON list of records, got {_kind(records)}. Wrap the records in [ ].")
+    if not records:
+        raise InputError(f"{path}: holds no record. Give a file with at least one.")
+    for n, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: record {n} must be a JSON object, got {_kind(record)}. Mend the record.")
+    return records
+
+
+def name_of(record: Record, position: int) -> str:
+    """How messages name a record: its id, else its position in the file."""
+    identifier = record.get("id")
+    return f"record {position}" if identifier is None else f"record {position} (id {identifier!r})"
+
+
+def check_records(
+    records: Iterable[Record], path: str | os.PathLike, tasks: Collection[str] | None = None, training: bool = True
+) -> None:
+    """Refuse the first record that cannot be trained on or asked, naming file, record and field.
+
+    Args:
+        records: records of one file.
+        path: that file, for messages.
+        tasks: the known task names; None accepts any task or none.
+        training: every turn must be text and every question answered; otherwise `conversations[1]` may be a
+            reference list or absent.
+    """
+    seen: set = set()
+    for n, record in enumerate(records):
+        where = f"{path}: {name_of(record, n)}"
+        _check_id(record, where, seen)
+        if tasks is not None:
+            _check_task(record, where, tasks)
+        _check_turns(record, where, training)
+        _check_image_tokens(record, where)
+
+
+def image_names(record: Record) -> list[str]:
+    """The image paths of a record, relative to the image folder: [] for a text-only one."""
+    image = record.get("image")
+    if image is None:
+        return []
+    return list(image) if isinstance(image, list) else [image]
+
+
+def resolve_image(image_folder: str | os.PathLike, name: str, where: str) -> Path:
+    """The path of an image, which must lie inside the image folder, links followed.
+
+    Args:
+        image_folder: the folder that `image` fields are relative to.
+        name: the `image` field.
+        where: file and record, for messages.
+
+    Raises:
+        InputError: if the path is absolute, leaves the folder, or is no regular file.
+    """
+    folder = os.path.realpath(image_folder)
+    if os.path.isabs(name) or "\0" in name:
+        raise InputError(f"{where}: image {name!r} must be relative to the image folder. Make it relative.")
+    path = os.path.realpath(os.path.join(folder, name))
+    if os.path.commonpath([folder, path]) != folder:
+        raise InputError(f"{where}: image {name!r} leaves the image folder {image_folder}. Move the file inside it.")
+    if not os.path.isfile(path):
+        state = "not a regular file" if os.path.exists(path) else "not found"
+        raise InputError(f"{where}: image {name!r} {state} in {image_folder}. Check the field and --image_folder.")
+    return Path(path)
+
+
+def _check_id(record: Record, where: str, seen: set) -> None:
+    identifier = record.get("id")
+    if identifier is None:
+        return
+    if not isinstance(identifier, str | int) or isinstance(identifier, bool):
+        raise InputError(f"{where}: id must be a string or an integer, got {_kind(identifier)}. Mend the id.")
+    if identifier in seen:
+        raise InputError(f"{where}: id occurs twice in the file. Give every record its own id.")
+    seen.add(identifier)
+
+
+def _check_task(record: Record, where: str, tasks: Collection[str]) -> None:
+    task = record.get("task")
+    if task not in tasks:
+        known = ", ".join(tasks)
+        raise InputError(f"{where}: task must be one of {known}, got {task!r}. Mend the field or add the task.")
+
+
+def _check_turns(record: Record, where: str, training: bool) -> None:
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise InputError(f"{where}: conversations must be a list of turns, got {_kind(turns)}. Add the conversation.")
+    # LLaVA's data has conversations that open with a gpt turn; the preprocessing drops that turn, as LLaVA does.
+    skipped = 1 if training and isinstance(turns[0], dict) and turns[0].get("from") == "gpt" else 0
+    for n, turn in enumerate(turns):
+        at = f"{where}: conversations[{n}]"
+        if not isinstance(turn, dict):
+            raise InputError(f"{at} must be an object with from and value, got {_kind(turn)}. Mend the turn.")
+        role = ROLES[(n + skipped) % 2]
+        if turn.get("from") != role:
+            got = turn.get("from")
+            raise InputError(f"{at}.from must be {role!r}, got {got!r}. Let human and gpt take turns.")
+        value = turn.get("value")
+        is_reference = not training and n == 1
+        if is_reference and isinstance(value, list) and value and all(isinstance(v, str) for v in value):
+            continue
+        if not isinstance(value, str):
+            raise InputError(f"{at}.value must be a string, got {_kind(value)}. Mend the turn.")
+    if training and (len(turns) == skipped or (len(turns) - skipped) % 2):
+        raise InputError(f"{where}: the last question has no answer. Add the gpt turn or drop the question.")
+
+
+def _check_image_tokens(record: Record, where: str) -> None:
+    names = image_names(record)
+    if not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"{where}: image must be a path or a list of paths. Mend the field.")
+    spoken = {role: [t["value"] for t in record["conversations"] if t["from"] == role] for role in ROLES}
+    in_answers = sum(value.count(IMAGE_TOKEN) for value in spoken["gpt"])
+    if in_answers:
+        raise InputError(f"{where}: an answer holds {IMAGE_TOKEN}. Images belong to questions: remove it.")
+    tokens = sum(value.count(IMAGE_TOKEN) for value in spoken["human"])
+    if tokens != len(names):
+        raise InputError(
+            f"{where}: {tokens} {IMAGE_TOKEN} token(s) for {len(names)} image(s). Write one {IMAGE_TOKEN} per image."
+        )
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")
