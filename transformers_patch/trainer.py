@@ -6,6 +6,7 @@ Shapes: B batch, S sequence, K tasks.
 """
 
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -311,4 +312,10 @@ def _publish(staged: Path, final: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    os.replace(staged, final)
+    if final.exists():  # a run that went on from an older checkpoint comes by here again
+        replaced = staged.with_name(f"{staged.name}.replaced")
+        os.replace(final, replaced)
+        os.replace(staged, final)
+        shutil.rmtree(replaced)
+    else:
+        os.replace(staged, final)

@@ -59,7 +59,7 @@ def check_records(
         path: that file, for messages.
         tasks: the known task names; None accepts any task or none.
         training: every turn must be text and every question answered; otherwise `conversations[1]` may be a
-            reference list or absent.
+            reference list or absent, and a question about one image need not say `<image>`.
     """
     seen: set = set()
     for n, record in enumerate(records):
@@ -68,7 +68,7 @@ def check_records(
         if tasks is not None:
             _check_task(record, where, tasks)
         _check_turns(record, where, training)
-        _check_image_tokens(record, where)
+        _check_image_tokens(record, where, training)
 
 
 def image_names(record: Record) -> list[str]:
@@ -144,7 +144,7 @@ def _check_turns(record: Record, where: str, training: bool) -> None:
         raise InputError(f"{where}: the last question has no answer. Add the gpt turn or drop the question.")
 
 
-def _check_image_tokens(record: Record, where: str) -> None:
+def _check_image_tokens(record: Record, where: str, training: bool) -> None:
     names = image_names(record)
     if not all(isinstance(name, str) and name for name in names):
         raise InputError(f"{where}: image must be a path or a list of paths. Mend the field.")
@@ -153,6 +153,8 @@ def _check_image_tokens(record: Record, where: str) -> None:
     if in_answers:
         raise InputError(f"{where}: an answer holds {IMAGE_TOKEN}. Images belong to questions: remove it.")
     tokens = sum(value.count(IMAGE_TOKEN) for value in spoken["human"])
+    if not training and len(names) == 1:
+        return  # a question is asked about its record's one image, however often it says so (LLaVA's habit)
     if tokens != len(names):
         raise InputError(
             f"{where}: {tokens} {IMAGE_TOKEN} token(s) for {len(names)} image(s). Write one {IMAGE_TOKEN} per image."

@@ -1,0 +1,214 @@
+"""Answer files: reading them, and refusing those whose score would mean something else than it seems to.
+
+The format is that of inference_visatb.py: annotation records with `conversations[1].generative_value` (the prediction)
+and `generator` (the model that made it).
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visatb.errors import InputError
+from visatb.records import Record, name_of, read_records
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered record.
+
+    Attributes:
+        position: its place in the file, from 0.
+        identifier: its `id`; None if it has none.
+        where: file and record, for messages.
+        truth: `conversations[1].value` as it stands in the file; each metric checks its own form.
+        prediction: `conversations[1].generative_value`; None if that is absent or no text (counts as wrong).
+    """
+
+    position: int
+    identifier: str | int | None
+    where: str
+    truth: Any
+    prediction: str | None
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """The answers of one model to one set of questions.
+
+    Attributes:
+        path: the file.
+        answers: in file order, at least one.
+        generator: the model's name; None if the file does not tell.
+        tasks: the distinct task names, in order of appearance; empty if the file does not tell.
+    """
+
+    path: Path
+    answers: tuple[Answer, ...]
+    generator: str | None
+    tasks: tuple[str, ...]
+
+    @property
+    def task(self) -> str | None:
+        """The one task of the file; None if it has several or does not tell."""
+        return self.tasks[0] if len(self.tasks) == 1 else None
+
+
+def read_answers(
+    path: str | os.PathLike, question_file: str | os.PathLike | None = None, key_by_position: bool = False
+) -> AnswerFile:
+    """Read an answer file and check that it is whole.
+
+    Args:
+        path: the answer file (JSON list or JSON Lines).
+        question_file: the annotation file that was asked. If None, the one that the answer file's name tells is taken
+            where it lies in the same folder (see `question_file_beside`); where there is none, nothing is compared.
+        key_by_position: tell records apart by their position in the file, so that ids may repeat or be absent.
+
+    Returns:
+        The answers.
+
+    Raises:
+        InputError: naming file, record and field. No record; a record without a pair of turns; an id that is absent,
+            repeated or neither text nor integer; several models in one file; no prediction at all; records that are
+            not exactly those of the question file.
+    """
+    file = Path(path)
+    records = read_records(file)
+    answers = tuple(_answer(record, n, file) for n, record in enumerate(records))
+    if not any("generative_value" in record["conversations"][1] for record in records):
+        raise InputError(
+            f"{file}: no record has conversations[1].generative_value. Give the answer file, not the question file."
+        )
+    if not key_by_position:
+        _refuse_repeated_ids(answers)
+    generators = _texts(records, "generator", file)
+    if len(set(generators)) > 1:
+        at = next(n for n, name in enumerate(generators) if name != generators[0])
+        raise InputError(
+            f"{answers[at].where}: generator is {generators[at]!r}, but {generators[0]!r} in record 0. "
+            "Score the answers of one model at a time."
+        )
+    tasks = tuple(dict.fromkeys(name for name in _texts(records, "task", file) if name is not None))
+    answer_file = AnswerFile(file, answers, generators[0], tasks)
+    asked = question_file if question_file is not None else question_file_beside(answer_file)
+    if asked is not None:
+        _refuse_other_records(records, file, Path(asked), key_by_position)
+    return answer_file
+
+
+def question_file_beside(answers: AnswerFile) -> Path | None:
+    """The question file in the answer file's folder, found by name; None if there is none.
+
+    inference_visatb.py names its answers `{question file stem, _ to -}_{model name, _ to -}.json`.
+    """
+    if answers.generator is None:
+        return None
+    ending = "_" + answers.generator.replace("_", "-")
+    if not answers.path.stem.endswith(ending):
+        return None
+    stem = answers.path.stem.removesuffix(ending)
+    for candidate in sorted(answers.path.parent.iterdir()):
+        is_other_json = candidate.suffix in (".json", ".jsonl") and candidate.name != answers.path.name
+        if is_other_json and candidate.is_file() and candidate.stem.replace("_", "-") == stem:
+            return candidate
+    return None
+
+
+def _answer(record: Record, position: int, file: Path) -> Answer:
+    where = f"{file}: {name_of(record, position)}"
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns[:2]):
+        raise InputError(f"{where}: conversations must hold a question and its answer. Mend the record.")
+    if "value" not in turns[1]:
+        raise InputError(f"{where}: conversations[1].value (the truth) is absent. Mend the record.")
+    identifier = record.get("id")
+    if identifier is not None and (not isinstance(identifier, str | int) or isinstance(identifier, bool)):
+        raise InputError(f"{where}: id must be a string or an integer. Mend the id.")
+    prediction = turns[1].get("generative_value")
+    return Answer(position, identifier, where, turns[1]["value"], prediction if isinstance(prediction, str) else None)
+
+
+def _refuse_repeated_ids(answers: tuple[Answer, ...]) -> None:
+    remedy = "Mend the file, or pass --key-by-position to tell records apart by position."
+    seen: dict[str | int, int] = {}
+    for answer in answers:
+        if answer.identifier is None:
+            raise InputError(f"{answer.where}: id is absent. {remedy}")
+        if answer.identifier in seen:
+            raise InputError(
+                f"{answer.where}: id occurs already in record {seen[answer.identifier]}; "
+                f"one of the two answers would be lost. {remedy}"
+            )
+        seen[answer.identifier] = answer.position
+
+
+def _texts(records: list[Record], field: str, file: Path) -> list[str | None]:
+    values = [record.get(field) for record in records]
+    for n, value in enumerate(values):
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{file}: {name_of(records[n], n)}: {field} must be text. Mend the record.")
+    return values
+
+
+def _refuse_other_records(records: list[Record], file: Path, question_file: Path, key_by_position: bool) -> None:
+    """Refuse answers that are not exactly one to each record of the question file."""
+    questions = read_records(question_file)
+    if key_by_position:
+        if len(records) != len(questions):
+            raise InputError(
+                f"{file}: holds {len(records)} answers, but {question_file} has {len(questions)} records. "
+                "Run the inference to its end."
+            )
+        pairs = list(zip(records, questions, strict=True))
+    else:
+        pairs = _paired_by_id(records, file, questions, question_file)
+    for n, (record, question) in enumerate(pairs):
+        field = _first_difference(record, question)
+        if field is not None:
+            raise InputError(
+                f"{file}: {name_of(record, n)}: {field} differs from that in {question_file}. "
+                "Give the question file that was asked, or run the inference again."
+            )
+
+
+def _paired_by_id(
+    records: list[Record], file: Path, questions: list[Record], question_file: Path
+) -> list[tuple[Record, Record]]:
+    by_id: dict[str | int, Record] = {}
+    for n, question in enumerate(questions):
+        identifier = question.get("id")
+        where = f"{question_file}: {name_of(question, n)}"
+        if not isinstance(identifier, str | int) or isinstance(identifier, bool):
+            raise InputError(f"{where}: id must be a string or an integer. Mend it, or pass --key-by-position.")
+        if identifier in by_id:
+            raise InputError(f"{where}: id occurs twice. Mend the file, or pass --key-by-position.")
+        by_id[identifier] = question
+    answered = {record["id"] for record in records}
+    missing = [identifier for identifier in by_id if identifier not in answered]
+    if missing:
+        raise InputError(
+            f"{file}: {len(missing)} of {len(by_id)} records of {question_file} are not answered "
+            f"(first: id {missing[0]!r}). Run the inference to its end."
+        )
+    for n, record in enumerate(records):
+        if record["id"] not in by_id:
+            raise InputError(
+                f"{file}: {name_of(record, n)} is not in {question_file}. Give the question file that was asked."
+            )
+    return [(record, by_id[record["id"]]) for record in records]
+
+
+def _first_difference(record: Record, question: Record) -> str | None:
+    if record.get("id") != question.get("id"):
+        return "id"
+    if record.get("task") != question.get("task"):
+        return "task"
+    turns = question.get("conversations")
+    if not isinstance(turns, list):
+        return "conversations"
+    for n in range(2):
+        asked = turns[n].get("value") if len(turns) > n and isinstance(turns[n], dict) else None
+        if record["conversations"][n].get("value") != asked:
+            return f"conversations[{n}].value"
+    return None

@@ -1,0 +1,106 @@
+"""CIDEr of captions with one reference each, over whitespace-separated words (no PTB tokenizer, as in the paper)."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+
+from eval.answers import Answer
+from eval.command import Scores, answer_parser, answers_of, record_score, report
+from visatb.cli import ArgumentParser, run
+from visatb.errors import InputError
+
+TOKENIZERS = ("whitespace", "ptb")
+
+
+def score(answers: Sequence[Answer], tokenizer: str = "whitespace") -> Scores:
+    """CIDEr (arXiv 1411.5726) of predictions with one reference each.
+
+    Args:
+        answers: at least two; a truth is text that is not blank.
+        tokenizer: one of TOKENIZERS.
+
+    Raises:
+        InputError: if a truth is no such text or there are fewer than two answers.
+    """
+    for answer in answers:
+        if isinstance(answer.truth, list):
+            raise InputError(
+                f"{answer.where}: conversations[1].value is a list of references, must be one text. "
+                "Score this file with eval/caption_list.py."
+            )
+        if not isinstance(answer.truth, str) or not answer.truth.strip():
+            raise InputError(
+                f"{answer.where}: conversations[1].value must be a text that is not blank. Mend the record."
+            )
+    return cider_scores(answers, [[answer.truth] for answer in answers], tokenizer)
+
+
+def cider_scores(answers: Sequence[Answer], references: Sequence[list[str]], tokenizer: str) -> Scores:
+    """CIDEr of predictions with any number of references each.
+
+    A malformed prediction is scored as an empty one, which is 0.
+
+    Raises:
+        InputError: if there are fewer than two answers: the idf of a single record is 0, and so is every score.
+    """
+    if len(answers) < 2:
+        raise InputError(
+            f"{answers[0].where}: is the only record, and CIDEr of one record is always 0. Score 2 records or more."
+        )
+    from pycocoevalcap.cider.cider import Cider
+
+    # Keyed by position: pycocoevalcap keeps one entry per key, so that repeated ids would shrink the set.
+    truth = {answer.position: reference for answer, reference in zip(answers, references, strict=True)}
+    predicted = {answer.position: [answer.prediction or ""] for answer in answers}
+    if tokenizer == "ptb":
+        truth, predicted = _ptb_tokenized(truth), _ptb_tokenized(predicted)
+        if not any(text for texts in truth.values() for text in texts):
+            raise InputError(f"{answers[0].where}: no reference of the file keeps a word under ptb. Use whitespace.")
+    mean, per_answer = Cider().compute_score(truth, predicted)
+    per_record = [
+        record_score(answer, float(value), malformed=answer.prediction is None)
+        for answer, value in zip(answers, per_answer, strict=True)
+    ]
+    return Scores(
+        metric="CIDEr",
+        score=float(mean),
+        n=len(per_record),
+        malformed=sum(1 for entry in per_record if entry["malformed"]),
+        per_record=per_record,
+        summary=f"CIDEr:  {float(mean)}",
+    )
+
+
+def caption_parser(script: str, description: str) -> ArgumentParser:
+    """The flags of the two caption evaluators."""
+    parser = answer_parser(script, description)
+    parser.add_argument(
+        "--tokenizer",
+        choices=TOKENIZERS,
+        default="whitespace",
+        help="how captions are split into words; ptb lower-cases, drops punctuation and needs Java",
+    )
+    return parser
+
+
+def main() -> int:
+    """The command. Prints `CIDEr:  score`."""
+    options = caption_parser("caption.py", __doc__).parse_args()
+    answers = answers_of(options)
+    return report(score(answers.answers, options.tokenizer), answers, options)
+
+
+def _ptb_tokenized(captions: dict[int, list[str]]) -> dict[int, list[str]]:
+    if shutil.which("java") is None:
+        raise InputError("--tokenizer ptb needs Java, and there is no java in PATH. Install it, or use whitespace.")
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    # The tokenizer is fed one caption a line and gives one back a line: no other line end may be left in a caption.
+    boxed = {key: [{"caption": " ".join(text.split())} for text in texts] for key, texts in captions.items()}
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        return PTBTokenizer().tokenize(boxed)
+
+
+if __name__ == "__main__":
+    run(main)

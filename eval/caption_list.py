@@ -1,0 +1,41 @@
+"""CIDEr of captions with a list of references each, over whitespace-separated words (no PTB tokenizer)."""
+
+from collections.abc import Sequence
+
+from eval.answers import Answer
+from eval.caption import caption_parser, cider_scores
+from eval.command import Scores, answers_of, report
+from visatb.cli import run
+from visatb.errors import InputError
+
+
+def score(answers: Sequence[Answer], tokenizer: str = "whitespace") -> Scores:
+    """CIDEr (arXiv 1411.5726) of predictions with a list of references each.
+
+    Args:
+        answers: at least two; a truth is a list of texts, one of them not blank.
+        tokenizer: one of `eval.caption.TOKENIZERS`.
+
+    Raises:
+        InputError: if a truth is no such list or there are fewer than two answers.
+    """
+    for answer in answers:
+        at = f"{answer.where}: conversations[1].value"
+        if isinstance(answer.truth, str):
+            raise InputError(f"{at} is one text, must be a list of references. Score this file with eval/caption.py.")
+        if not isinstance(answer.truth, list) or not all(isinstance(text, str) for text in answer.truth):
+            raise InputError(f"{at} must be a list of texts. Mend the record.")
+        if not any(text.strip() for text in answer.truth):
+            raise InputError(f"{at} must hold a reference that is not blank, got {answer.truth!r}. Mend the record.")
+    return cider_scores(answers, [answer.truth for answer in answers], tokenizer)
+
+
+def main() -> int:
+    """The command. Prints `CIDEr:  score`."""
+    options = caption_parser("caption_list.py", __doc__).parse_args()
+    answers = answers_of(options)
+    return report(score(answers.answers, options.tokenizer), answers, options)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,144 @@
+"""The command line that every evaluator shares, and what it writes."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from eval.answers import Answer, AnswerFile, read_answers
+from visatb.cli import ArgumentParser
+from visatb.errors import InputError
+from visatb.files import write_json, write_text
+
+
+class Scores(TypedDict):
+    """The outcome of one evaluation.
+
+    metric: "CIDEr", "exact_match" or "iou_accuracy".
+    score: the mean score; a fraction for the last two, raw for CIDEr.
+    n: number of records.
+    malformed: predictions that could not be read as one; each counts as wrong.
+    per_record: one object per record in file order, with at least position, id, score, malformed, prediction, truth.
+    summary: what the command prints.
+    """
+
+    metric: str
+    score: float
+    n: int
+    malformed: int
+    per_record: list[dict[str, Any]]
+    summary: str
+
+
+def record_score(answer: Answer, score: float, malformed: bool, **more: Any) -> dict[str, Any]:
+    """One entry of `Scores["per_record"]`."""
+    return {
+        "position": answer.position,
+        "id": answer.identifier,
+        "score": score,
+        "malformed": malformed,
+        **more,
+        "prediction": answer.prediction,
+        "truth": answer.truth,
+    }
+
+
+def hit_scores(metric: str, per_record: list[dict[str, Any]]) -> Scores:
+    """The scores of a metric that counts hits; a record's score is 1.0 or 0.0."""
+    hits = sum(1 for entry in per_record if entry["score"] == 1.0)
+    total = len(per_record)
+    return Scores(
+        metric=metric,
+        score=hits / total,
+        n=total,
+        malformed=sum(1 for entry in per_record if entry["malformed"]),
+        per_record=per_record,
+        summary=f"{hits} / {total} = {hits / total}",
+    )
+
+
+def answer_parser(script: str, description: str) -> ArgumentParser:
+    """The flags that all evaluators have.
+
+    Args:
+        script: file name of the command, for the example.
+        description: what it computes.
+    """
+    parser = ArgumentParser(
+        description=description,
+        epilog=f"example:\n  python eval/{script} -a answers/VQAv2-val-2k_my-model.json --output metrics.json",
+    )
+    parser.add_argument(
+        "-a", "--answers-file", "--answer-file", dest="answers_file", required=True, help="answer file to score"
+    )
+    parser.add_argument(
+        "--question-file",
+        help="annotation file that was asked: refuse answers that are not exactly its records "
+        "(without the flag: the file in the answer file's folder whose name fits, if there is one)",
+    )
+    parser.add_argument(
+        "--key-by-position",
+        action="store_true",
+        help="tell records apart by their position in the file, where ids repeat or are absent",
+    )
+    parser.add_argument("--output", help="write the metric to this JSON file")
+    parser.add_argument("--per-record", help="write the score of every record to this JSON Lines file")
+    return parser
+
+
+def answers_of(options: argparse.Namespace) -> AnswerFile:
+    """The answers that the flags name. Raises InputError as `read_answers`, and if an output is an input."""
+    inputs = [path for path in (options.answers_file, options.question_file) if path is not None]
+    outputs = [path for path in (options.output, options.per_record) if path is not None]
+    taken = {os.path.realpath(path) for path in inputs}
+    for path in outputs:
+        if os.path.realpath(path) in taken:
+            raise InputError(f"{path}: is given twice, and would be overwritten. Write to another file.")
+        taken.add(os.path.realpath(path))
+    return read_answers(options.answers_file, options.question_file, options.key_by_position)
+
+
+def report(scores: Scores, answers: AnswerFile, options: argparse.Namespace) -> int:
+    """Write the files that the flags ask for, then print the score. Returns the exit code."""
+    if options.per_record is not None:
+        lines = (json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in scores["per_record"])
+        write_text(options.per_record, "".join(line + "\n" for line in lines))
+    if options.output is not None:
+        write_json(options.output, metrics(scores, answers))
+    print_notes(_notes(scores, answers))
+    print(scores["summary"])
+    return 0
+
+
+def metrics(scores: Scores, answers: AnswerFile) -> dict[str, Any]:
+    """The content of a metric file, as `--output` writes it and the run graph reads it."""
+    return {
+        "metric": scores["metric"],
+        "score": scores["score"],
+        "n": scores["n"],
+        "malformed": scores["malformed"],
+        "task": answers.task,
+        "generator": answers.generator,
+        "answers": answers.path.name,
+    }
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Tell what the user should know beside the score, on stderr."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _notes(scores: Scores, answers: AnswerFile) -> list[str]:
+    notes = []
+    if scores["malformed"]:
+        first = next(entry for entry in scores["per_record"] if entry["malformed"])
+        notes.append(
+            f"{scores['malformed']} of {scores['n']} predictions are malformed and count as wrong "
+            f"(first: record {first['position']}, id {first['id']!r})"
+        )
+    if len(answers.tasks) > 1:
+        notes.append(f"the file holds {len(answers.tasks)} tasks ({', '.join(answers.tasks)}), scored as one")
+    return notes

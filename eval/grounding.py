@@ -1,0 +1,113 @@
+"""Accuracy of predicted boxes: the share whose overlap (IoU) with the true box is above 0.5.
+
+A box is the first [x1, y1, x2, y2] in the text, in the coordinates of the padded square image.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from eval.answers import Answer
+from eval.command import Scores, answer_parser, answers_of, hit_scores, print_notes, record_score, report
+from visatb.cli import run
+from visatb.errors import InputError
+
+Box = tuple[float, float, float, float]
+
+# Not over line ends: "[0.1, 0.2,\n0.3, 0.4]" holds no box.
+_BRACKET = re.compile(r"\[(.*?)\]")
+
+
+def read_box(text: str) -> Box | None:
+    """The box in the first bracket of a text.
+
+    Numbers are what Python's float() takes (`.6`, `2e-1`, full-width digits). A doubled opening bracket is read as one.
+
+    Returns:
+        (x1, y1, x2, y2), or None if there is no bracket or it does not hold four finite numbers.
+    """
+    bracket = _BRACKET.search(text)
+    if bracket is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in bracket.group(1).replace("[", "").split(","))
+    except ValueError:
+        return None
+    return numbers if len(numbers) == 4 and all(map(math.isfinite, numbers)) else None
+
+
+def box_iou(box: Box, other: Box) -> float:
+    """Intersection over union of two boxes.
+
+    In float32, as the published scores were computed: at an overlap of a half the last bit decides. Shapely would use
+    float64 and mend swapped corners; here a box with x2 <= x1 or y2 <= y1 meets nothing.
+
+    Returns:
+        The overlap in [0, 1]; 0 if it is not defined (both boxes empty, or numbers beyond float32).
+    """
+    with np.errstate(all="ignore"):
+        a, b = np.asarray(box, dtype=np.float32), np.asarray(other, dtype=np.float32)
+        sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), np.float32(0))
+        shared = sides[0] * sides[1]
+        union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+        iou = float(shared / union)
+    return iou if math.isfinite(iou) else 0.0
+
+
+def score(answers: Sequence[Answer], broken_truth: str = "fail") -> Scores:
+    """The share of predicted boxes with IoU > 0.5 (strictly).
+
+    Args:
+        answers: at least one.
+        broken_truth: "fail" refuses a truth without a box or with an empty one; "miss" counts it against the model.
+
+    Raises:
+        InputError: if a truth is not text, or is broken and `broken_truth` is "fail".
+    """
+    per_record = []
+    for answer in answers:
+        truth = _true_box(answer, broken_truth)
+        predicted = None if answer.prediction is None else read_box(answer.prediction)
+        iou = 0.0 if truth is None or predicted is None else box_iou(truth, predicted)
+        per_record.append(record_score(answer, float(iou > 0.5), malformed=predicted is None, iou=iou))
+    return hit_scores("iou_accuracy", per_record)
+
+
+def main() -> int:
+    """The command. Prints `hits / total = share`."""
+    parser = answer_parser("grounding.py", __doc__)
+    parser.add_argument(
+        "--broken-truth",
+        choices=("fail", "miss"),
+        default="fail",
+        help="what to do with a truth that holds no box or an empty one, which no prediction can match: "
+        "refuse the file, or count a miss",
+    )
+    options = parser.parse_args()
+    answers = answers_of(options)
+    scores = score(answers.answers, options.broken_truth)
+    broken = sum(1 for answer in answers.answers if _true_box(answer, "miss") is None)
+    if broken:
+        print_notes([f"{broken} of {scores['n']} truths hold no box that can be matched and count as misses"])
+    return report(scores, answers, options)
+
+
+def _true_box(answer: Answer, broken_truth: str) -> Box | None:
+    at = f"{answer.where}: conversations[1].value"
+    if not isinstance(answer.truth, str):
+        raise InputError(f"{at} must be text that holds a box. Mend the record.")
+    box = read_box(answer.truth)
+    if box is not None and box[0] < box[2] and box[1] < box[3]:
+        return box
+    if broken_truth == "miss":
+        return None
+    raise InputError(
+        f"{at} must hold a box [x1, y1, x2, y2] with x1 < x2 and y1 < y2, got {answer.truth[:80]!r}. "
+        "Mend the record, or pass --broken-truth miss to count it as a miss."
+    )
+
+
+if __name__ == "__main__":
+    run(main)

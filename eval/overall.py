@@ -1,0 +1,203 @@
+"""Overall metrics of tuned models against a baseline: dI%, dE% and dI_zero% (Eq. 9 of arXiv 2403.04343).
+
+dI% is the mean over tasks of the improvement on each, in percent; dE% the mean of what got worse. The baseline of both
+is the single-task models (STL). dI_zero% is dI% on zero-shot tasks with equal weights (EW) as baseline.
+
+Scores are given as CSV (`model,<task>,...`, one row per model), as JSON {"<model>": {"<task>": score}}, as metric files
+of eval/*.py, or as folders of them (<folder>/<task>.json or <folder>/<model>/<task>.json). A task with several metrics
+has a column `<task>:<metric>` for each.
+"""
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from eval.score_tables import ScoreTable, merge_tables, read_score_table
+from visatb.cli import ArgumentParser, run
+from visatb.errors import InputError
+from visatb.files import write_json, write_text
+
+FORMATS = ("text", "markdown", "json")
+
+
+def improvements(
+    scores: Mapping[str, float], baseline: Mapping[str, float], lower_is_better: Collection[str] = ()
+) -> dict[str, float]:
+    """The relative improvement I_i on every task (Eq. 9), a fraction.
+
+    Args:
+        scores, baseline: column -> score, with the same columns: `task`, or `task:metric` for each of its metrics.
+        lower_is_better: columns with delta = 1.
+
+    Returns:
+        task -> mean over its metrics of (-1)^delta (M_e - M_b) / M_b, in the order of the baseline.
+
+    Raises:
+        InputError: if the columns differ or a baseline score is not above 0.
+    """
+    for column in [*baseline, *scores]:
+        if column not in scores or column not in baseline:
+            lacking = "the results" if column not in scores else "the baseline"
+            raise InputError(f"{column}: has no score in {lacking}. Score the same tasks in both.")
+    for column in lower_is_better:
+        if column not in baseline:
+            raise InputError(f"--lower-is-better {column!r} is no column. Columns are {', '.join(baseline)}.")
+    changes: dict[str, list[float]] = {}
+    for column, base in baseline.items():
+        if base <= 0:
+            raise InputError(f"{column}: the baseline must be above 0 to be divided by, got {base:g}. Leave it out.")
+        sign = -1.0 if column in lower_is_better else 1.0
+        change = sign * (scores[column] - base) / base
+        if not math.isfinite(change):
+            raise InputError(
+                f"{column}: {scores[column]:g} against {base:g} is no change in percent. Check the scores."
+            )
+        changes.setdefault(column.partition(":")[0], []).append(change)
+    return {task: sum(values) / len(values) for task, values in changes.items()}
+
+
+def overall_improvement(improvement_by_task: Mapping[str, float]) -> float:
+    """dI%: 100 times the mean improvement over tasks (Eq. 9). On zero-shot tasks against EW this is dI_zero%."""
+    return 100 * sum(improvement_by_task.values()) / len(improvement_by_task)
+
+
+def overall_deterioration(improvement_by_task: Mapping[str, float]) -> float:
+    """dE%: 100 times the mean over tasks of max(0, -I_i) (Eq. 9)."""
+    return 100 * sum(max(0.0, -value) for value in improvement_by_task.values()) / len(improvement_by_task)
+
+
+def compare(
+    results: ScoreTable, baseline: Mapping[str, float], lower_is_better: Collection[str] = (), zero_shot: bool = False
+) -> dict[str, Any]:
+    """The overall metrics of every model of a table.
+
+    Args:
+        results: scores of one or more models.
+        baseline: column -> score.
+        lower_is_better: columns with delta = 1.
+        zero_shot: the baseline is EW and the tasks are zero-shot: dI_zero% alone.
+
+    Returns:
+        {"baseline": {column: score}, "models": {model: {"scores": {column: score}, "improvement_percent":
+        {task: number}, "dI_percent": number, "dE_percent": number}}}; with `zero_shot`, "dI_zero_percent" instead of
+        the last two.
+
+    Raises:
+        InputError: as `improvements`, naming the model.
+    """
+    models = {}
+    for model, cells in results.rows.items():
+        try:
+            by_task = improvements(cells, baseline, lower_is_better)
+        except InputError as error:
+            raise InputError(f"{results.source}: {model}: {error}") from None
+        entry: dict[str, Any] = {
+            "scores": {column: cells[column] for column in baseline},
+            "improvement_percent": {task: 100 * value for task, value in by_task.items()},
+        }
+        if zero_shot:
+            entry["dI_zero_percent"] = overall_improvement(by_task)
+        else:
+            entry["dI_percent"] = overall_improvement(by_task)
+            entry["dE_percent"] = overall_deterioration(by_task)
+        models[model] = entry
+    return {"baseline": dict(baseline), "models": models}
+
+
+def baseline_scores(table: ScoreTable, model: str | None = None) -> dict[str, float]:
+    """The baseline's scores in a table.
+
+    Args:
+        table: one model, or single-task models with one task each, which together are the baseline.
+        model: the row to take; None takes all.
+
+    Raises:
+        InputError: if that model is absent, or models overlap and none is named.
+    """
+    if model is not None:
+        if model not in table.rows:
+            raise InputError(f"{table.source}: has no model {model!r}; it has {', '.join(table.rows)}. Check the name.")
+        return table.rows[model]
+    scores: dict[str, float] = {}
+    for name, cells in table.rows.items():
+        for column, value in cells.items():
+            if column in scores:
+                raise InputError(
+                    f"{table.source}: {column}: {name!r} is not the only model that scores it. "
+                    f"Choose one of {', '.join(table.rows)} with --baseline-model."
+                )
+            scores[column] = value
+    return scores
+
+
+def format_table(comparison: dict[str, Any], markdown: bool = False) -> str:
+    """The comparison as aligned plain text or as a Markdown table; a score's change follows it in percent."""
+    columns = list(comparison["baseline"])
+    names = {"dI_percent": "dI%", "dE_percent": "dE%", "dI_zero_percent": "dI_zero%"}
+    shown = [key for key in names if any(key in entry for entry in comparison["models"].values())]
+    rows = [["model", *columns, *(names[key] for key in shown)]]
+    rows.append(["baseline", *(_score(value) for value in comparison["baseline"].values()), *("" for _ in shown)])
+    for model, entry in comparison["models"].items():
+        cells = []
+        for column in columns:
+            task, _, metric = column.partition(":")
+            change = "" if metric else f" ({entry['improvement_percent'][task]:+.2f}%)"
+            cells.append(_score(entry["scores"][column]) + change)
+        rows.append([model, *cells, *(f"{entry[key]:.2f}" for key in shown)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = [
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        for row in rows
+    ]
+    if not markdown:
+        return "\n".join("  ".join(row).rstrip() for row in padded)
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [padded[0], rule, *padded[1:]])
+
+
+def main() -> int:
+    """The command. Prints the table."""
+    options = _parser().parse_args()
+    baseline_table = merge_tables([read_score_table(path) for path in options.baseline], ", ".join(options.baseline))
+    results = merge_tables([read_score_table(path) for path in options.results], ", ".join(options.results))
+    baseline = baseline_scores(baseline_table, options.baseline_model)
+    comparison = compare(results, baseline, options.lower_is_better, options.zero_shot)
+    if options.markdown is not None:
+        write_text(options.markdown, format_table(comparison, markdown=True) + "\n")
+    if options.output is not None:
+        write_json(options.output, comparison)
+    if options.format == "json":
+        print(json.dumps(comparison, indent=1, ensure_ascii=False))
+    else:
+        print(format_table(comparison, markdown=options.format == "markdown"))
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description=__doc__,
+        epilog="example:\n  python eval/overall.py --baseline stl.csv --results visatb.csv --output overall.json",
+    )
+    parser.add_argument("--baseline", nargs="+", required=True, help="scores of the baseline: files or folders")
+    parser.add_argument("--results", nargs="+", required=True, help="scores of the models to judge: files or folders")
+    parser.add_argument("--baseline-model", help="the baseline's row, where --baseline holds several models")
+    parser.add_argument(
+        "--lower-is-better", nargs="+", default=[], metavar="COLUMN", help="columns where a lower score is better"
+    )
+    parser.add_argument(
+        "--zero-shot", action="store_true", help="the tasks are zero-shot and the baseline is EW: print dI_zero%%"
+    )
+    parser.add_argument("--format", choices=FORMATS, default="text", help="what to print")
+    parser.add_argument("--markdown", help="write the table to this Markdown file")
+    parser.add_argument("--output", help="write everything to this JSON file")
+    return parser
+
+
+def _score(value: float) -> str:
+    """Four digits of a small score, two of a large one, as papers print CIDEr and percentages."""
+    return f"{value:.4f}" if value < 10 else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Records to tensors: images, conversation -> ids and labels, dataset, collator, samplers."""

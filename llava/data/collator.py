@@ -1,0 +1,83 @@
+"""Samples to a training batch: the one place where sequences are cut.
+
+Shapes: B batch, S longest sample, T tokens of one sample, n images of the batch.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+
+logger = logging.getLogger(__name__)
+
+_WARNINGS = 5  # of each kind, from each worker
+
+
+class SupervisedCollator:
+    """Pads samples on the right, cuts those that the model would not hold, and joins their images.
+
+    Args:
+        pad_token_id: what padded places of input_ids hold; the attention mask says where they are.
+        max_length: longest sequence in the model's positions, an image counted with its patches; None: no limit.
+        patches_per_image: positions that an image takes in the model.
+
+    Attributes:
+        counts: (task id, "truncated" or "unsupervised") -> samples, of this process or worker.
+    """
+
+    def __init__(self, pad_token_id: int, max_length: int | None, patches_per_image: int):
+        self.pad_token_id = pad_token_id
+        self.max_length = max_length
+        self.patches_per_image = patches_per_image
+        self.counts: Counter = Counter()
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """A batch of samples of `SupervisedDataset`.
+
+        Returns:
+            input_ids int64 [B, S] with -200 at images, labels int64 [B, S], attention_mask bool [B, S], task_ids
+            int64 [B], and images float32 [n, 3, H, W] in the order of their tokens, if there are any.
+        """
+        cut = [self._cut(sample) for sample in samples]
+        input_ids = pad_sequence([ids for ids, _, _ in cut], batch_first=True, padding_value=self.pad_token_id)
+        labels = pad_sequence([labels for _, labels, _ in cut], batch_first=True, padding_value=IGNORE_INDEX)
+        length_B = torch.tensor([len(ids) for ids, _, _ in cut])
+        batch = {
+            "input_ids": input_ids,
+            "labels": labels,
+            "attention_mask": torch.arange(input_ids.shape[1]) < length_B[:, None],
+            "task_ids": torch.tensor([sample["task_id"] for sample in samples], dtype=torch.long),
+        }
+        images = [images for _, _, images in cut if images is not None and len(images)]
+        if images:
+            batch["images"] = torch.cat(images)
+        return batch
+
+    def _cut(self, sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        input_ids, labels, images = sample["input_ids"], sample["labels"], sample["images"]
+        kept = kept_tokens(input_ids, self.max_length, self.patches_per_image)
+        if kept < len(input_ids):
+            self._count(sample, "truncated", f"is longer than model_max_length ({self.max_length}) and was cut")
+            input_ids, labels = input_ids[:kept], labels[:kept]
+            images = None if images is None else images[: int((input_ids == IMAGE_TOKEN_INDEX).sum())]
+        if not bool((labels[1:] != IGNORE_INDEX).any()):
+            self._count(sample, "unsupervised", "has no supervised token (left) and teaches nothing")
+        return input_ids, labels, images
+
+    def _count(self, sample: dict[str, Any], kind: str, what: str) -> None:
+        self.counts[sample["task_id"], kind] += 1
+        if sum(number for (_, counted), number in self.counts.items() if counted == kind) <= _WARNINGS:
+            logger.warning("record %r of task %s %s", sample.get("record_id"), sample["task_id"], what)
+
+
+def kept_tokens(input_ids: torch.LongTensor, max_length: int | None, patches_per_image: int) -> int:
+    """How many leading tokens int64 [T] fit into max_length positions; an image that does not fit whole is cut off."""
+    if max_length is None:
+        return len(input_ids)
+    width_T = torch.where(input_ids == IMAGE_TOKEN_INDEX, patches_per_image, 1)
+    return int((width_T.cumsum(0) <= max_length).sum())

@@ -1,0 +1,228 @@
+"""Training records as tensors.
+
+Shapes: T tokens of one sample, n its images, H, W height and width of an image.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizer
+
+from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.conversation import Conversation
+from llava.data.collator import kept_tokens
+from llava.data.images import load_image, process_image
+from llava.data.preprocess import preprocess
+from visatb.errors import InputError
+from visatb.records import Record, image_names, name_of, resolve_image
+
+logger = logging.getLogger(__name__)
+
+BAD_IMAGE_CHOICES = ("fail", "skip", "replace")
+# How many unreadable images `skip` puts up with: this share of the records with images, but at least one.
+BAD_IMAGE_SHARE = 0.01
+_WORDS_OF_AN_IMAGE = 128  # LLaVA's rule of thumb for grouping samples by length
+
+
+class SupervisedDataset(Dataset):
+    """Records -> token ids, labels, pixels and task id, one sample at a time.
+
+    Args:
+        records: checked records (`visatb.records.check_records`).
+        tokenizer: a slow tokenizer.
+        conversation: a template of `llava.conversation.conv_templates`.
+        task_ids: task name -> id.
+        image_processor: a CLIPImageProcessor; None if no record has an image.
+        image_folder: what `image` fields are relative to.
+        image_aspect_ratio: "pad" (square of the mean colour) or "square" (resize and crop the centre).
+        mm_use_im_start_end: put `<im_start>`, `<im_end>` around images.
+        bad_image: "fail" raises InputError at an unreadable image; "skip" (or "replace", the same) takes the next
+            record of the same task instead, counts it, and gives up above BAD_IMAGE_SHARE. Another task's record would
+            shift the task mix.
+        source: annotation file, for messages.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        tokenizer: PreTrainedTokenizer,
+        conversation: Conversation,
+        task_ids: Mapping[str, int],
+        image_processor: Any = None,
+        image_folder: str | Path | None = None,
+        image_aspect_ratio: str = "pad",
+        mm_use_im_start_end: bool = False,
+        bad_image: str = "fail",
+        source: str = "training data",
+    ):
+        if bad_image not in BAD_IMAGE_CHOICES:
+            raise InputError(f"--bad_image must be one of {', '.join(BAD_IMAGE_CHOICES)}, got {bad_image!r}.")
+        self.records = records
+        self.tokenizer = tokenizer
+        self.conversation = conversation
+        self.image_processor = image_processor
+        self.image_folder = image_folder
+        self.pad = image_aspect_ratio == "pad"
+        self.mm_use_im_start_end = mm_use_im_start_end
+        self.bad_image = bad_image
+        self.source = source
+        self._check_settings()
+        self._task_of_record = [self._task_id(n, record, task_ids) for n, record in enumerate(records)]
+        # One flag per record in shared memory: the workers of a DataLoader count together.
+        self._unreadable = torch.zeros(len(records), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The sample of one record.
+
+        Returns:
+            input_ids int64 [T] (-200 at images), labels int64 [T], task_id int, images float32 [n, 3, H, W] or None,
+            record_id (the id of the record that was read, its position if it has none).
+
+        Raises:
+            InputError: naming file, record and path.
+        """
+        index = range(len(self.records))[index]
+        images, index = self._images_or_those_of_another(index)
+        record = self.records[index]
+        sample = self._encode(index)
+        expected = int((sample["input_ids"] == IMAGE_TOKEN_INDEX).sum())
+        given = 0 if images is None else len(images)
+        if expected != given:
+            raise InputError(
+                f"{self._where(index)}: {expected} {DEFAULT_IMAGE_TOKEN} token(s) for {given} image(s). "
+                f"Write one {DEFAULT_IMAGE_TOKEN} per image, in the questions."
+            )
+        sample.update(
+            images=images, task_id=self._task_of_record[index], record_id=_present(record.get("id"), default=index)
+        )
+        return sample
+
+    @property
+    def lengths(self) -> list[int]:
+        """A quick length of each record: its words, and 128 for an image."""
+        return [abs(length) + _WORDS_OF_AN_IMAGE * (length > 0) for length in self.modality_lengths]
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """The words of each record, negative for text-only records: `group_by_modality_length` tells them so."""
+        lengths = []
+        for record in self.records:
+            words = sum(len(turn["value"].split()) for turn in record["conversations"])
+            lengths.append(max(words, 1) if image_names(record) else -max(words, 1))
+        return lengths
+
+    @property
+    def bad_images(self) -> list[str]:
+        """The records whose image could not be read so far, by any worker of this process."""
+        return [name_of(self.records[n], n) for n in self._unreadable.nonzero().flatten().tolist()]
+
+    def survey(self, max_length: int, patches_per_image: int, limit: int = 1000) -> dict[int, Counter]:
+        """How the collator's limit would treat the records of each task, without reading an image.
+
+        Args:
+            max_length: model_max_length.
+            patches_per_image: positions that an image takes in the model.
+            limit: about how many records to look at, evenly spread.
+
+        Returns:
+            task id -> Counter of `records`, `truncated` (longer than max_length) and `unsupervised` (no supervised
+            token would be left).
+        """
+        found: dict[int, Counter] = {}
+        for index in range(0, len(self), max(1, len(self) // limit)):
+            sample = self._encode(index)
+            kept = kept_tokens(sample["input_ids"], max_length, patches_per_image)
+            counts = found.setdefault(self._task_of_record[index], Counter())
+            counts["records"] += 1
+            counts["truncated"] += kept < len(sample["input_ids"])
+            # The first label is never predicted: a label is compared with the prediction of the token before it.
+            counts["unsupervised"] += not bool((sample["labels"][1:kept] != IGNORE_INDEX).any())
+        return found
+
+    def _check_settings(self) -> None:
+        first = next((n for n, record in enumerate(self.records) if image_names(record)), None)
+        if first is None:
+            return
+        if self.image_folder is None:
+            raise InputError(f"{self._where(first)}: has an image, but no image folder is given. Set --image_folder.")
+        if self.image_processor is None:
+            raise InputError(f"{self._where(first)}: has an image, but the model has no vision tower. Set it.")
+
+    def _task_id(self, n: int, record: Record, task_ids: Mapping[str, int]) -> int:
+        task = record.get("task")
+        if task not in task_ids:
+            known = ", ".join(task_ids)
+            raise InputError(f"{self._where(n)}: task must be one of {known}, got {task!r}. Mend the field.")
+        return task_ids[task]
+
+    def _where(self, index: int) -> str:
+        return f"{self.source}: {name_of(self.records[index], index)}"
+
+    def _encode(self, index: int) -> dict[str, torch.Tensor]:
+        record = self.records[index]
+        try:
+            return preprocess(
+                record["conversations"],
+                self.tokenizer,
+                self.conversation,
+                self.mm_use_im_start_end,
+                image_count=len(image_names(record)),
+            )
+        except ValueError as error:
+            raise InputError(f"{self._where(index)}: {error}") from None
+
+    def _images_or_those_of_another(self, index: int) -> tuple[torch.Tensor | None, int]:
+        """Pixels of a record, or of the next record of its task that can be read, and whose they are."""
+        try:
+            return self._images(index), index
+        except InputError as error:
+            if self.bad_image == "fail":
+                raise
+            self._count_bad(index, error)
+        total = len(self.records)
+        for candidate in ((index + step) % total for step in range(1, total)):
+            if self._task_of_record[candidate] != self._task_of_record[index] or self._unreadable[candidate]:
+                continue
+            try:
+                return self._images(candidate), candidate
+            except InputError as error:
+                self._count_bad(candidate, error)
+        raise InputError(f"{self._where(index)}: no record of its task has a readable image. Check --image_folder.")
+
+    def _images(self, index: int) -> torch.Tensor | None:
+        names = image_names(self.records[index])
+        if not names:
+            return None
+        where = self._where(index)
+        pixels = []
+        for name in names:
+            image = load_image(resolve_image(self.image_folder, name, where), where)
+            try:
+                pixels.append(process_image(image, self.image_processor, self.pad))
+            except ValueError as error:
+                raise InputError(f"{where}: image {name!r}: {error}") from None
+        return torch.stack(pixels)
+
+    def _count_bad(self, index: int, error: InputError) -> None:
+        if not self._unreadable[index]:
+            logger.warning("%s; another record of its task is used", error)
+        self._unreadable[index] = True
+        bad = int(self._unreadable.sum())
+        with_images = sum(1 for record in self.records if image_names(record)) if bad > 1 else bad
+        if bad > max(1, BAD_IMAGE_SHARE * with_images):
+            raise InputError(
+                f"{self.source}: {bad} of {with_images} records have unreadable images, more than "
+                f"{BAD_IMAGE_SHARE:.0%}; the last is {error}"
+            )
+
+
+def _present(value: Any, default: Any) -> Any:
+    return default if value is None else value

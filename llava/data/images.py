@@ -1,0 +1,207 @@
+"""Image files to pixel tensors: careful opening, one conversion to RGB, LLaVA's preprocessing.
+
+Shapes: H, W height and width of what the vision tower takes.
+"""
+
+import base64
+import binascii
+import io
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+
+from visatb.errors import InputError
+from visatb.records import Record, image_names, name_of, resolve_image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+# Of the square that `pad` makes, so of the longer side squared. 201 MB as RGB.
+MAX_PIXELS = 8192 * 8192
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_image(path: str | os.PathLike, where: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The first frame of an image file as RGB, upright.
+
+    EXIF orientation is applied, 16-bit grey is scaled to 8 bits, transparency is dropped (as LLaVA does), palettes are
+    looked up.
+
+    Args:
+        path: a regular file; `visatb.records.resolve_image` makes it of an `image` field.
+        where: file and record, for messages.
+        max_pixels: limit for the longer side squared.
+
+    Raises:
+        InputError: if the file is missing, is no regular file, has another format than FORMATS, is too large or is
+            damaged.
+    """
+    where = f"{where}: image {os.fspath(path)}" if where else f"image {os.fspath(path)}"
+    try:
+        # A pipe would block at open and a device has no end.
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        raise InputError(f"{where}: {error.strerror}. Check the path.") from None
+    if not regular:
+        raise InputError(f"{where}: not a regular file. Give an image file.")
+    with open(path, "rb") as stream:
+        return _decode(stream, where, max_pixels)
+
+
+def load_image_from_base64(image: str | bytes) -> Image.Image:
+    """The image in a base64 text, as `load_image` reads files."""
+    try:
+        content = base64.b64decode(image, validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError("image must be base64 text. Encode the file with base64.") from None
+    return _decode(io.BytesIO(content), "image (base64)", MAX_PIXELS)
+
+
+def check_image_files(
+    records: Iterable[Record], image_folder: str | os.PathLike, source: str, decode: bool = False
+) -> None:
+    """Refuse the first record whose image files are not there, before the hours of training begin.
+
+    Args:
+        records: checked records.
+        image_folder: what `image` fields are relative to.
+        source: annotation file, for messages.
+        decode: read every image as well, not only look for the file.
+    """
+    for n, record in enumerate(records):
+        where = f"{source}: {name_of(record, n)}"
+        for name in image_names(record):
+            path = resolve_image(image_folder, name, where)
+            if decode:
+                load_image(path, where)
+
+
+def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int] | int) -> Image.Image:
+    """The image in the middle of a square of that colour, its longer side as long as the square's."""
+    width, height = pil_img.size
+    if width == height:
+        return pil_img
+    side = max(width, height)
+    square = Image.new(pil_img.mode, (side, side), background_color)
+    square.paste(pil_img, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+def process_images(
+    images: Sequence[Image.Image], image_processor: Any, model_cfg: Any
+) -> torch.Tensor | list[torch.Tensor]:
+    """Pixel values of images.
+
+    Args:
+        images: RGB images.
+        image_processor: a CLIPImageProcessor.
+        model_cfg: has image_aspect_ratio: "pad" puts each image on a square of the processor's mean colour; anything
+            else leaves it to the processor, which resizes the shorter side and crops the centre.
+
+    Returns:
+        float32 [n, 3, H, W]; a list of [3, H, W] if the processor does not make them of one size.
+    """
+    pad = getattr(model_cfg, "image_aspect_ratio", None) == "pad"
+    pixels = [process_image(image, image_processor, pad) for image in images]
+    if pixels and all(tensor.shape == pixels[0].shape for tensor in pixels):
+        return torch.stack(pixels)
+    return pixels
+
+
+def process_image(image: Image.Image, image_processor: Any, pad: bool) -> torch.Tensor:
+    """Pixel values float32 [3, H, W] of one RGB image, padded to a square first if `pad`."""
+    if pad:
+        image = expand2square(image, tuple(int(value * 255) for value in image_processor.image_mean))
+    edge = (image_processor.size or {}).get("shortest_edge") if image_processor.do_resize else None
+    if edge is None:
+        return image_processor(image, return_tensors="pt")["pixel_values"][0]
+    # transformers 4.31.0 takes an array of height 1 or 3 for channels-first and scrambles it. Resized here, by the
+    # same rule and filter, no image reaches it that small.
+    image = _resize_shorter_side(image, edge, image_processor.resample)
+    return image_processor(image, do_resize=False, return_tensors="pt")["pixel_values"][0]
+
+
+def _resize_shorter_side(image: Image.Image, edge: int, resample: int) -> Image.Image:
+    width, height = image.size
+    shorter, longer = min(width, height), max(width, height)
+    longer_side = int(edge * longer / shorter)
+    size = (edge, longer_side) if width <= height else (longer_side, edge)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise InputError(
+            f"image of {width}x{height} would be resized to {size[0]}x{size[1]}. Use --image_aspect_ratio pad."
+        )
+    return image if size == image.size else image.resize(size, resample)
+
+
+def _decode(stream: BinaryIO, where: str, max_pixels: int) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # our own limit is stricter than Pillow's warning
+            with Image.open(stream, formats=FORMATS) as image:
+                _check_size(image.size, where, max_pixels)
+                image.load()
+                return _upright(_to_rgb(image, where), _orientation(image))
+    except InputError:
+        raise
+    # Pillow's decoders raise almost anything on damaged files; whatever it is, the file cannot be read.
+    except Exception as error:
+        reason = "not a " + ", ".join(FORMATS) + " file" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise InputError(f"{where}: cannot be read: {reason}. Replace the file.") from None
+
+
+def _check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
+    width, height = size
+    if not width or not height:
+        raise InputError(f"{where}: has no pixels ({width}x{height}). Replace the file.")
+    if max(size) ** 2 > max_pixels:
+        side = int(max_pixels**0.5)
+        raise InputError(f"{where}: {width}x{height} is larger than {side} pixels a side. Make the image smaller.")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception as error:
+        # The pixels are sound; only the description of the camera is not.
+        warnings.warn(f"EXIF data not readable ({error}): taken as upright", stacklevel=2)
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+    convert: Callable[[], Image.Image] = {"I": _from_integers, "F": _from_floats}.get(image.mode[0], _plain)
+    return convert(image, where)
+
+
+def _plain(image: Image.Image, where: str) -> Image.Image:
+    return image.convert("RGB")
+
+
+def _from_integers(image: Image.Image, where: str) -> Image.Image:
+    """16-bit grey: Pillow's own conversion clips at 255, which turns nearly everything white."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise InputError(f"{where}: has 32-bit pixels without a known range. Save it with 8 or 16 bits.")
+    return Image.fromarray(np.rint(values * (255 / 65535)).astype(np.uint8)).convert("RGB")
+
+
+def _from_floats(image: Image.Image, where: str) -> Image.Image:
+    raise InputError(f"{where}: has floating-point pixels without a known range. Save it with 8 or 16 bits.")

@@ -1,0 +1,370 @@
+"""The one generation loop: questions in, answers out, batch by batch. Every command that asks a model goes through it.
+
+Batches are padded on the left, so that all rows end where generation starts; positions count from each row's first
+real token. Rows are sorted by length, longest first (memory runs out at once or never).
+
+Shapes: B batch, L padded prompt length (an image is one id, -200), S length after images took their places,
+N new tokens, V vocabulary, I images of the batch.
+"""
+
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava.conversation import Conversation, conv_templates
+from llava.data.images import load_image, process_images
+from llava.data.preprocess import encode_segments, place_images
+from llava.eval.logits import NumberWatch, SeededNoise
+from llava.eval.questions import Question, Settings, plan_batches, stop_strings
+from llava.eval.work import Answer
+from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path
+from visatb.errors import InputError
+from visatb.files import read_json
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# Questions that fail one after the other before the loop gives up: the device is lost, not the question odd.
+_FAILURES_IN_A_ROW = 32
+
+
+class Answerer:
+    """A loaded model with a conversation template and settings of generation."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: torch.nn.Module, image_processor, settings: Settings):
+        """Take a loaded model; sets its attention to the fused kernel and its padding side to the left.
+
+        Args:
+            image_processor: None for a model without a vision tower.
+        """
+        self.tokenizer, self.model, self.image_processor = tokenizer, model, image_processor
+        self.settings = settings
+        self.conversation: Conversation = conv_templates[settings.conv_mode]
+        self.stop_strings = stop_strings(self.conversation)
+        self.device = model.get_input_embeddings().weight.device
+        self.dtype = next(model.parameters()).dtype
+        self.max_positions = int(model.config.max_position_embeddings)
+        # tower.num_patches: how many places one image takes in the merged row.
+        tower = model.get_vision_tower() if image_processor is not None else None
+        self.places_per_image = tower.num_patches if tower is not None else 0
+        model.config.tokenizer_padding_side = "left"
+        model.get_model().attention = "sdpa"
+        model.eval()
+        self.eos_ids = _eos_ids(model, tokenizer)
+
+    @classmethod
+    def load(
+        cls, model_path: str, model_base: str | None, settings: Settings, device: str, dtype: str, **quantisation: bool
+    ) -> "Answerer":
+        """Load a checkpoint as LLaVA does.
+
+        Args:
+            device: "cpu", "cuda:0", ...
+            dtype: a key of DTYPES.
+            quantisation: load_8bit, load_4bit.
+        """
+        from llava.model.builder import load_pretrained_model
+
+        tokenizer, model, image_processor, _ = load_pretrained_model(
+            model_path,
+            model_base,
+            get_model_name_from_path(model_path),
+            device_map={"": device},
+            device=device,
+            torch_dtype=DTYPES[dtype],
+            **quantisation,
+        )
+        return cls(tokenizer, model, image_processor, settings)
+
+    def budget(self, ids: torch.Tensor) -> int:
+        """New tokens that fit behind a prompt: max_new_tokens, less where the model's positions end; may be <= 0."""
+        return min(self.settings.max_new_tokens, self.max_positions - self.places(ids))
+
+    def places(self, ids: torch.Tensor) -> int:
+        """Length of a prompt once its images took their places."""
+        images = int((ids == IMAGE_TOKEN_INDEX).sum())
+        return len(ids) + images * (self.places_per_image - 1)
+
+    def need_vision(self, where: str) -> None:
+        """Raise InputError if the model takes no images."""
+        if self.image_processor is None:
+            raise InputError(f"{where}: has an image, and the model has no vision tower. Give a LLaVA checkpoint.")
+
+    def conversation_ids(self, turns: Sequence[dict[str, str]], image_count: int) -> torch.Tensor:
+        """The prompt that asks for the next answer, int64 [T], by the renderer that training uses.
+
+        Args:
+            turns: {"from", "value"} by turns, the last one a question.
+            image_count: images of the whole conversation.
+        """
+        start_end = bool(getattr(self.model.config, "mm_use_im_start_end", False))
+        several = image_count > 1
+        texts = [turn["value"] for turn in turns]
+        if image_count:
+            texts = [place_images(text, self.conversation, start_end, several) for text in texts]
+        filled = self.conversation.copy()
+        filled.messages = [[self.conversation.roles[n % 2], text] for n, text in enumerate([*texts, None])]
+        return encode_segments(filled.render(images=image_count > 0), self.tokenizer)[0]
+
+    @torch.inference_mode()
+    def new_ids(
+        self,
+        prompts: Sequence[torch.Tensor],
+        images: Sequence[torch.Tensor | None],
+        noise_keys: Sequence[str] | None = None,
+        streamer: BaseStreamer | None = None,
+        generation: dict[str, Any] | None = None,
+    ) -> list[list[int]]:
+        """The generated ids of each prompt, without its end token's padding.
+
+        Args:
+            prompts: B int64 vectors of ids, images as -200.
+            images: for each prompt float [n, 3, H, W], or None.
+            noise_keys: what each row's draws are seeded with (temperature > 0).
+            generation: overrides of transformers' GenerationConfig.
+
+        Raises:
+            FloatingPointError: if the logits of a row are not numbers.
+        """
+        input_ids_BL, mask_BL = self._left_padded(prompts)
+        merged = self._merged(input_ids_BL, mask_BL, images)
+        watch = NumberWatch()
+        budgets = [max(1, self.budget(ids)) for ids in prompts]
+        config = GenerationConfig(
+            **{
+                "max_new_tokens": max(budgets),
+                "num_beams": self.settings.num_beams,
+                "do_sample": False,
+                "use_cache": True,
+                "pad_token_id": self._pad_id(),
+                "bos_token_id": self.tokenizer.bos_token_id,
+                "eos_token_id": self.eos_ids,
+            }
+            | (generation or {})
+        )
+        stopping = StoppingCriteriaList()
+        if self.stop_strings:
+            stopping.append(KeywordsStoppingCriteria(list(self.stop_strings), self.tokenizer, input_ids_BL))
+        output = self.model.generate(
+            input_ids_BL,
+            generation_config=config,
+            logits_processor=self._processors(watch, noise_keys),
+            stopping_criteria=stopping,
+            streamer=streamer,
+            **merged,
+        )
+        watch.check(len(prompts))
+        new_BN = output[:, input_ids_BL.shape[1] :].tolist()
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        return [_up_to_end(row[:budget], ends) for row, budget in zip(new_BN, budgets, strict=True)]
+
+    def text(self, ids: list[int]) -> str:
+        """The answer that generated ids spell, cut at the template's stop string."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        for stop in self.stop_strings:
+            text = text.partition(stop)[0]
+        return text.strip()
+
+    def texts(self, prompts, images, noise_keys) -> list[str]:
+        """`new_ids` as texts."""
+        return [self.text(ids) for ids in self.new_ids(prompts, images, noise_keys)]
+
+    def _left_padded(self, prompts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        longest = max(len(ids) for ids in prompts)
+        input_ids_BL = torch.full((len(prompts), longest), self._pad_id(), dtype=torch.long)
+        mask_BL = torch.zeros((len(prompts), longest), dtype=torch.bool)
+        for row, ids in enumerate(prompts):
+            input_ids_BL[row, longest - len(ids) :] = ids
+            mask_BL[row, longest - len(ids) :] = True
+        return input_ids_BL.to(self.device), mask_BL.to(self.device)
+
+    def _merged(self, input_ids_BL, mask_BL, images) -> dict[str, torch.Tensor]:
+        """Embeddings [B, S, D] with the images in their places, and their mask [B, S]."""
+        given = [image for image in images if image is not None]
+        if not given:
+            return {"attention_mask": mask_BL}
+        image_I = torch.cat(given).to(self.device, self.dtype, non_blocking=True)
+        _, _, mask_BS, _, embeds_BSD, _ = self.model.prepare_inputs_labels_for_multimodal(
+            input_ids_BL, None, mask_BL, None, None, image_I
+        )
+        return {"inputs_embeds": embeds_BSD, "attention_mask": mask_BS}
+
+    def _processors(self, watch: "NumberWatch", noise_keys: Sequence[str] | None) -> LogitsProcessorList:
+        processors = LogitsProcessorList([watch])
+        if self.settings.temperature > 0:
+            processors.append(TemperatureLogitsWarper(self.settings.temperature))
+            if self.settings.top_p is not None and self.settings.top_p < 1:
+                processors.append(TopPLogitsWarper(self.settings.top_p))
+            processors.append(SeededNoise([f"{self.settings.seed}\n{key}" for key in noise_keys or [""]]))
+        return processors
+
+    def _pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return 0 if pad is None else pad
+
+
+def answer_all(
+    answerer: Answerer,
+    questions: Sequence[Question],
+    settled: Collection[int] = (),
+    batch_size: int = 16,
+    workers: int = 2,
+) -> Iterator[list[Answer]]:
+    """Answer questions; yields the answers of one batch after the other, each question once.
+
+    Batches are made of all questions, settled or not, and a batch with an open question is generated whole: a run
+    that was killed and goes on sees the very batches of one that was not.
+
+    Args:
+        settled: positions that need no answer.
+        workers: threads that read images while the model works.
+
+    Yields:
+        Answers in the order they are made. A question whose image cannot be read, or that the model fails on, yields
+        an answer that says so.
+
+    Raises:
+        InputError: images for a model without a vision tower.
+        RuntimeError: when so many questions fail in a row that the fault must lie elsewhere.
+    """
+    for question in questions:
+        if question.images:
+            answerer.need_vision(question.where)
+    prompts = [prompt_ids(answerer, question) for question in questions]
+    lengths = [(answerer.places(ids), len(ids)) for ids in prompts]
+    plan = plan_batches(lengths, batch_size, equal_lengths=answerer.settings.num_beams > 1)
+    plan = [batch for batch in plan if any(questions[n].position not in settled for n in batch)]
+    failures = 0
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for batch, loading in _ahead(plan, questions, answerer, pool):
+            rows = [(questions[n], prompts[n], future) for n, future in zip(batch, loading, strict=True)]
+            answers = [a for a in _answer_batch(answerer, rows) if a.position not in settled]
+            yield answers
+            for answer in answers:
+                failures = failures + 1 if answer.failed else 0
+                if failures >= _FAILURES_IN_A_ROW:
+                    raise RuntimeError(f"{failures} questions failed in a row; the last: {answer.failed}")
+
+
+def prompt_ids(answerer: Answerer, question: Question) -> torch.Tensor:
+    """The prompt of a question, int64 [T], by the renderer that training uses; its one image goes to the front.
+
+    A question whose record has an image but which does not say `<image>` is asked about that image, as in LLaVA.
+    """
+    text, images = question.text, len(question.images)
+    if images and DEFAULT_IMAGE_TOKEN not in text:
+        text = f"{DEFAULT_IMAGE_TOKEN}\n" * images + text
+    return answerer.conversation_ids([{"from": "human", "value": text}], images)
+
+
+def load_images(answerer: Answerer, question: Question) -> torch.Tensor | None:
+    """The images of a question, float [n, 3, H, W]; None for a text-only one.
+
+    Raises:
+        InputError: naming record and path.
+    """
+    if question.problem is not None:
+        raise InputError(question.problem)
+    if not question.images:
+        return None
+    pictures = [load_image(path, question.where) for path in question.images]
+    return process_images(pictures, answerer.image_processor, answerer.model.config)
+
+
+def _ahead(
+    plan: list[list[int]], questions: Sequence[Question], answerer: Answerer, pool: ThreadPoolExecutor
+) -> Iterator[tuple[list[int], list[Future]]]:
+    """Batches with the futures of their images; the next batch's images are being read meanwhile."""
+    waiting: deque[tuple[list[int], list[Future]]] = deque()
+    for batch in plan:
+        waiting.append((batch, [pool.submit(load_images, answerer, questions[n]) for n in batch]))
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _answer_batch(answerer: Answerer, rows: list[tuple[Question, torch.Tensor, Future]]) -> list[Answer]:
+    """The answers of one batch; rows that cannot be asked are told apart from the others first."""
+    answers, askable = [], []
+    for question, ids, future in rows:
+        try:
+            image = future.result()
+        except (InputError, OSError, ValueError) as error:
+            answers.append(Answer(question.position, bad_image=_reason(error)))
+            continue
+        if answerer.budget(ids) < 1:
+            places = answerer.places(ids)
+            reason = f"the prompt takes {places} positions, the model has {answerer.max_positions}"
+            answers.append(Answer(question.position, failed=reason))
+            continue
+        askable.append((question, ids, image))
+    return answers + _generate_or_split(answerer, askable)
+
+
+def _generate_or_split(answerer: Answerer, rows: list[tuple[Question, torch.Tensor, Any]]) -> list[Answer]:
+    """Generate; when that fails (out of memory, a row's numbers), halve the batch until the culprit stands alone."""
+    if not rows:
+        return []
+    questions, ids, images = zip(*rows, strict=True)
+    keys = [f"{question.position}\n{question.text}" for question in questions]
+    try:
+        texts = answerer.texts(ids, images, keys)
+    except (RuntimeError, FloatingPointError, ValueError, IndexError) as error:
+        if len(rows) == 1:
+            return [Answer(questions[0].position, failed=f"{type(error).__name__}: {_reason(error)}")]
+        if answerer.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(rows) // 2
+        return _generate_or_split(answerer, rows[:half]) + _generate_or_split(answerer, rows[half:])
+    return [Answer(question.position, text=text) for question, text in zip(questions, texts, strict=True)]
+
+
+def default_device(asked: str | None, local_rank: int = 0) -> str:
+    """The device to use: the one asked for, else this rank's GPU, else the CPU."""
+    device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {asked}: torch finds no CUDA device on this machine. Use cpu.")
+    return f"cuda:{local_rank}" if device == "cuda" else device
+
+
+def dtype_of(name: str, device: str, model_path: str) -> str:
+    """Resolve `--dtype`: auto is fp32 on a CPU, else the checkpoint's own half precision, else bf16 where it works."""
+    if name != "auto":
+        return name
+    if not device.startswith("cuda"):
+        return "fp32"
+    config_file = Path(model_path) / "config.json"
+    saved_as = read_json(config_file).get("torch_dtype") if config_file.is_file() else None
+    own = {"float16": "fp16", "bfloat16": "bf16"}.get(saved_as)
+    return own or ("bf16" if torch.cuda.is_bf16_supported() else "fp16")
+
+
+def _eos_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    given = model.generation_config.eos_token_id
+    if given is None:
+        given = tokenizer.eos_token_id
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _up_to_end(ids: list[int], ends: Collection[int]) -> list[int]:
+    """The ids up to and with the first end token."""
+    for n, token in enumerate(ids):
+        if token in ends:
+            return ids[: n + 1]
+    return ids
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,125 @@
+"""The training flags: LLaVA's, transformers' and VisATB's (names in docs/training.md)."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import transformers
+from transformers import HfArgumentParser
+
+from visatb.errors import InputError
+
+ALIASES = {"VisATB_weights": "visatb_weights"}  # the reference's spelling
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained, and which parts of it."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Base model: folder or Hub name."})
+    version: str = field(default="v0", metadata={"help": "Conversation template: v1, plain, llava_llama_2, ..."})
+    freeze_backbone: bool = field(default=False, metadata={"help": "Do not train the language model."})
+    tune_mm_mlp_adapter: bool = field(default=False, metadata={"help": "Stage 1: train the projector alone."})
+    freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "Do not train the projector."})
+    vision_tower: str | None = field(default=None, metadata={"help": "CLIP vision tower: folder or Hub name."})
+    mm_vision_select_layer: int = field(default=-1, metadata={"help": "Hidden state of the tower to use."})
+    mm_vision_select_feature: str = field(default="patch", metadata={"help": "patch or cls_patch."})
+    pretrain_mm_mlp_adapter: str | None = field(default=None, metadata={"help": "mm_projector.bin of stage 1."})
+    mm_projector_type: str = field(default="linear", metadata={"help": "linear, mlpNx_gelu or identity."})
+    mm_use_im_start_end: bool = field(default=False, metadata={"help": "Put <im_start> <im_end> around images."})
+    mm_use_im_patch_token: bool = field(default=True, metadata={"help": "Add <im_patch> to the vocabulary."})
+
+
+@dataclass
+class DataArguments:
+    """What it is trained on."""
+
+    data_path: str | None = field(default=None, metadata={"help": "Annotation file (.json or .jsonl)."})
+    image_folder: str | None = field(default=None, metadata={"help": "Folder that `image` fields are relative to."})
+    image_aspect_ratio: str = field(default="square", metadata={"help": "square or pad."})
+    lazy_preprocess: bool = field(default=False, metadata={"help": "Accepted for LLaVA's scripts; always lazy."})
+    benchmark: str | None = field(default=None, metadata={"help": "Benchmark YAML: the tasks in id order."})
+    bad_image: str = field(
+        default="fail",
+        metadata={"help": "Unreadable image: fail, or skip (another record of the same task, counted)."},
+    )
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """How it is trained: transformers' arguments, LLaVA's, and the task weighting."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Where the model goes."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Cache of Hub downloads."})
+    optim: str = field(default="adamw_torch", metadata={"help": "Optimizer, as in transformers."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it False: batches are complete."})
+    report_to: list[str] = field(
+        default_factory=lambda: ["tensorboard"], metadata={"help": "Trackers: tensorboard, wandb, none."}
+    )
+    save_safetensors: bool = field(default=True, metadata={"help": "model.safetensors, else pytorch_model.bin."})
+    model_max_length: int = field(default=512, metadata={"help": "Longest sequence, image patches included."})
+    double_quant: bool = field(default=True, metadata={"help": "QLoRA: quantise the quantisation constants."})
+    quant_type: str = field(default="nf4", metadata={"help": "QLoRA: fp4 or nf4."})
+    bits: int = field(default=16, metadata={"help": "QLoRA: 4, 8, or 16 for none."})
+    lora_enable: bool = field(default=False, metadata={"help": "Train LoRA adapters."})
+    lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
+    lora_alpha: int = field(default=16, metadata={"help": "LoRA scale."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "LoRA dropout."})
+    lora_weight_path: str = field(default="", metadata={"help": "LoRA adapter to start from."})
+    lora_bias: str = field(default="none", metadata={"help": "LoRA biases: none, all, lora_only."})
+    mm_projector_lr: float | None = field(default=None, metadata={"help": "Learning rate of the projector."})
+    group_by_modality_length: bool = field(default=False, metadata={"help": "Batches of like length and modality."})
+    num_tasks: int | None = field(default=None, metadata={"help": "Checked against the benchmark's tasks."})
+    weight_method: str = field(default="EW", metadata={"help": "Task weighting strategy: EW."})
+    visatb_weights: list[float] | None = field(
+        default=None, metadata={"help": "One weight per task, in id order; ones if left out."}
+    )
+    loss_normalization: str = field(
+        default="step", metadata={"help": "step: Eq. 2 over the optimizer step. batch: per micro-batch, averaged."}
+    )
+    decay_norm_weights: bool = field(
+        default=False, metadata={"help": "Decay RMSNorm weights too, as transformers 4.31.0 and the reference do."}
+    )
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """The three argument groups of a command line; flags are accepted with `-` and `_`.
+
+    Raises:
+        InputError: an unknown flag, a missing one, or a value that transformers refuses.
+    """
+    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
+    given = [_canonical_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
+    try:
+        model, data, training = parser.parse_args_into_dataclasses(given, look_for_args_file=False)
+    except ValueError as error:
+        raise InputError(f"{error} See --help.") from None
+    required = {
+        "--model_name_or_path": model.model_name_or_path,
+        "--data_path": data.data_path,
+        "--output_dir": training.output_dir,
+    }
+    for flag, value in required.items():
+        if not value:
+            raise InputError(f"{flag} must be given. See --help.")
+    _check(model, data, training)
+    return model, data, training
+
+
+def _canonical_flag(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word[2:].partition("=")
+    flag = flag.replace("-", "_")
+    return f"--{ALIASES.get(flag, flag)}{equals}{value}"
+
+
+def _check(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> None:
+    if data.image_aspect_ratio not in ("pad", "square"):
+        raise InputError(f"image_aspect_ratio must be pad or square, got {data.image_aspect_ratio!r}. Choose one.")
+    if data.bad_image not in ("fail", "skip", "replace"):
+        raise InputError(f"bad_image must be fail or skip, got {data.bad_image!r}. Choose one.")
+    if training.lora_enable or training.bits != 16:
+        raise InputError("LoRA and QLoRA training are not part of this release. Leave out --lora_enable and --bits.")
+    if training.model_max_length < 1:
+        raise InputError(f"model_max_length must be at least 1, got {training.model_max_length}. Raise it.")

@@ -1,0 +1,266 @@
+"""The parts of a training run, made from its arguments: tasks, records, weighter, model, trainer, saved model."""
+
+import os
+import shutil
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import transformers
+from transformers import PreTrainedTokenizer
+
+from llava.conversation import Conversation, conv_templates
+from llava.data.collator import SupervisedCollator
+from llava.data.dataset import SupervisedDataset
+from llava.model import LlavaConfig, LlavaLlamaForCausalLM
+from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
+from llava.train.llava_trainer import LLaVATrainer
+from llava.train.run_folder import LOG_FILE
+from transformers_patch import Weighter, build_weighter
+from visatb.benchmark import load_benchmark
+from visatb.errors import InputError
+from visatb.records import Record, check_records, image_names, name_of, read_records, resolve_image
+
+UNSUPERVISED_SHARE = 0.2  # of a task's records; with more, the length limit is a mistake
+SINGLE_TASK = "all"  # the task of every record when no benchmark is given
+
+
+def load_tasks(data_args: DataArguments, args: TrainingArguments) -> list[str]:
+    """Task names in id order, from the benchmark file; one task for all records without it.
+
+    Raises:
+        InputError: `--num_tasks` that does not fit.
+    """
+    tasks = load_benchmark(data_args.benchmark).task_names if data_args.benchmark else [SINGLE_TASK]
+    if args.num_tasks is not None and args.num_tasks != len(tasks):
+        source = data_args.benchmark or "no --benchmark was given, so all records are one task"
+        raise InputError(f"num_tasks must be {len(tasks)} ({source}), got {args.num_tasks}. Leave --num_tasks out.")
+    return tasks
+
+
+def make_weighter(args: TrainingArguments, tasks: list[str]) -> Weighter:
+    """The weighting strategy, its weights checked against the tasks.
+
+    Raises:
+        InputError: unknown method, or weights of the wrong number, not finite, or not > 0.
+    """
+    if args.loss_normalization not in ("step", "batch"):
+        raise InputError(f"loss_normalization must be step or batch, got {args.loss_normalization!r}. Choose one.")
+    try:
+        return build_weighter(args.weight_method, len(tasks), args.visatb_weights)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def load_data(data_args: DataArguments, tasks: list[str]) -> list[Record]:
+    """All records of the annotation file, each checked: turns, task, `<image>` tokens, image files.
+
+    Raises:
+        InputError: naming file, record and field.
+    """
+    path = data_args.data_path
+    records = read_records(path)
+    if not data_args.benchmark:
+        records = [record | {"task": SINGLE_TASK} for record in records]
+    check_records(records, path, tasks=tasks)
+    needs_images = [n for n, record in enumerate(records) if image_names(record)]
+    if needs_images and not data_args.image_folder:
+        raise InputError(
+            f"{path}: {name_of(records[needs_images[0]], needs_images[0])} has an image. Set --image_folder."
+        )
+    for n in needs_images:
+        for name in image_names(records[n]):
+            try:
+                resolve_image(data_args.image_folder, name, f"{path}: {name_of(records[n], n)}")
+            except InputError:
+                if data_args.bad_image == "fail":
+                    raise
+    return records
+
+
+def load_tokenizer(model_args: ModelArguments, args: TrainingArguments) -> PreTrainedTokenizer:
+    """The base model's SentencePiece tokenizer, padded on the right; pad = unk as LLaVA-1.5 has it."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        model_args.model_name_or_path,
+        cache_dir=args.cache_dir,
+        model_max_length=args.model_max_length,
+        padding_side="right",
+        use_fast=False,
+    )
+    if model_args.version != "v0":
+        tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
+
+
+def choose_conversation(version: str) -> Conversation:
+    """The conversation template of `--version`, with LLaVA's meaning of the names.
+
+    v0 and v0.5 train with v1's template, as LLaVA and the reference do; unknown names are refused.
+    """
+    if version in ("v0", "v0.5"):
+        warnings.warn(f"--version {version} trains with the v1 template, as in LLaVA. Say --version v1.", stacklevel=2)
+        return conv_templates["vicuna_v1"]
+    if version not in conv_templates:
+        known = ", ".join(conv_templates)
+        raise InputError(f"version must be one of v0, v0.5, {known}, got {version!r} (--version). Choose one of them.")
+    return conv_templates[version]
+
+
+def build_model(
+    model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments
+) -> tuple[LlavaLlamaForCausalLM, PreTrainedTokenizer, Conversation]:
+    """The model to train with its vision tower and projector, the tokenizer, and the conversation template.
+
+    The model is built after the arguments (ZeRO-3 partitions it while it is made) and after the seed is set.
+    """
+    conversation = choose_conversation(model_args.version)
+    config = LlavaConfig.from_pretrained(model_args.model_name_or_path, cache_dir=args.cache_dir)
+    # Which tower to use is this run's choice: an older one named in the config must not be loaded first.
+    for key in ("mm_vision_tower", "vision_tower") if model_args.vision_tower else ():
+        if hasattr(config, key):
+            delattr(config, key)
+    model = LlavaLlamaForCausalLM.from_pretrained(
+        model_args.model_name_or_path, config=config, cache_dir=args.cache_dir
+    )
+    model.config.use_cache = False
+    if model_args.freeze_backbone:
+        model.model.requires_grad_(False)
+    if args.gradient_checkpointing:
+        model.enable_input_require_grads()
+    tokenizer = load_tokenizer(model_args, args)
+    if model_args.version == "v0" and tokenizer.pad_token is None:
+        _add_pad_token(model, tokenizer)
+    if model_args.vision_tower:
+        _add_vision(model, tokenizer, model_args, data_args, args)
+    return model, tokenizer, conversation
+
+
+def _add_pad_token(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenizer) -> None:
+    """Add [PAD], its embeddings the mean of the others (LLaVA's v0)."""
+    added = tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    model.resize_token_embeddings(len(tokenizer))
+    for embeddings in (model.get_input_embeddings().weight.data, model.get_output_embeddings().weight.data):
+        if added:
+            embeddings[-added:] = embeddings[:-added].mean(dim=0, keepdim=True)
+
+
+def _add_vision(
+    model: LlavaLlamaForCausalLM,
+    tokenizer: PreTrainedTokenizer,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: TrainingArguments,
+) -> None:
+    """Vision tower (frozen) and projector, what is trained of them, and LLaVA's keys in the config."""
+    model.get_model().initialize_vision_modules(model_args=model_args, fsdp=args.fsdp)
+    model.get_vision_tower().to(dtype=_tower_dtype(args), device=args.device)
+    config = model.config
+    config.image_aspect_ratio = data_args.image_aspect_ratio
+    config.tokenizer_padding_side = tokenizer.padding_side
+    config.tokenizer_model_max_length = tokenizer.model_max_length
+    config.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
+    config.freeze_mm_mlp_adapter = model_args.freeze_mm_mlp_adapter
+    config.mm_projector_lr = args.mm_projector_lr
+    config.mm_use_im_start_end = model_args.mm_use_im_start_end
+    config.mm_use_im_patch_token = model_args.mm_use_im_patch_token
+    args.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
+    projector = model.get_model().mm_projector
+    if model_args.tune_mm_mlp_adapter:
+        model.requires_grad_(False)
+        projector.requires_grad_(True)
+    if model_args.freeze_mm_mlp_adapter:
+        projector.requires_grad_(False)
+    model.initialize_vision_tokenizer(model_args, tokenizer=tokenizer)
+
+
+def _tower_dtype(args: TrainingArguments):
+    import torch
+
+    if args.bf16:
+        return torch.bfloat16
+    return torch.float16 if args.fp16 else torch.float32
+
+
+def build_trainer(
+    model: LlavaLlamaForCausalLM,
+    tokenizer: PreTrainedTokenizer,
+    conversation: Conversation,
+    records: list[Record],
+    tasks: list[str],
+    weighter: Weighter,
+    data_args: DataArguments,
+    args: TrainingArguments,
+) -> LLaVATrainer:
+    """The trainer over the records. Prints each task with its weight and number of records."""
+    tower = model.get_vision_tower()
+    patches = 0 if tower is None else tower.num_patches
+    dataset = SupervisedDataset(
+        records,
+        tokenizer,
+        conversation,
+        {name: k for k, name in enumerate(tasks)},
+        image_processor=None if tower is None else tower.image_processor,
+        image_folder=data_args.image_folder,
+        image_aspect_ratio=data_args.image_aspect_ratio,
+        mm_use_im_start_end=tower is not None and model.config.mm_use_im_start_end,
+        bad_image=data_args.bad_image,
+        source=data_args.data_path,
+    )
+    if args.process_index == 0:
+        _print_tasks(tasks, weighter, dataset)
+    _refuse_unsupervised(dataset, tasks, args.model_max_length, patches, data_args.data_path)
+    return LLaVATrainer(
+        model=model,
+        tokenizer=tokenizer,
+        args=args,
+        train_dataset=dataset,
+        data_collator=SupervisedCollator(tokenizer.pad_token_id, args.model_max_length, patches),
+        weighter=weighter,
+        loss_normalization=args.loss_normalization,
+        task_names=tasks,
+        log_file=Path(args.output_dir) / LOG_FILE,
+        decay_norm_weights=args.decay_norm_weights,
+    )
+
+
+def _print_tasks(tasks: list[str], weighter: Weighter, dataset: SupervisedDataset) -> None:
+    count = Counter(record["task"] for record in dataset.records)
+    for name, weight in zip(tasks, weighter.weight_K.tolist(), strict=True):
+        print(f"task {name:<24} weight {weight:.4f}  {count[name]:>9,} records")
+
+
+def _refuse_unsupervised(
+    dataset: SupervisedDataset, tasks: list[str], max_length: int, patches: int, source: str
+) -> None:
+    """Refuse data of which, in an evenly spread sample, too much would be cut to nothing that can be learned."""
+    for task_id, counts in sorted(dataset.survey(max_length, patches).items()):
+        share = counts["unsupervised"] / counts["records"]
+        if share > UNSUPERVISED_SHARE:
+            raise InputError(
+                f"{source}: {share:.0%} of the sampled records of task {tasks[task_id]} keep no supervised token "
+                f"within --model_max_length {max_length} ({patches} positions per image). Raise it or shorten them."
+            )
+        if counts["truncated"]:
+            warnings.warn(
+                f"{source}: {counts['truncated']} of {counts['records']} sampled records of task {tasks[task_id]} are "
+                f"cut at --model_max_length {max_length}.",
+                stacklevel=2,
+            )
+
+
+def save_final_model(trainer: LLaVATrainer) -> None:
+    """Save the trained model into the output folder: written beside first, then renamed file by file."""
+    args = trainer.args
+    output = Path(args.output_dir)
+    staging = output / ".saving" / "final"
+    trainer.model.config.use_cache = True
+    trainer.save_model(str(staging))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        trainer.state.save_to_json(str(staging / "trainer_state.json"))
+        for file in sorted(staging.iterdir()):
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(file, output / file.name)
+        shutil.rmtree(output / ".saving")
+    trainer.accelerator.wait_for_everyone()

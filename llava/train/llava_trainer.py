@@ -1,0 +1,94 @@
+"""LLaVA's trainer: the projector's own learning rate, batches by length, adapter-only checkpoints."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+
+from llava.data.sampler import LengthGroupedSampler
+from transformers_patch import Trainer
+from transformers_patch.compat import decayed_parameters, without_empty_groups
+from transformers_patch.loss import IGNORE_INDEX
+from transformers_patch.step_loader import Batch
+
+PROJECTOR_FILE = "mm_projector.bin"
+PROJECTOR_KEYS = ("mm_projector",)
+EMBEDDING_KEYS = ("embed_tokens", "embed_in")
+
+
+class LLaVATrainer(Trainer):
+    """`transformers_patch.Trainer` with what LLaVA's training modes need.
+
+    Reads of the arguments: `mm_projector_lr`, `group_by_modality_length`, `tune_mm_mlp_adapter`.
+    """
+
+    unsupervised_samples = 0
+
+    def _get_train_sampler(self) -> Sampler | None:
+        if not self.args.group_by_modality_length:
+            return super()._get_train_sampler()
+        return LengthGroupedSampler(
+            self.args.train_batch_size,
+            self.args.world_size * self.args.gradient_accumulation_steps,
+            self.train_dataset.modality_lengths,
+            group_by_modality=True,
+            seed=self.args.seed,
+        )
+
+    def _count_step_tokens(self, window: list[Batch]) -> torch.Tensor:
+        for batch in window:
+            self.unsupervised_samples += int((batch["labels"][:, 1:] == IGNORE_INDEX).all(dim=1).sum())
+        return super()._count_step_tokens(window)
+
+    def describe_samples(self, indices: Sequence[int]) -> list[str]:
+        """Record ids of samples of the training set."""
+        return [str(self.train_dataset.records[index].get("id", index)) for index in indices]
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Groups by weight decay, and by learning rate if the projector has its own."""
+        if self.args.mm_projector_lr is None:
+            return super().optimizer_groups()
+        decayed = decayed_parameters(self.model, self.decay_norm_weights)
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        groups = []
+        for of_projector in (False, True):
+            for decays in (True, False):
+                group: dict[str, Any] = {
+                    "params": [
+                        p
+                        for name, p in named
+                        if ("mm_projector" in name) == of_projector and (name in decayed) == decays
+                    ],
+                    "weight_decay": self.args.weight_decay if decays else 0.0,
+                }
+                if of_projector:
+                    group["lr"] = self.args.mm_projector_lr
+                groups.append(group)
+        return without_empty_groups(groups)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        if not self.args.tune_mm_mlp_adapter:
+            super()._save(output_dir, state_dict)
+            # transformers pickles its arguments here; visatb_run.json tells the same and cannot run code.
+            (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.config.save_pretrained(folder)
+        torch.save(self._adapter_state(state_dict), folder / PROJECTOR_FILE)
+
+    def _adapter_state(self, state_dict: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+        keys = PROJECTOR_KEYS + (EMBEDDING_KEYS if self.model.config.mm_use_im_start_end else ())
+        state = self.model.state_dict() if state_dict is None else state_dict
+        return {name: value.cpu() for name, value in state.items() if any(key in name for key in keys)}
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if not self.args.tune_mm_mlp_adapter:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        file = Path(resume_from_checkpoint) / PROJECTOR_FILE
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        unexpected = self.model.load_state_dict(state, strict=False).unexpected_keys
+        assert not unexpected, f"{file}: {unexpected}"

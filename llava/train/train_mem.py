@@ -1,0 +1,7 @@
+"""LLaVA's name for the training entry; attention is scaled_dot_product_attention here, no flash-attn is needed."""
+
+from llava.train.train import train
+from visatb.cli import run
+
+if __name__ == "__main__":
+    run(train)

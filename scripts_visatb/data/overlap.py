@@ -1,0 +1,61 @@
+"""Finds what the splits of a task share: a validation score on training samples would mean nothing."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from itertools import combinations
+
+from visatb.records import Record, image_names
+
+# Samples: the same images with the same question. Images and ids alone may be shared in good faith.
+KINDS = ("samples", "images", "ids")
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two splits of a task have in common.
+
+    Attributes:
+        task: name of the task.
+        splits: the two splits.
+        kind: one of KINDS.
+        count: number of shared values.
+        example: one of them.
+    """
+
+    task: str
+    splits: tuple[str, str]
+    kind: str
+    count: int
+    example: str
+
+    def __str__(self) -> str:
+        first, second = self.splits
+        return f"{self.task}: {first} and {second} share {self.count} {self.kind}, e.g. {self.example}"
+
+
+def find_overlaps(task: str, records_by_split: dict[str, list[Record]]) -> list[Overlap]:
+    """Every overlap between two splits of one task; only the strongest kind of each pair is told."""
+    values = {split: _values(records) for split, records in records_by_split.items()}
+    found = []
+    for first, second in combinations(records_by_split, 2):
+        for kind in KINDS:
+            shared = values[first][kind].keys() & values[second][kind].keys()
+            if shared:
+                example = min(values[second][kind][value] for value in shared)
+                found.append(Overlap(task, (first, second), kind, len(shared), example))
+                break
+    return found
+
+
+def _values(records: list[Record]) -> dict[str, dict[Hashable, str]]:
+    """For each kind the values of the records, with how to name each in a message."""
+    samples, images, ids = {}, {}, {}
+    for n, record in enumerate(records):
+        names = image_names(record)
+        identifier = record.get("id")
+        label = f"id {identifier!r}" if identifier is not None else f"record {n}"
+        samples[(tuple(names), record["conversations"][0]["value"])] = label
+        images.update({name: repr(name) for name in names})
+        if identifier is not None:
+            ids[identifier] = label
+    return {"samples": samples, "images": images, "ids": ids}

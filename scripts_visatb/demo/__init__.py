@@ -1,0 +1,1 @@
+"""The demo benchmark: images drawn with Pillow, annotation files, and the tiny base model that everything starts from."""

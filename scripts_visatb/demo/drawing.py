@@ -1,0 +1,260 @@
+"""Pictures of the demo: coloured shapes, words and numbers, small bar charts.
+
+A picture is first a frozen description (what is where, in pixels) and then pixels: `render` draws exactly what the
+description says, so that captions, answers and boxes are true by construction. Everything random comes from the
+`random.Random` that the caller passes.
+"""
+
+import hashlib
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+
+from PIL import Image, ImageDraw, ImageFont
+
+# Box: (x1, y1, x2, y2) in pixels of the picture, right and bottom edge exclusive.
+Box = tuple[int, int, int, int]
+Rgb = tuple[int, int, int]
+
+COLORS: dict[str, Rgb] = {
+    "red": (215, 40, 40),
+    "green": (40, 160, 70),
+    "blue": (45, 85, 220),
+    "yellow": (240, 210, 50),
+    "purple": (150, 60, 190),
+    "orange": (245, 135, 30),
+}
+BACKGROUNDS: dict[str, Rgb] = {"white": (246, 246, 242), "black": (28, 28, 34)}
+SHAPES = ("circle", "square", "triangle", "cross", "star")
+SIZES = ("small", "large")
+# Words a card may show. Their first letters differ, but reading one is still a matter of few patches.
+WORDS = ("apple", "bird", "cake", "dog", "egg", "fish", "gold", "hat", "ice", "jam", "king", "lamp", "moon", "nut",
+         "pen", "rain", "sun", "tree", "van", "wind")  # fmt: skip
+MAX_BAR = 6
+
+# Widths and heights of pictures. Most are not square, so that padding to the square matters.
+_CANVASES = ((64, 64), (72, 54), (54, 72), (80, 60), (60, 80), (64, 48), (48, 64))
+# Side of a shape as a share of the padded square.
+_SIDES = {"small": (0.21, 0.27), "large": (0.36, 0.44)}
+_GAP = 2
+_TRIES = 40
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A coloured shape. `box` bounds its pixels exactly."""
+
+    kind: str
+    color: str
+    size: str
+    box: Box
+
+    @property
+    def name(self) -> str:
+        """Size, colour and kind, such as `large red circle`."""
+        return f"{self.size} {self.color} {self.kind}"
+
+    @property
+    def center(self) -> tuple[float, float]:
+        """Centre of the box in pixels."""
+        x1, y1, x2, y2 = self.box
+        return (x1 + x2) / 2, (y1 + y2) / 2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One to three shapes, from left to right, no two of the same colour and kind."""
+
+    width: int
+    height: int
+    background: str
+    shapes: tuple[Shape, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A word (drawn in capitals) or a number of two digits."""
+
+    width: int
+    height: int
+    background: str
+    text: str
+    color: str
+    origin: tuple[int, int]
+    font_size: int
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Two to four bars from left to right: (colour, value 1..MAX_BAR, box)."""
+
+    width: int
+    height: int
+    background: str
+    bars: tuple[tuple[str, int, Box], ...]
+
+
+Picture = Scene | Card | Chart
+
+
+def describe_scene(rng: random.Random, count: int | None = None) -> Scene:
+    """A random scene of `count` shapes, or of one to three."""
+    width, height = rng.choice(_CANVASES)
+    wanted = count or rng.choice((1, 2, 2, 3))
+    while True:
+        shapes: list[Shape] = []
+        looks = rng.sample([(kind, color) for kind in SHAPES for color in COLORS], wanted)
+        for kind, color in looks:
+            shape = _place(rng, kind, color, width, height, shapes)
+            if shape is None:
+                break
+            shapes.append(shape)
+        if len(shapes) == wanted:
+            shapes.sort(key=lambda shape: shape.center)
+            return Scene(width, height, rng.choice(tuple(BACKGROUNDS)), tuple(shapes))
+
+
+def describe_card(rng: random.Random, number: bool | None = None) -> Card:
+    """A random card with a number of two digits or a word; either if `number` is None."""
+    width, height = rng.choice(_CANVASES)
+    is_number = rng.random() < 0.5 if number is None else number
+    text = str(rng.randint(10, 99)) if is_number else rng.choice(WORDS)
+    margin = 3
+    font_size = rng.randint(22, 26) if is_number else rng.randint(15, 18)
+    while True:
+        x1, y1, x2, y2 = _text_box(text, font_size)
+        if x2 - x1 <= width - 2 * margin and y2 - y1 <= height - 2 * margin:
+            break
+        font_size -= 1
+    origin = (
+        rng.randint(margin, width - margin - (x2 - x1)) - x1,
+        rng.randint(margin, height - margin - (y2 - y1)) - y1,
+    )
+    background = rng.choice(tuple(BACKGROUNDS))
+    return Card(width, height, background, text, rng.choice(tuple(COLORS)), origin, font_size)
+
+
+def describe_chart(rng: random.Random, count: int | None = None) -> Chart:
+    """A random chart of `count` bars, or of two to four, all of different colour and one of them the highest."""
+    width, height = rng.choice(_CANVASES)
+    bars = count or rng.randint(2, 4)
+    colors = rng.sample(tuple(COLORS), bars)
+    values = [rng.randint(1, MAX_BAR) for _ in range(bars)]
+    while values.count(max(values)) > 1:
+        values = [rng.randint(1, MAX_BAR) for _ in range(bars)]
+    slot = (width - 4) // bars
+    wide = max(6, round(slot * 0.7))
+    unit = (height - 8) / MAX_BAR
+    floor = height - 3
+    boxes = []
+    for n, value in enumerate(values):
+        left = 2 + n * slot + (slot - wide) // 2
+        boxes.append((left, floor - round(value * unit), left + wide, floor))
+    return Chart(width, height, rng.choice(tuple(BACKGROUNDS)), tuple(zip(colors, values, boxes, strict=True)))
+
+
+def is_for_pretraining(picture: Picture) -> bool:
+    """Whether a description belongs to the half that only the base model may see; the benchmark draws from the other.
+
+    A hash of the description decides, so the two sets of pictures cannot meet whatever the seeds.
+    """
+    return hashlib.sha256(repr(picture).encode()).digest()[0] % 2 == 0
+
+
+def render(picture: Picture) -> Image.Image:
+    """The RGB picture of a description."""
+    image = Image.new("RGB", (picture.width, picture.height), BACKGROUNDS[picture.background])
+    draw = ImageDraw.Draw(image)
+    if isinstance(picture, Scene):
+        for shape in picture.shapes:
+            x1, y1, x2, y2 = shape.box
+            mask = _shape_mask(shape.kind, x2 - x1)
+            image.paste(COLORS[shape.color], (x1, y1), mask)
+    elif isinstance(picture, Card):
+        draw.text(picture.origin, _shown(picture.text), fill=COLORS[picture.color], font=_font(picture.font_size))
+    else:
+        line = (90, 90, 90)
+        draw.line((1, picture.height - 3, picture.width - 2, picture.height - 3), fill=line)
+        for color, _, (x1, y1, x2, y2) in picture.bars:
+            draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=COLORS[color])
+    return image
+
+
+def text_box(card: Card) -> Box:
+    """The box of a card's text in the picture."""
+    x1, y1, x2, y2 = _text_box(card.text, card.font_size)
+    left, top = card.origin
+    return left + x1, top + y1, left + x2, top + y2
+
+
+def letter_boxes(card: Card) -> list[tuple[str, Box]]:
+    """Every character of a card as drawn, with the box of its column of the text."""
+    _, top, _, bottom = text_box(card)
+    shown, font = _shown(card.text), _font(card.font_size)
+    edges = [card.origin[0] + font.getlength(shown[:n]) for n in range(len(shown) + 1)]
+    return [(shown[n], (round(edges[n]), top, round(edges[n + 1]), bottom)) for n in range(len(shown))]
+
+
+def in_padded_square(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
+    """The box as shares of the square that LLaVA's `pad` makes of the picture: centred, side = the longer side."""
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    x1, y1, x2, y2 = box
+    return (x1 + left) / side, (y1 + top) / side, (x2 + left) / side, (y2 + top) / side
+
+
+def _place(
+    rng: random.Random, kind: str, color: str, width: int, height: int, others: list[Shape]
+) -> Shape | None:
+    """A shape at a free place, None if none was found."""
+    size = rng.choice(SIZES)
+    low, high = _SIDES[size]
+    for _ in range(_TRIES):
+        side = round(rng.uniform(low, high) * max(width, height))
+        x1, y1 = rng.randint(1, width - side - 1), rng.randint(1, height - side - 1)
+        box = (x1, y1, x1 + side, y1 + side)
+        if not any(_touch(box, other.box) for other in others):
+            return Shape(kind, color, size, box)
+    return None
+
+
+def _touch(a: Box, b: Box) -> bool:
+    return a[0] < b[2] + _GAP and b[0] < a[2] + _GAP and a[1] < b[3] + _GAP and b[1] < a[3] + _GAP
+
+
+@lru_cache(maxsize=256)
+def _shape_mask(kind: str, side: int) -> Image.Image:
+    """A mask [side, side] of 0 and 255 that reaches all four edges of its box."""
+    mask = Image.new("L", (side, side), 0)
+    draw = ImageDraw.Draw(mask)
+    last = side - 1
+    if kind == "circle":
+        draw.ellipse((0, 0, last, last), fill=255)
+    elif kind == "square":
+        draw.rectangle((0, 0, last, last), fill=255)
+    elif kind == "triangle":
+        draw.polygon([(last / 2, 0), (last, last), (0, last)], fill=255)
+    elif kind == "cross":
+        third = side / 3
+        draw.rectangle((0, round(third), last, round(2 * third) - 1), fill=255)
+        draw.rectangle((round(third), 0, round(2 * third) - 1, last), fill=255)
+    else:
+        points = ((50, 0), (62, 36), (100, 38), (70, 60), (82, 100), (50, 77), (18, 100), (30, 60), (0, 38), (38, 36))
+        draw.polygon([(x * last / 100, y * last / 100) for x, y in points], fill=255)
+    return mask
+
+
+@lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that comes with Pillow: the same on every machine with the pinned version."""
+    return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=4096)
+def _text_box(text: str, font_size: int) -> Box:
+    """The box of a text drawn at (0, 0)."""
+    return tuple(int(edge) for edge in _font(font_size).getbbox(_shown(text)))
+
+
+def _shown(text: str) -> str:
+    return text.upper()

@@ -1,0 +1,49 @@
+# Sourced by the finetune scripts: the recipe of LLaVA-1.5's instruction tuning with task weights. Everything is set
+# from the environment; flags given to the script come last and win.
+
+: "${DATA_PATH:?set DATA_PATH to the training annotation file}"
+: "${OUTPUT_DIR:?set OUTPUT_DIR to the folder of the new model}"
+: "${BASE_MODEL_PATH:?set BASE_MODEL_PATH to the language model, e.g. lmsys/vicuna-7b-v1.5}"
+: "${BENCHMARK:?set BENCHMARK to the benchmark file that names the tasks, e.g. scripts_visatb/benchmarks/demo.yaml}"
+
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+
+flags=(
+    --model_name_or_path "$BASE_MODEL_PATH"
+    --version "${VERSION:-v1}"
+    --benchmark "$BENCHMARK"
+    --data_path "$DATA_PATH"
+    --vision_tower "${VISION_TOWER:-openai/clip-vit-large-patch14-336}"
+    --mm_projector_type "${MM_PROJECTOR_TYPE:-mlp2x_gelu}"
+    --mm_vision_select_layer "${MM_VISION_SELECT_LAYER:--2}"
+    --mm_use_im_start_end False
+    --mm_use_im_patch_token False
+    --image_aspect_ratio "${IMAGE_ASPECT_RATIO:-pad}"
+    --weight_method "${WEIGHT_METHOD:-EW}"
+    --loss_normalization "${LOSS_NORMALIZATION:-step}"
+    --output_dir "$OUTPUT_DIR"
+    --num_train_epochs "${NUM_TRAIN_EPOCHS:-1}"
+    --per_device_train_batch_size "${PER_DEVICE_TRAIN_BATCH_SIZE:-16}"
+    --gradient_accumulation_steps "${GRADIENT_ACCUMULATION_STEPS:-1}"
+    --evaluation_strategy no
+    --save_strategy "${SAVE_STRATEGY:-steps}"
+    --save_steps "${SAVE_STEPS:-1000}"
+    --save_total_limit "${SAVE_TOTAL_LIMIT:-1}"
+    --learning_rate "${LEARNING_RATE:-2e-5}"
+    --weight_decay "${WEIGHT_DECAY:-0.}"
+    --warmup_ratio "${WARMUP_RATIO:-0.03}"
+    --lr_scheduler_type "${LR_SCHEDULER_TYPE:-cosine}"
+    --logging_steps "${LOGGING_STEPS:-1}"
+    --model_max_length "${MODEL_MAX_LENGTH:-2048}"
+    --gradient_checkpointing "${GRADIENT_CHECKPOINTING:-True}"
+    --dataloader_num_workers "${DATALOADER_NUM_WORKERS:-4}"
+    --lazy_preprocess True
+    --report_to "${REPORT_TO:-tensorboard}"
+    --seed "${SEED:-0}"
+)
+[ -z "${IMAGE_FOLDER:-}" ] || flags+=(--image_folder "$IMAGE_FOLDER")
+[ -z "${PRETRAIN_MM_MLP_ADAPTER:-}" ] || flags+=(--pretrain_mm_mlp_adapter "$PRETRAIN_MM_MLP_ADAPTER")
+# Word splitting is wanted here: VISATB_WEIGHTS is a list of numbers separated by spaces (or commas).
+[ -z "${VISATB_WEIGHTS:-}" ] || flags+=(--visatb_weights ${VISATB_WEIGHTS//,/ })
+
+launch_training "${flags[@]}" "$@"

@@ -1,0 +1,30 @@
+# Sourced by the training scripts: starts llava/train/train_mem.py with the flags given, by `deepspeed` where there are
+# GPUs and by plain Python where there are none. bf16 and tf32 are used on GPUs only.
+#
+#   NUM_GPUS         GPUs of this node; all visible ones by default, 0 for the CPU
+#   DEEPSPEED_CONFIG DeepSpeed configuration, scripts_visatb/zero3.json by default
+#   PYTHON           interpreter for CPU runs, `python` by default
+
+SCRIPTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+export PYTHONPATH="$(dirname "$SCRIPTS")${PYTHONPATH:+:$PYTHONPATH}"
+
+visible_gpus() {
+    if [ "${CUDA_VISIBLE_DEVICES-unset}" = "" ] || ! command -v nvidia-smi >/dev/null 2>&1; then
+        echo 0
+    elif [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+        echo "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | wc -l
+    else
+        nvidia-smi --list-gpus 2>/dev/null | wc -l
+    fi
+}
+
+launch_training() {
+    local entry="$(dirname "$SCRIPTS")/llava/train/train_mem.py"
+    local gpus="${NUM_GPUS:-$(visible_gpus)}"
+    if [ "$gpus" -gt 0 ]; then
+        deepspeed --num_gpus "$gpus" "$entry" --deepspeed "${DEEPSPEED_CONFIG:-$SCRIPTS/zero3.json}" \
+            --bf16 True --tf32 True "$@"
+    else
+        "${PYTHON:-python}" "$entry" "$@"
+    fi
+}

@@ -1,0 +1,86 @@
+"""Lets one model answer the questions of a split: one call of inference_visatb.py with all question files.
+
+python -m scripts_visatb.workflow.infer --benchmark B.yaml --run runs/demo --seed 0 --model mini --split val
+"""
+
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+from scripts_visatb.workflow.graph import PLACEMENT_KEYS, Run, evaluated_tasks
+from scripts_visatb.workflow.step import find_script, run_of, step_parser
+from visatb.cli import run
+from visatb.errors import InputError
+
+SCRIPT = "inference_visatb.py"
+
+
+def inference_command(current: Run, model: str, split: str) -> list[str]:
+    """The command that answers all questions of a split.
+
+    The benchmark's `inference` section gives its flags by name; besides them `launcher` replaces `python` (for example
+    `torchrun --nproc_per_node 8`) and `script` the program.
+    """
+    tasks = evaluated_tasks(current.benchmark, model)
+    settings = dict(current.benchmark.inference)
+    script = find_script(settings.pop("script", SCRIPT))
+    launcher = shlex.split(settings.pop("launcher", sys.executable))
+    for key in PLACEMENT_KEYS:
+        settings.pop(key, None)
+    # The models stop by themselves; the longest task's limit is a ceiling for all.
+    settings.setdefault("max_new_tokens", max(task.max_new_tokens for task in tasks))
+    return [
+        *launcher,
+        str(script),
+        "--model-path",
+        str(current.model(model)),
+        "--model-name",
+        model,
+        "--image-folder",
+        current.benchmark.image_folder,
+        "--question-file",
+        *[str(current.question_file(split, task)) for task in tasks],
+        "--answers-folder",
+        str(current.answers(model, split)),
+        *[word for name, value in settings.items() for word in _flag(name, value)],
+    ]
+
+
+def infer(current: Run, model: str, split: str) -> int:
+    """Answer all questions of a split; returns the exit code.
+
+    Raises:
+        InputError: if the model is not there, or an answer file is missing at the end.
+    """
+    folder = current.model(model)
+    if not (folder / "config.json").is_file():
+        done = current.done(f"train_{model}")
+        raise InputError(f"{folder}: no model. It was trained and removed; delete {done} to train it again.")
+    code = subprocess.run(inference_command(current, model, split), check=False).returncode
+    if code == 0:
+        for task in evaluated_tasks(current.benchmark, model):
+            if not (path := current.answer_file(model, split, task)).is_file():
+                raise InputError(f"{path}: not written by the inference. Look at its output above.")
+    return code if code >= 0 else 128 - code
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [f"--{name}"]
+    return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+
+
+def main() -> int:
+    """Command line."""
+    parser = step_parser(__doc__.split("\n\n")[0])
+    parser.add_argument("--model", required=True, help="name of the model")
+    parser.add_argument("--split", required=True, choices=("val", "test"))
+    args = parser.parse_args()
+    return infer(run_of(args), args.model, args.split)
+
+
+if __name__ == "__main__":
+    run(main)

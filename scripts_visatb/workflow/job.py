@@ -1,0 +1,187 @@
+"""Runs one step of the graph: output to a log, time and memory to a record that exists only once the step succeeded.
+
+    python -m scripts_visatb.workflow.job --name "train mini" --record done.json --log train.log -- bash train.sh
+
+The record is what Snakemake looks for. If the process that started the step dies, even by SIGKILL, the step ends with
+it, so that the next start finds nobody in its folders.
+"""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from visatb.cli import ArgumentParser, run
+from visatb.errors import InputError
+from visatb.files import write_json
+
+POLL_SECONDS = 0.2
+NEWS_SECONDS = 20.0
+GRACE_SECONDS = 20.0
+LOCK_SECONDS = 60.0
+LOG_LINES = 25
+
+
+@contextmanager
+def exclusive(path: Path, wait: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock file `path`; the kernel frees it when the process ends, however it ends.
+
+    Raises:
+        InputError: if another process still holds it after `wait` seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as stream:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise InputError(f"{path}: another process holds this lock. Wait for it or end it.") from None
+                time.sleep(POLL_SECONDS)
+        yield
+
+
+class Step:
+    """A running step: its process tree, its peak memory, its log.
+
+    Attributes:
+        peak_bytes: highest resident memory of the whole tree seen so far.
+    """
+
+    def __init__(self, name: str, command: list[str], log: IO[bytes], log_path: Path):
+        self.name = name
+        self.log_path = log_path
+        self.peak_bytes = 0
+        self._parent = os.getppid()
+        self._stopped_by: int | None = None
+        self._news = time.monotonic()
+        # The step stays in our process group: a kill of the group must reach it.
+        self._process = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+    def wait(self) -> int:
+        """Wait for the step; returns its exit code, 128 + n if signal n ended it or us."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note_signal)
+        while (code := self._process.poll()) is None:
+            self._measure()
+            self._tell_news()
+            if os.getppid() != self._parent:
+                self._stopped_by = signal.SIGTERM
+            if self._stopped_by is not None:
+                self._stop()
+                return 128 + self._stopped_by
+            time.sleep(POLL_SECONDS)
+        if self._stopped_by is not None:
+            return 128 + self._stopped_by
+        return code if code >= 0 else 128 - code
+
+    def _note_signal(self, number: int, _frame: object) -> None:
+        self._stopped_by = number
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return [self._process, *self._process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _measure(self) -> None:
+        total = 0
+        for process in self._tree():
+            with suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss
+        self.peak_bytes = max(self.peak_bytes, total)
+
+    def _tell_news(self) -> None:
+        now = time.monotonic()
+        if now - self._news < NEWS_SECONDS:
+            return
+        self._news = now
+        lines = last_lines(self.log_path, 1)
+        if lines:
+            print(f"  ...    {self.name}: {lines[0][:140]}", flush=True)
+
+    def _stop(self) -> None:
+        """End the whole tree: politely, so that a training can save, then by force."""
+        tree = self._tree()
+        for process in tree:
+            _signal(process, signal.SIGTERM)
+        _, alive = psutil.wait_procs(tree, timeout=GRACE_SECONDS)
+        for process in alive:
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(alive, timeout=GRACE_SECONDS)
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last non-empty lines of a log; of a progress bar only its last state."""
+    with open(path, "rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - 65536))
+        text = stream.read().decode("utf-8", errors="replace")
+    lines: deque[str] = deque(maxlen=count)
+    for line in text.split("\n"):
+        shown = next((part for part in reversed(line.split("\r")) if part.strip()), "")
+        if shown:
+            lines.append(shown.rstrip())
+    return list(lines)
+
+
+def run_step(name: str, record: Path, log_path: Path, command: list[str]) -> int:
+    """Run a command as a step of the graph; returns its exit code.
+
+    Args:
+        name: what to call it on the terminal and in the report.
+        record: JSON to write on success: name, command, log, started, seconds, peak_mib.
+        log_path: where its output goes; an earlier log is kept above the new part.
+        command: program and arguments.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(record.with_name(f".{record.stem}.lock")), open(log_path, "ab") as log:
+        started, clock = time.time(), time.monotonic()
+        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
+        log.flush()
+        print(f"  start  {name}", flush=True)
+        step = Step(name, command, log, log_path)
+        code = step.wait()
+        seconds = time.monotonic() - clock
+        if code == 0:
+            peak_mib = step.peak_bytes / 2**20
+            content = {"name": name, "command": command, "log": str(log_path), "started": started}
+            write_json(record, content | {"seconds": round(seconds, 3), "peak_mib": round(peak_mib, 1)})
+            print(f"  done   {name}  {seconds:.1f} s", flush=True)
+            return 0
+    print(f"{name} failed with exit code {code}; the end of {log_path}:", file=sys.stderr)
+    for line in last_lines(log_path, LOG_LINES):
+        print(f"  | {line}", file=sys.stderr)
+    sys.stderr.flush()
+    return code
+
+
+def main() -> int:
+    """Command line."""
+    parser = ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("--name", required=True, help="what to call the step")
+    parser.add_argument("--record", required=True, type=Path, help="JSON that is written when the step succeeded")
+    parser.add_argument("--log", required=True, type=Path, help="file for the step's output")
+    parser.add_argument("command", nargs="+", help="after --: the program and its arguments")
+    args = parser.parse_args()
+    return run_step(args.name, args.record, args.log, args.command)
+
+
+if __name__ == "__main__":
+    run(main)

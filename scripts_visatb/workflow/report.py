@@ -1,0 +1,117 @@
+"""Writes the report of a run: report.html (one file, nothing to load), report.json and the figures as PNG.
+
+python -m scripts_visatb.workflow.report --benchmark scripts_visatb/benchmarks/demo.yaml --run runs/demo
+python -m scripts_visatb.workflow.report --run runs/demo --print-table    # the final table of a finished run
+"""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from scripts_visatb.workflow.findings import is_clear, overall_sentences, seed_sentence, weight_sentence
+from visatb.benchmark import load_benchmark
+from visatb.cli import ArgumentParser, run
+from visatb.errors import InputError
+from visatb.files import read_json, write_json, write_text
+
+TEMPLATE = "report.html.j2"
+
+
+def write_report(data: dict[str, Any], folder: Path) -> Path:
+    """Draw the figures and write report.json and report.html; returns the path of the latter.
+
+    Args:
+        data: result of `report_data.gather`.
+        folder: where the files go.
+    """
+    from scripts_visatb.workflow.plots import draw_all
+
+    figures = draw_all(data, folder)
+    write_json(folder / "report.json", data)
+    page = folder / "report.html"
+    write_text(page, render(data, figures))
+    return page
+
+
+def render(data: dict[str, Any], figures: dict[str, Path]) -> str:
+    """The HTML page with its figures inside."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["duration"] = duration
+    embedded = {name: base64.b64encode(path.read_bytes()).decode("ascii") for name, path in figures.items()}
+    return environment.get_template(TEMPLATE).render(
+        data=data,
+        figures=embedded,
+        sentences=[*overall_sentences(data), weight_sentence(data)],
+        seed_sentence=seed_sentence(data),
+        is_clear=is_clear,
+        span=max((job["started"] + job["seconds"] for job in data["jobs"]), default=0.0),
+        work=sum(job["seconds"] for job in data["jobs"]),
+        peak=max((job["peak_mib"] for job in data["jobs"]), default=0.0),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `12.3 s`, `4 min 05 s` or `3 h 20 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def print_table(data: dict[str, Any], page: Path) -> None:
+    """Print weights, test scores and findings on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{data['benchmark']}: test scores, seed {data['seeds'][0]}", title_justify="left")
+    table.add_column("task")
+    table.add_column("metric")
+    for name in ("weight", "STL", "EW", "VisATB", "EW %", "VisATB %"):
+        table.add_column(name, justify="right")
+    weights, overall = data["weighting"]["weights"], data["overall"]
+    for row in data["test"]:
+        name = row["task"]
+        changes = [f"{entry['tasks'][name]:+.2f}" if entry else "" for entry in (overall["EW"], overall["VisATB"])]
+        scores = [f"{row[model]:.4f}" for model in ("STL", "EW", "VisATB")]
+        table.add_row(name, row["metric"], f"{weights[name]:.4f}", *scores, *changes)
+    if overall["VisATB"] is not None:
+        table.add_section()
+        for label, key in (("dI%", "dI"), ("dE%", "dE")):
+            values = [f"{overall[model][key]:+.2f}" for model in ("EW", "VisATB")]
+            table.add_row(label, "", "", "", "", "", *values, style="bold")
+    console = Console(highlight=False)
+    console.print(table)
+    for sentence in [*overall_sentences(data), seed_sentence(data)]:
+        console.print(sentence, markup=False, soft_wrap=True)
+    console.print(f"Report: {page}", markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Command line."""
+    parser = ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("--benchmark", help="benchmark YAML; not needed with --print-table")
+    parser.add_argument("--run", required=True, type=Path, help="run folder, runs/<benchmark name>")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds that were run; the benchmark's own by default")
+    parser.add_argument("--print-table", action="store_true", help="only print the final table of a written report")
+    args = parser.parse_args()
+    page = args.run / "report.html"
+    if args.print_table:
+        print_table(read_json(args.run / "report.json"), page)
+        return
+    if args.benchmark is None:
+        raise InputError("--benchmark must name the benchmark file of the run. For the table alone: --print-table.")
+    from scripts_visatb.workflow.report_data import gather
+
+    benchmark = load_benchmark(args.benchmark)
+    data = gather(benchmark, args.run, args.seeds or [benchmark.seed])
+    page = write_report(data, args.run)
+    print_table(data, page)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,239 @@
+"""Everything the report shows, gathered from the files of a run into one JSON-able mapping.
+
+Nothing is computed here that a command of its own computes: contributions and weights come from weighting_visatb.py,
+scores from eval/, dI% and dE% from eval/overall.py.
+"""
+
+import csv
+import json
+import math
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from eval.overall import improvements, overall_deterioration, overall_improvement
+from scripts_visatb.data.subsets import read_manifest
+from scripts_visatb.workflow.graph import (
+    EW,
+    STL,
+    VISATB,
+    Run,
+    final_models,
+    preparation_models,
+    result_settings,
+)
+from scripts_visatb.workflow.matrix import read_score
+from visatb.benchmark import Benchmark
+from visatb.errors import InputError
+from visatb.files import parse_json, read_json, read_text
+
+PACKAGES = ("torch", "transformers", "accelerate", "numpy", "snakemake")
+CURVE_POINTS = 200
+METRIC_NAMES = {
+    "cider": "CIDEr",
+    "cider_list": "CIDEr",
+    "exact_match": "exact match",
+    "iou": "IoU > 0.5",
+}
+
+
+def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, Any]:
+    """The content of report.json.
+
+    Args:
+        benchmark: tasks and settings.
+        folder: run folder.
+        seeds: seeds whose preparation is there; the first one has the final models.
+
+    Raises:
+        InputError: naming the file that is missing or broken.
+    """
+    first = Run(benchmark, folder, seeds[0])
+    tasks = [
+        {"name": task.name, "metric": METRIC_NAMES.get(task.metric), "weight": task.weight, "group": task.group}
+        for task in benchmark.tasks
+    ]
+    subsets = read_manifest(first.subsets)
+    test = test_scores(first)
+    return {
+        "benchmark": benchmark.name,
+        "tasks": tasks,
+        "seeds": seeds,
+        "matrix": score_matrix(first),
+        "weighting": read_json(first.weights),
+        "test": test,
+        "overall": overall(test),
+        "seed_order": seed_order([Run(benchmark, folder, seed) for seed in seeds]),
+        "curves": curves(first),
+        "jobs": jobs(folder, seeds),
+        "subsets": [
+            {"name": key, "file": entry["file"], "records": entry["records"], "tasks": entry["tasks"]}
+            for key, entry in subsets["files"].items()
+        ],
+        "evaluation_records": subsets["evaluation_records"],
+        "warnings": subsets["warnings"],
+        "settings": settings(benchmark),
+        "versions": versions(),
+    }
+
+
+def score_matrix(current: Run) -> dict[str, Any]:
+    """scores.csv: `columns` (tasks), `rows` (models), `values`."""
+    table = list(csv.reader(read_text(current.scores).splitlines()))
+    header, rows = table[0], table[1:]
+    return {
+        "columns": header[1:],
+        "rows": [row[0] for row in rows],
+        "values": [[float(cell) for cell in row[1:]] for row in rows],
+    }
+
+
+def test_scores(current: Run) -> list[dict[str, Any]]:
+    """Per measured task: the test scores of STL, EW and VisATB, and VisATB minus EW with its standard error."""
+    rows = []
+    for task in current.benchmark.measured:
+        difference, error = paired_difference(current, task.name)
+        rows.append(
+            {
+                "task": task.name,
+                "metric": METRIC_NAMES[task.metric],
+                "records": read_json(current.metric_file(EW, "test", task.name))["n"],
+                "STL": read_score(current, STL + task.name, "test", task.name),
+                "EW": read_score(current, EW, "test", task.name),
+                "VisATB": read_score(current, VISATB, "test", task.name),
+                "difference": difference,
+                "standard_error": error,
+            }
+        )
+    return rows
+
+
+def paired_difference(current: Run, task: str) -> tuple[float, float | None]:
+    """VisATB minus EW over the same test records: the mean, and its standard error (None for a single record)."""
+    scores = {}
+    for model in (VISATB, EW):
+        path = current.metric_file(model, "test", task).with_suffix(".per_record.jsonl")
+        scores[model] = [parse_json(line, str(path))["score"] for line in read_text(path).splitlines()]
+    if len(scores[VISATB]) != len(scores[EW]):
+        raise InputError(f"{current.home}: the test answers of {task} differ in number. Score both models again.")
+    differences = [a - b for a, b in zip(scores[VISATB], scores[EW], strict=True)]
+    count = len(differences)
+    mean = sum(differences) / count
+    if count < 2:
+        return mean, None
+    return mean, math.sqrt(sum((d - mean) ** 2 for d in differences) / (count - 1) / count)
+
+
+def overall(test: list[dict[str, Any]]) -> dict[str, Any]:
+    """dI%, dE% and the improvement of every task in percent (Eq. 9), of EW and VisATB against STL.
+
+    Both are None where a single-task model scored 0: nothing can be said in percent then.
+    """
+    baseline = {row["task"]: row["STL"] for row in test}
+    if min(baseline.values()) <= 0:
+        return {"EW": None, "VisATB": None}
+    found = {}
+    for model in ("EW", "VisATB"):
+        by_task = improvements({row["task"]: row[model] for row in test}, baseline)
+        found[model] = {
+            "dI": overall_improvement(by_task),
+            "dE": overall_deterioration(by_task),
+            "tasks": {task: 100 * value for task, value in by_task.items()},
+        }
+    return found
+
+
+def seed_order(runs: list[Run]) -> dict[str, Any]:
+    """The weights of every seed, and whether the same task is heaviest and the same lightest in all."""
+    measured = [task.name for task in runs[0].benchmark.measured]
+    rows = []
+    for current in runs:
+        weights = {name: read_json(current.weights)["weights"][name] for name in measured}
+        rows.append(
+            {
+                "seed": current.seed,
+                "weights": weights,
+                "highest": max(weights, key=weights.get),
+                "lowest": min(weights, key=weights.get),
+            }
+        )
+    return {
+        "rows": rows,
+        "highest_holds": len({row["highest"] for row in rows}) == 1,
+        "lowest_holds": len({row["lowest"] for row in rows}) == 1,
+    }
+
+
+def curves(current: Run) -> dict[str, dict[str, list[list[float]]]]:
+    """Training loss by task: task -> model -> [[epoch, loss], ...], thinned by averaging to CURVE_POINTS at most.
+
+    Models without a train_log.jsonl have no curve.
+    """
+    found: dict[str, dict[str, list[list[float]]]] = {task.name: {} for task in current.benchmark.tasks}
+    for model in final_models(current.benchmark):
+        path = current.model(model) / "train_log.jsonl"
+        if not path.is_file():
+            continue
+        lines = [parse_json(line, f"{path} line {n}") for n, line in enumerate(read_text(path).splitlines(), 1)]
+        for task in current.benchmark.tasks:
+            points = list(_points(lines, task.name))
+            if points:
+                found[task.name][model] = _thinned(points)
+    return found
+
+
+def jobs(folder: Path, seeds: Iterable[int]) -> list[dict[str, Any]]:
+    """What ran, in order of start: name, kind, started (seconds since the first), seconds, peak_mib."""
+    folders = [folder / "done"] + [folder / f"seed{seed}" / "done" for seed in seeds]
+    found = []
+    for path in (path for place in folders for path in sorted(place.glob("[!.]*.json"))):
+        if path.name == "report.json":
+            continue
+        record = read_json(path)
+        kind = path.stem.split("_")[0]
+        found.append({key: record[key] for key in ("name", "started", "seconds", "peak_mib")} | {"kind": kind})
+    found.sort(key=lambda job: job["started"])
+    start = found[0]["started"] if found else 0.0
+    return [job | {"started": job["started"] - start} for job in found]
+
+
+def settings(benchmark: Benchmark) -> dict[str, Any]:
+    """The settings of the benchmark that shape the run, as text by name."""
+    training = result_settings(benchmark.training)
+    environment = training.pop("environment", None) or {}
+    values = {
+        "benchmark file": str(benchmark.path.name),
+        "mini rate, large rate": f"{benchmark.mini_rate:g}, {benchmark.large_rate:g}",
+        "temperature T": f"{benchmark.temperature:g}",
+        "alpha (out, in, difficulty)": ", ".join(f"{a:g}" for a in benchmark.alpha),
+        "trained models": str(len(preparation_models(benchmark)) + len(final_models(benchmark))),
+    }
+    values |= {f"training {name}": str(value) for name, value in training.items()}
+    values |= {f"training {name}": str(value) for name, value in environment.items()}
+    return values | {f"inference {name}": json.dumps(value) for name, value in benchmark.inference.items()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on; absent ones are left out."""
+    found = {"Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _points(lines: list[dict[str, Any]], task: str) -> Iterable[list[float]]:
+    for line in lines:
+        loss = line.get("tasks", {}).get(task, {}).get("loss")
+        if loss is not None:
+            yield [float(line["epoch"]), float(loss)]
+
+
+def _thinned(points: list[list[float]]) -> list[list[float]]:
+    width = math.ceil(len(points) / CURVE_POINTS)
+    groups = [points[n : n + width] for n in range(0, len(points), width)]
+    return [[sum(column) / len(group) for column in zip(*group, strict=True)] for group in groups]

@@ -1,0 +1,64 @@
+"""Scores one model's answers on all its tasks, in one process; the metric files are those of eval/*.py.
+
+python -m scripts_visatb.workflow.score --benchmark B.yaml --run runs/demo --seed 0 --model mini --split val
+"""
+
+import json
+from collections.abc import Callable
+
+from eval import caption, caption_list, grounding, qa
+from eval.answers import read_answers
+from eval.command import Scores, metrics
+from scripts_visatb.workflow.graph import Run, evaluated_tasks
+from scripts_visatb.workflow.step import run_of, step_parser
+from visatb.cli import run
+from visatb.errors import InputError
+from visatb.files import write_json, write_text
+
+
+def scorer(metric: str) -> Callable[..., Scores]:
+    """The function of eval/ that computes a benchmark's metric."""
+    functions = {
+        "cider": caption.score,
+        "cider_list": caption_list.score,
+        "exact_match": qa.score,
+        "iou": grounding.score,
+    }
+    return functions[metric]
+
+
+def score_model(current: Run, model: str, split: str) -> dict[str, float]:
+    """Score a model on its tasks and write a metric file and per-record file for each; returns task -> score.
+
+    Raises:
+        InputError: if answers are missing, are another model's or are not those to the question file.
+    """
+    scores = {}
+    for task in evaluated_tasks(current.benchmark, model):
+        path = current.answer_file(model, split, task)
+        answers = read_answers(path, current.question_file(split, task))
+        if answers.generator != model:
+            raise InputError(
+                f"{path}: generator must be {model!r}, got {answers.generator!r}. Run the inference again."
+            )
+        outcome = scorer(task.metric)(answers.answers)
+        target = current.metric_file(model, split, task.name)
+        lines = (json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in outcome["per_record"])
+        write_text(target.with_suffix(".per_record.jsonl"), "".join(f"{line}\n" for line in lines))
+        write_json(target, metrics(outcome, answers))
+        scores[task.name] = outcome["score"]
+        print(f"{task.name}: {outcome['summary']} ({outcome['malformed']} malformed)", flush=True)
+    return scores
+
+
+def main() -> None:
+    """Command line."""
+    parser = step_parser(__doc__.split("\n\n")[0])
+    parser.add_argument("--model", required=True, help="name of the model")
+    parser.add_argument("--split", required=True, choices=("val", "test"))
+    args = parser.parse_args()
+    score_model(run_of(args), args.model, args.split)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,126 @@
+"""Trains one model of the graph: calls the benchmark's training script with that model's data and weights.
+
+    python -m scripts_visatb.workflow.train --benchmark B.yaml --run runs/demo --seed 0 --model mini
+
+A killed training is continued by the script itself. A model that was trained with other settings is moved aside
+(`models/superseded/`), never overwritten or deleted.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from scripts_visatb.data.subsets import read_manifest
+from scripts_visatb.workflow.graph import VISATB, Run, result_settings, task_weights, training_data
+from scripts_visatb.workflow.step import find_script, run_of, step_parser
+from visatb.cli import run
+from visatb.errors import InputError
+from visatb.files import read_json, write_json
+
+OWN_VARIABLES = (
+    "DATA_PATH",
+    "IMAGE_FOLDER",
+    "OUTPUT_DIR",
+    "BENCHMARK",
+    "SEED",
+    "WEIGHT_METHOD",
+    "VISATB_WEIGHTS",
+)
+
+
+def training_environment(current: Run, model: str) -> dict[str, str]:
+    """The variables the training script gets for a model.
+
+    Raises:
+        InputError: if the benchmark sets one that the graph sets, or the weights are not there.
+    """
+    benchmark = current.benchmark
+    given = benchmark.training.get("environment") or {}
+    for name in OWN_VARIABLES:
+        if name in given:
+            raise InputError(f"{benchmark.path}: training.environment.{name} is set by the run graph. Remove it.")
+    entry = read_manifest(current.subsets)["files"][training_data(model)]
+    return {name: _as_text(value) for name, value in given.items()} | {
+        "DATA_PATH": str(current.subsets / entry["file"]),
+        "IMAGE_FOLDER": benchmark.image_folder,
+        "OUTPUT_DIR": str(current.model(model)),
+        "BENCHMARK": str(benchmark.path),
+        "SEED": str(current.seed),
+        "WEIGHT_METHOD": "EW",
+        "VISATB_WEIGHTS": " ".join(repr(weight) for weight in model_weights(current, model)),
+    }
+
+
+def model_weights(current: Run, model: str) -> list[float]:
+    """The task weights a model is trained with, in id order: those of weights.json for VisATB, else equal ones."""
+    if model != VISATB:
+        return [1.0] * len(current.benchmark.tasks)
+    return task_weights(current.benchmark, read_json(current.weights)["weights"])
+
+
+def fingerprint(current: Run, model: str) -> dict[str, Any]:
+    """Everything the graph hands to the training that shapes its result; paths do not."""
+    entry = read_manifest(current.subsets)["files"][training_data(model)]
+    return {
+        "data": entry["sha256"],
+        "tasks": current.benchmark.task_names,
+        "weights": model_weights(current, model),
+        "seed": current.seed,
+        "training": result_settings(current.benchmark.training),
+    }
+
+
+def train(current: Run, model: str) -> int:
+    """Train a model unless that is done; returns the script's exit code.
+
+    Raises:
+        InputError: if the benchmark names no training script, or the script succeeds without leaving a model.
+    """
+    name = current.benchmark.training.get("script")
+    if not isinstance(name, str):
+        raise InputError(f"{current.benchmark.path}: training.script must name a finetune script. Set it.")
+    environment = training_environment(current, model)
+    folder = current.model(model)
+    note = folder.parent / f"{model}.settings.json"
+    wanted = fingerprint(current, model)
+    earlier = read_json(note) if note.is_file() else None
+    if earlier is not None and earlier["settings"] != wanted:
+        _move_aside(folder)
+    elif earlier is not None and earlier["finished"] and (folder / "config.json").is_file():
+        print(f"{folder}: already trained with these settings", flush=True)
+        return 0
+    write_json(note, {"settings": wanted, "finished": False})
+    code = subprocess.run(["bash", str(find_script(name))], env=os.environ | environment, check=False).returncode
+    if code == 0:
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{name}: ended without a model in {folder}. The script must save to OUTPUT_DIR.")
+        write_json(note, {"settings": wanted, "finished": True})
+    return code if code >= 0 else 128 - code
+
+
+def _move_aside(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    attic = folder.parent / "superseded"
+    attic.mkdir(exist_ok=True)
+    number = 1 + sum(1 for path in attic.iterdir() if path.name.startswith(f"{folder.name}."))
+    target = attic / f"{folder.name}.{number}"
+    folder.rename(target)
+    print(f"{folder}: holds a model of other settings; moved to {target} (delete it if you do not need it)", flush=True)
+
+
+def _as_text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def main() -> int:
+    """Command line."""
+    parser = step_parser(__doc__.split("\n\n")[0])
+    parser.add_argument("--model", required=True, help="mini, <task>-plus-mini, VisATB, EW or STL-<task>")
+    args = parser.parse_args()
+    return train(run_of(args), args.model)
+
+
+if __name__ == "__main__":
+    run(main)

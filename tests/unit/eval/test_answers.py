@@ -1,0 +1,154 @@
+"""Reading answer files: what is refused, and what is not."""
+
+import json
+
+import pytest
+
+from eval.answers import question_file_beside, read_answers
+from visatb.errors import InputError
+
+
+@pytest.fixture
+def two(make_record):
+    return [make_record("a", "red", "red"), make_record("b", "blue", "Blue.")]
+
+
+def questions_of(records):
+    """The annotation records that an answer file was made from."""
+    plain = json.loads(json.dumps(records))
+    for record in plain:
+        record.pop("generator")
+        record["conversations"][1].pop("generative_value")
+    return plain
+
+
+def test_a_whole_file_is_read(two, write_answers):
+    answers = read_answers(write_answers(two))
+    assert [(a.position, a.identifier, a.truth, a.prediction) for a in answers.answers] == [
+        (0, "a", "red", "red"),
+        (1, "b", "blue", "Blue."),
+    ]
+    assert (answers.generator, answers.task) == ("some_model", "VQAv2")
+
+
+def test_json_lines_are_read(two, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n".join(map(json.dumps, two)) + "\n")
+    assert len(read_answers(path).answers) == 2
+
+
+@pytest.mark.parametrize("content", ["[]", "", "{}", "[1]", "[{}]", '[{"conversations": []}]', "[{]", "null"])
+def test_a_file_that_is_no_answer_file_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "answers.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match="answers.json") as caught:
+        read_answers(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_repeated_id_is_refused_and_named(two, write_answers):
+    two[1]["id"] = "a"
+    with pytest.raises(InputError, match=r"record 1 \(id 'a'\): id occurs already in record 0.*--key-by-position"):
+        read_answers(write_answers(two))
+
+
+@pytest.mark.parametrize("identifiers", [("a", "a"), (None, None), (1, 1)])
+def test_key_by_position_takes_repeated_and_absent_ids(two, write_answers, identifiers):
+    for record, identifier in zip(two, identifiers, strict=True):
+        record["id"] = identifier
+    assert len(read_answers(write_answers(two), key_by_position=True).answers) == 2
+
+
+def test_an_absent_id_is_refused(two, write_answers):
+    del two[1]["id"]
+    with pytest.raises(InputError, match="record 1: id is absent"):
+        read_answers(write_answers(two))
+
+
+@pytest.mark.parametrize("identifier", [True, 1.5, ["a"], {"a": 1}])
+def test_an_id_of_another_type_is_refused(two, write_answers, identifier):
+    two[1]["id"] = identifier
+    with pytest.raises(InputError, match="id must be a string or an integer"):
+        read_answers(write_answers(two))
+
+
+def test_answers_of_two_models_are_refused(two, write_answers):
+    two[1]["generator"] = "other_model"
+    with pytest.raises(InputError, match="'other_model'.*'some_model'.*one model at a time"):
+        read_answers(write_answers(two))
+
+
+def test_an_answer_of_no_named_model_among_named_ones_is_refused(two, write_answers):
+    del two[1]["generator"]
+    with pytest.raises(InputError, match="generator is None"):
+        read_answers(write_answers(two))
+
+
+def test_several_tasks_are_read_but_leave_the_task_open(two, write_answers):
+    two[1]["task"] = "GQA"
+    answers = read_answers(write_answers(two))
+    assert answers.tasks == ("VQAv2", "GQA")
+    assert answers.task is None
+
+
+def test_the_question_file_in_place_of_the_answers_is_refused(two, write_answers):
+    with pytest.raises(InputError, match="not the question file"):
+        read_answers(write_answers(questions_of(two)))
+
+
+@pytest.mark.parametrize("prediction", [None, 3, ["red"], {"text": "red"}, True])
+def test_a_prediction_that_is_no_text_is_kept_as_malformed(two, write_answers, prediction):
+    two[1]["conversations"][1]["generative_value"] = prediction
+    assert read_answers(write_answers(two)).answers[1].prediction is None
+
+
+def test_an_absent_truth_is_refused(two, write_answers):
+    del two[1]["conversations"][1]["value"]
+    with pytest.raises(InputError, match=r"record 1 \(id 'b'\): conversations\[1\].value \(the truth\) is absent"):
+        read_answers(write_answers(two))
+
+
+def test_answers_to_all_questions_in_another_order_are_whole(two, write_answers):
+    questions = write_answers(questions_of(two)[::-1], "questions.json")
+    assert len(read_answers(write_answers(two), questions).answers) == 2
+
+
+def test_a_short_answer_file_is_refused(two, write_answers):
+    questions = write_answers(questions_of(two), "questions.json")
+    with pytest.raises(InputError, match=r"1 of 2 records .* not answered \(first: id 'b'\)"):
+        read_answers(write_answers(two[:1]), questions)
+
+
+def test_an_answer_that_was_not_asked_is_refused(two, write_answers):
+    questions = write_answers(questions_of(two[:1]), "questions.json")
+    with pytest.raises(InputError, match=r"record 1 \(id 'b'\) is not in"):
+        read_answers(write_answers(two), questions)
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+def test_answers_to_an_older_version_of_the_questions_are_refused(two, write_answers, by_position):
+    questions = questions_of(two)
+    questions[1]["conversations"][1]["value"] = "green"
+    asked = write_answers(questions, "questions.json")
+    with pytest.raises(InputError, match=r"record 1 .*conversations\[1\].value differs"):
+        read_answers(write_answers(two), asked, key_by_position=by_position)
+
+
+def test_a_short_answer_file_keyed_by_position_is_refused(two, write_answers):
+    questions = write_answers(questions_of(two), "questions.json")
+    with pytest.raises(InputError, match="holds 1 answers, but .* has 2 records"):
+        read_answers(write_answers(two[:1]), questions, key_by_position=True)
+
+
+def test_the_question_file_beside_is_found_by_name(two, write_answers):
+    questions = write_answers(questions_of(two), "VQAv2_val.json")
+    answers = write_answers(two, "VQAv2-val_some-model.json")
+    assert question_file_beside(read_answers(answers)) == questions
+    short = write_answers(two[:1], "VQAv2-val_some-model.json")
+    with pytest.raises(InputError, match="not answered"):
+        read_answers(short)
+
+
+def test_another_answer_file_beside_is_not_taken_for_the_questions(two, write_answers):
+    write_answers(two, "caption.json")
+    assert len(read_answers(write_answers(two[:1], "caption_list.json")).answers) == 1

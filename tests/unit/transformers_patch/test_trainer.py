@@ -1,0 +1,201 @@
+"""The Trainer: Eq. 2 over the step, resuming, refusals, logs."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from torch.utils.data import Dataset
+from transformers import LlamaConfig, TrainingArguments
+
+from transformers_patch import EqualWeighting, LlamaForCausalLM, Trainer
+from transformers_patch.trainer import NonFiniteLossError
+
+
+class Sentences(Dataset):
+    """Random samples of very unequal numbers of supervised tokens, one in six without any."""
+
+    def __init__(self, size=22):
+        draw = torch.Generator().manual_seed(5)
+        self.samples = []
+        for n in range(size):
+            ids = torch.randint(3, 50, (14,), generator=draw)
+            labels = ids.clone()
+            labels[: [13, 1, 9, 14, 4, 11][n % 6]] = -100
+            self.samples.append({"input_ids": ids, "labels": labels, "task_ids": n * n % 3})
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, n):
+        return self.samples[n]
+
+
+def collate(samples):
+    batch = {key: torch.stack([s[key] for s in samples]) for key in ("input_ids", "labels")}
+    return batch | {"task_ids": torch.tensor([s["task_ids"] for s in samples])}
+
+
+def model():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            vocab_size=50,
+            use_cache=False,
+        )
+    )
+
+
+def trainer(folder, weights=(0.6, 1.7, 1.1), dataset=None, normalization="step", callbacks=None, **arguments):
+    settings = {
+        "output_dir": str(folder),
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "num_train_epochs": 2,
+        "remove_unused_columns": False,
+        "no_cuda": True,
+    }
+    return Trainer(
+        model(),
+        TrainingArguments(**settings | arguments),
+        collate,
+        dataset or Sentences(),
+        weighter=EqualWeighting(3, weights),
+        loss_normalization=normalization,
+        task_names=["a", "b", "c"],
+        log_file=folder / "log.jsonl",
+        callbacks=callbacks,
+    )
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_model(one, other, **tolerance):
+    for (name, a), b in zip(one.model.state_dict().items(), other.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+@pytest.mark.parametrize("per_device, accumulation", [(4, 2), (2, 4), (1, 8)])
+def test_accumulation_gives_the_model_and_losses_of_the_same_samples_in_one_batch(tmp_path, per_device, accumulation):
+    runs = []
+    for name, split in {"one": (8, 1), "split": (per_device, accumulation)}.items():
+        run = trainer(tmp_path / name, per_device_train_batch_size=split[0], gradient_accumulation_steps=split[1])
+        run.train()
+        runs.append(run)
+    assert runs[0].state.global_step == runs[1].state.global_step == 6  # 22 samples: steps of 8, 8 and 6, twice
+    for one, split in zip(lines(tmp_path / "one"), lines(tmp_path / "split"), strict=True):
+        assert split["loss"] == pytest.approx(one["loss"], abs=1e-6)
+        assert split["tasks"]["b"]["tokens"] == one["tasks"]["b"]["tokens"]
+    assert_same_model(*runs, atol=1e-5, rtol=1e-4)
+
+
+def test_batch_normalization_averages_the_quotients_of_micro_batches(tmp_path):
+    run = trainer(
+        tmp_path, normalization="batch", per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=1
+    )
+    order = run.epoch_order(0)
+    quotients = []
+    for start in (0, 2):
+        batch = collate([run.train_dataset[i] for i in order[start : start + 2]])
+        quotients.append(run.model(**batch, weighter=run.weighter).loss.item())
+    run.train()
+    assert lines(tmp_path)[0]["loss"] == pytest.approx(sum(quotients) / 2, abs=1e-6)
+
+
+def test_batch_normalization_refuses_micro_batches_of_one(tmp_path):
+    with pytest.raises(ValueError, match="weights cancel out of a micro-batch"):
+        trainer(tmp_path, normalization="batch", per_device_train_batch_size=1)
+
+
+def test_batch_normalization_warns_below_eight(tmp_path):
+    with pytest.warns(UserWarning, match="weakens the task weights"):
+        trainer(tmp_path, normalization="batch", per_device_train_batch_size=4)
+
+
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path):
+    class StopAt(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 4
+
+    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    saving = settings | {"save_strategy": "steps", "save_steps": 2}
+    whole = trainer(tmp_path / "whole", **settings)
+    whole.train()
+    trainer(tmp_path / "cut", callbacks=[StopAt()], **saving).train()
+    resumed = trainer(tmp_path / "cut", **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-2"))
+    assert_same_model(whole, resumed, atol=0, rtol=0)
+    drop_time = [{k: v for k, v in line.items() if k != "elapsed_s"} for line in lines(tmp_path / "cut")]
+    assert drop_time == [{k: v for k, v in line.items() if k != "elapsed_s"} for line in lines(tmp_path / "whole")]
+
+
+def test_checkpoints_appear_whole_and_old_ones_go(tmp_path):
+    run = trainer(tmp_path, per_device_train_batch_size=8, save_strategy="steps", save_steps=2, save_total_limit=2)
+    run.train()
+    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+    assert not list((tmp_path / ".saving").iterdir())
+
+
+def test_not_a_number_stops_before_the_optimizer_step_and_names_step_task_and_samples(tmp_path):
+    class Poisoned(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 1:
+                model.lm_head.weight.data[7] = float("nan")
+
+    run = trainer(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2, callbacks=[Poisoned()])
+    with pytest.raises(NonFiniteLossError, match=r"nan at step 2 \(tasks: .*\); samples of rank 0: \d+"):
+        run.train()
+    assert run.state.global_step == 1
+
+
+def test_log_tells_loss_weight_tokens_and_share_of_each_task(tmp_path):
+    run = trainer(tmp_path, per_device_train_batch_size=22, max_steps=1)
+    run.train()
+    (line,) = lines(tmp_path)
+    tasks = line["tasks"]
+    assert [tasks[name]["weight"] for name in "abc"] == pytest.approx([0.6, 1.7, 1.1])
+    weighted = {name: task["weight"] * task["tokens"] * (task["loss"] or 0) for name, task in tasks.items()}
+    assert tasks["c"] == {"loss": None, "weight": pytest.approx(1.1), "tokens": 0, "share": 0.0}
+    assert line["loss"] == pytest.approx(
+        sum(weighted.values()) / sum(task["weight"] * task["tokens"] for task in tasks.values()), rel=1e-6
+    )
+    assert sum(task["share"] for task in tasks.values()) == pytest.approx(1)
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path):
+    run = trainer(tmp_path)
+    run.args._n_gpu = 2
+    with pytest.raises(ValueError, match="torchrun --nproc_per_node 2"):
+        run._check_settings()
+
+
+def test_norm_weights_and_biases_are_not_decayed_and_no_group_is_empty(tmp_path):
+    run = trainer(tmp_path, weight_decay=0.1)
+    decayed, spared = run.optimizer_groups()
+    assert len(spared["params"]) == 3 and spared["weight_decay"] == 0 and decayed["weight_decay"] == 0.1
+    run.decay_norm_weights = True
+    assert len(run.optimizer_groups()) == 1
+
+
+def test_without_weighter_training_is_transformers_own(tmp_path):
+    results = []
+    for trainer_class in (transformers.Trainer, Trainer):
+        arguments = TrainingArguments(
+            str(tmp_path), report_to="none", disable_tqdm=True, max_steps=3, save_strategy="no", no_cuda=True
+        )
+        torch.manual_seed(0)
+        run = trainer_class(
+            model(), arguments, lambda s: {k: v for k, v in collate(s).items() if k != "task_ids"}, Sentences()
+        )
+        run.train()
+        results.append(run)
+    assert_same_model(*results, atol=0, rtol=0)
