@@ -286,9 +286,10 @@ def _clear_way(job: Job, overwrite: bool, shard: Shard) -> None:
     """Refuse or, if told so, remove an answer file that was made differently."""
     complete = job.work.complete()
     if complete and job.work.omitted() and not job.skip_bad_images:
+        listed = omitted_file(job.work.final).name
         raise InputError(
-            f"{job.work.final}: lacks the records listed in {omitted_file(job.work.final).name}. Accept that with --on-bad-image skip, or "
-            "mend their images."
+            f"{job.work.final}: lacks the records listed in {listed}. Accept that with --on-bad-image skip, or mend "
+            "their images."
         )
     if complete:
         return

@@ -173,8 +173,7 @@ def weigh(
         raise InputError(f"alpha must sum to 1 (Eq. 8), got {sum(alpha)}. Mend it.")
     if not 0 <= min_gain < 1:
         raise InputError(f"min_gain must be in [0, 1), got {min_gain}. It is a share of the task's score.")
-    own_J = matrix.own_scores()
-    failed_J = own_J - matrix.mini_J <= min_gain * own_J
+    failed_J = failed_tasks(matrix, min_gain)
     if failed_J.any() and on_failed == "fail":
         raise InputError(_failure(matrix, int(np.argmax(failed_J)), min_gain))
     if on_failed == "exclude":
@@ -190,6 +189,12 @@ def weigh(
         task = matrix.units[int(np.argmin(parts[-1]))]
         raise InputError(f"{matrix.source}: temperature {temperature} leaves {task} no weight. Raise --temperature.")
     return Weighting(matrix.units, float(temperature), tuple(map(float, alpha)), C_NN, out_N, in_N, D_N, *parts)
+
+
+def failed_tasks(matrix: ScoreMatrix, min_gain: float) -> np.ndarray:
+    """Which tasks' own data raised their score by no more than `min_gain` of it, bool [J]."""
+    own_J = matrix.own_scores()
+    return own_J - matrix.mini_J <= min_gain * own_J
 
 
 def auto_temperature(out_N: np.ndarray, in_N: np.ndarray, difficulty_N: np.ndarray, alpha: Sequence[float]) -> float:
@@ -277,6 +282,9 @@ def main() -> int:
     temperature = _temperature(options.temperature, benchmark)
     weighting = weigh(matrix, temperature, alpha, options.on_failed, options.min_gain)
     weights = weights_by_task(weighting, matrix, benchmark)
+    for task in np.flatnonzero(failed_tasks(matrix, options.min_gain)):
+        done = "left out" if options.on_failed == "exclude" else "clipped"
+        print(f"note: {matrix.tasks[task]} is {done}: its own data did not raise its score", file=sys.stderr)
     if options.plot is not None:
         from eval.weighting_figure import draw
 

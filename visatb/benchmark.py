@@ -143,9 +143,11 @@ def _tasks(entries: Any, file: Path) -> tuple[Task, ...]:
         raise InputError(f"{file}: tasks must be a list of tasks in id order. Add at least one.")
     tasks = tuple(_task(entry, f"tasks[{n}]", file) for n, entry in enumerate(entries))
     names = [task.name for task in tasks]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{file}: task {name!r} is listed twice. Name every task once.")
+    for task in tasks:
+        if names.count(task.name) > 1:
+            raise InputError(f"{file}: task {task.name!r} is listed twice. Name every task once.")
+        if task.group in names:
+            raise InputError(f"{file}: {task.group!r} names a task and a group. Rename the group.")
     return tasks
 
 
@@ -161,7 +163,12 @@ def _task(entry: Any, key: str, file: Path) -> Task:
         raise InputError(f"{file}: {key} ({name}) must have a metric or a fixed weight, one of the two.")
     if metric is not None and metric not in METRICS:
         raise InputError(f"{file}: {key}.metric must be one of {', '.join(METRICS)}, got {metric!r}. Mend it.")
+    group = entry.get("group")
+    if group is not None and (not isinstance(group, str) or not group):
+        raise InputError(f"{file}: {key}.group must be text, got {group!r}. Mend it.")
     files = entry.get("files") or {}
+    if not isinstance(files, dict):
+        raise InputError(f"{file}: {key}.files must be a mapping of splits to file names, got {files!r}. Mend it.")
     needed = SPLITS if metric is not None else ("train",)
     missing = [split for split in needed if not isinstance(files.get(split), str)]
     if missing:
@@ -171,7 +178,7 @@ def _task(entry: Any, key: str, file: Path) -> Task:
         metric=metric,
         files=dict(files),
         weight=None if weight is None else _positive(weight, f"{key}.weight", file),
-        group=entry.get("group"),
+        group=group,
         max_new_tokens=_whole(entry.get("max_new_tokens", 128), f"{key}.max_new_tokens", file, least=1),
     )
 

@@ -14,7 +14,10 @@ EXIT_INPUT = 2
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the layout of the example in the epilog and shows defaults."""
+    """Keeps the layout of the example in the epilog and shows defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -28,6 +31,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         given = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(self._spelled_as_declared(given), namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2 and one line."""
+        self.exit(EXIT_INPUT, f"error: {message} (see {self.prog} --help)\n")
 
     def _spelled_as_declared(self, given: list[str]) -> list[str]:
         declared = {flag.replace("_", "-"): flag for flag in self._option_string_actions if flag.startswith("--")}

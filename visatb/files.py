@@ -86,6 +86,10 @@ def parse_json(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         at = f"line {error.lineno} column {error.colno}"
         raise InputError(f"{where}: broken JSON at {at}: {error.msg}. Mend or write the file again.") from None
+    except InputError:
+        raise
+    except ValueError as error:  # Python refuses integers of thousands of digits
+        raise InputError(f"{where}: {error}. Write an ordinary number.") from None
     except RecursionError:
         raise InputError(f"{where}: JSON nested too deeply. Flatten it.") from None
     if "\\u" in text:

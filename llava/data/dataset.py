@@ -36,7 +36,7 @@ class SupervisedDataset(Dataset):
         records: checked records (`visatb.records.check_records`).
         tokenizer: a slow tokenizer.
         conversation: a template of `llava.conversation.conv_templates`.
-        task_ids: task name -> id.
+        task_ids: task name -> id; None: every record is of task 0.
         image_processor: a CLIPImageProcessor; None if no record has an image.
         image_folder: what `image` fields are relative to.
         image_aspect_ratio: "pad" (square of the mean colour) or "square" (resize and crop the centre).
@@ -52,7 +52,7 @@ class SupervisedDataset(Dataset):
         records: Sequence[Record],
         tokenizer: PreTrainedTokenizer,
         conversation: Conversation,
-        task_ids: Mapping[str, int],
+        task_ids: Mapping[str, int] | None,
         image_processor: Any = None,
         image_folder: str | Path | None = None,
         image_aspect_ratio: str = "pad",
@@ -156,7 +156,9 @@ class SupervisedDataset(Dataset):
         if self.image_processor is None:
             raise InputError(f"{self._where(first)}: has an image, but the model has no vision tower. Set it.")
 
-    def _task_id(self, n: int, record: Record, task_ids: Mapping[str, int]) -> int:
+    def _task_id(self, n: int, record: Record, task_ids: Mapping[str, int] | None) -> int:
+        if task_ids is None:
+            return 0
         task = record.get("task")
         if task not in task_ids:
             known = ", ".join(task_ids)

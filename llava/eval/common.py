@@ -44,7 +44,7 @@ class Answerer:
     """A loaded model with a conversation template and settings of generation."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, model: torch.nn.Module, image_processor, settings: Settings):
-        """Take a loaded model; sets its attention to the fused kernel and its padding side to the left.
+        """Take a loaded model; sets it to evaluation and its attention to the fused kernel.
 
         Args:
             image_processor: None for a model without a vision tower.
@@ -56,11 +56,8 @@ class Answerer:
         self.device = model.get_input_embeddings().weight.device
         self.dtype = next(model.parameters()).dtype
         self.max_positions = int(model.config.max_position_embeddings)
-        # tower.num_patches: how many places one image takes in the merged row.
-        tower = model.get_vision_tower() if image_processor is not None else None
-        self.places_per_image = tower.num_patches if tower is not None else 0
-        model.config.tokenizer_padding_side = "left"
-        model.get_model().attention = "sdpa"
+        self.places_per_image = 0 if image_processor is None else model.get_vision_tower().num_patches
+        model.model.attention = "sdpa"
         model.eval()
         self.eos_ids = _eos_ids(model, tokenizer)
 
@@ -184,10 +181,10 @@ class Answerer:
     def _left_padded(self, prompts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(ids) for ids in prompts)
         input_ids_BL = torch.full((len(prompts), longest), self._pad_id(), dtype=torch.long)
-        mask_BL = torch.zeros((len(prompts), longest), dtype=torch.bool)
+        mask_BL = torch.zeros((len(prompts), longest), dtype=torch.long)
         for row, ids in enumerate(prompts):
             input_ids_BL[row, longest - len(ids) :] = ids
-            mask_BL[row, longest - len(ids) :] = True
+            mask_BL[row, longest - len(ids) :] = 1
         return input_ids_BL.to(self.device), mask_BL.to(self.device)
 
     def _merged(self, input_ids_BL, mask_BL, images) -> dict[str, torch.Tensor]:
@@ -195,11 +192,9 @@ class Answerer:
         given = [image for image in images if image is not None]
         if not given:
             return {"attention_mask": mask_BL}
-        image_I = torch.cat(given).to(self.device, self.dtype, non_blocking=True)
-        _, _, mask_BS, _, embeds_BSD, _ = self.model.prepare_inputs_labels_for_multimodal(
-            input_ids_BL, None, mask_BL, None, None, image_I
-        )
-        return {"inputs_embeds": embeds_BSD, "attention_mask": mask_BS}
+        image_I3HW = torch.cat(given).to(self.device, self.dtype, non_blocking=True)
+        embeds_BSD, mask_BS, _, _ = self.model.merge_images(input_ids_BL, mask_BL, None, image_I3HW, left=True)
+        return {"inputs_embeds": embeds_BSD, "attention_mask": mask_BS.long()}
 
     def _processors(self, watch: "NumberWatch", noise_keys: Sequence[str] | None) -> LogitsProcessorList:
         processors = LogitsProcessorList([watch])

@@ -107,9 +107,7 @@ class Work:
         Raises:
             InputError: if another process is writing it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "made_from.json").exists():
-            write_json(self.folder / "made_from.json", self.made_from)
+        self._make_folder()
         path = self.folder / f"{part}.jsonl"
         with open(path, "ab+") as stream:
             if not _lock(stream, wait=False):
@@ -125,13 +123,18 @@ class Work:
             text: content of the final file.
             report: counts for complete.json.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         with open(self.folder / "merge.lock", "w") as lock:
             _lock(lock, wait=True)
             if self.complete():
                 return
             write_text(self.final, text)
             write_json(self.folder / "complete.json", {"sha256": _sha256(self.final)} | report)
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "made_from.json").exists():
+            write_json(self.folder / "made_from.json", self.made_from)
 
     def _maker(self) -> str:
         """Who made the final file, as far as notes beside it tell."""

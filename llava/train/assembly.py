@@ -115,10 +115,11 @@ def build_model(
     """
     conversation = choose_conversation(model_args.version)
     config = LlavaConfig.from_pretrained(model_args.model_name_or_path, cache_dir=args.cache_dir)
-    # Which tower to use is this run's choice: an older one named in the config must not be loaded first.
-    for key in ("mm_vision_tower", "vision_tower") if model_args.vision_tower else ():
-        if hasattr(config, key):
-            delattr(config, key)
+    if model_args.vision_tower and getattr(config, "mm_vision_tower", None):
+        # A LLaVA checkpoint is tuned further: its projector is loaded, and the tower is the one this run names.
+        config.mm_vision_tower = model_args.vision_tower
+        config.mm_vision_select_layer = model_args.mm_vision_select_layer
+        config.mm_vision_select_feature = model_args.mm_vision_select_feature
     model = LlavaLlamaForCausalLM.from_pretrained(
         model_args.model_name_or_path, config=config, cache_dir=args.cache_dir
     )

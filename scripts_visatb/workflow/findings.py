@@ -12,8 +12,8 @@ def overall_sentences(data: dict[str, Any]) -> list[str]:
     mine, equal = overall["VisATB"], overall["EW"]
     sentences = [_verdict(mine["dI"], equal["dI"])]
     sentences.append(
-        f"Tasks that fell behind their single-task model lost {mine['dE']:.2f} % on average over all tasks with VisATB "
-        f"and {equal['dE']:.2f} % with equal weights (dE%)."
+        f"Tasks that fell behind their single-task model lost {mine['dE']:.2f}% on average over all tasks with VisATB "
+        f"and {equal['dE']:.2f}% with equal weights (dE%)."
     )
     return sentences + _wins(test)
 
@@ -55,12 +55,12 @@ def seed_sentence(data: dict[str, Any]) -> str:
 def _verdict(mine: float, equal: float) -> str:
     gap = mine - equal
     if abs(gap) < 0.005:
-        return f"VisATB and equal weights come out the same: dI% = {mine:+.2f} against single-task models."
+        return f"VisATB and equal weights come out the same: {mine:+.2f}% against single-task models (dI%)."
     if gap > 0:
         start = f"VisATB is ahead of equal weights by {gap:.2f} points of dI%"
     else:
         start = f"VisATB did not help in this run: it is behind equal weights by {-gap:.2f} points of dI%"
-    return f"{start} ({mine:+.2f} % against single-task models, equal weights {equal:+.2f} %)."
+    return f"{start} ({mine:+.2f}% against single-task models, equal weights {equal:+.2f}%)."
 
 
 def _wins(test: list[dict[str, Any]]) -> list[str]:

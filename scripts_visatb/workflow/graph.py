@@ -33,6 +33,10 @@ STL = "STL-"
 # Keys of `training` and `inference` that say where a job runs. They never change its result, so changing them must
 # not repeat it.
 PLACEMENT_KEYS = ("threads", "gpus", "launcher")
+# The same among the variables of the training script: what it shows and saves, how it reads.
+PLACEMENT_VARIABLES = frozenset(
+    ("LOGGING_STEPS", "SAVE_STEPS", "SAVE_STRATEGY", "SAVE_TOTAL_LIMIT", "REPORT_TO", "DATALOADER_NUM_WORKERS")
+)
 # What may be set on Snakemake's command line instead of in the benchmark file.
 RUN_KEYS = ("seeds", "runs")
 
@@ -146,13 +150,20 @@ def task_weights(benchmark: Benchmark, weights: Mapping[str, float]) -> list[flo
 
 
 def settings_key(*parts: Any) -> str:
-    """Settings as one line of text, the same for equal settings: what Snakemake compares to see a change."""
-    return json.dumps(parts, sort_keys=True, default=str)
+    """Settings as one line of text, the same for equal settings: what Snakemake compares to see a change.
+
+    Braces become angle brackets: Snakemake would take them for placeholders.
+    """
+    return json.dumps(parts, sort_keys=True, default=str).translate(str.maketrans("{}", "<>"))
 
 
 def result_settings(section: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a `training` or `inference` section that shapes the result."""
-    return {key: value for key, value in section.items() if key not in PLACEMENT_KEYS}
+    settings = {key: value for key, value in section.items() if key not in PLACEMENT_KEYS}
+    if isinstance(settings.get("environment"), Mapping):
+        variables = settings["environment"].items()
+        settings["environment"] = {name: value for name, value in variables if name not in PLACEMENT_VARIABLES}
+    return settings
 
 
 def subset_settings(benchmark: Benchmark) -> str:

@@ -41,6 +41,7 @@ def inference_command(current: Run, model: str, split: str) -> list[str]:
         current.benchmark.image_folder,
         "--question-file",
         *[str(current.question_file(split, task)) for task in tasks],
+        "--overwrite",  # answers of a model that has since been trained anew are replaced
         "--answers-folder",
         str(current.answers(model, split)),
         *[word for name, value in settings.items() for word in _flag(name, value)],

@@ -134,7 +134,9 @@ def draw_weights(data: dict[str, Any], path: Path) -> None:
             places = [k + (n - 1.5) * width for k in range(len(names))]
             bars = axes.bar(places, values, width * 0.92, color=PART_COLORS[part], label=PART_NAMES[part])
             if part == "weight":
-                axes.bar_label(bars, [f"{v:.2f}" for v in values], padding=2, fontsize=9, fontweight="bold")
+                texts = axes.bar_label(bars, [f"{v:.2f}" for v in values], padding=2, fontsize=9, fontweight="bold")
+                for text in texts:
+                    text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85})
         axes.axhline(1, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.set_xticks(range(len(names)), names)
         axes.set_ylabel("weight (1 = equal)")

@@ -65,12 +65,15 @@ def duration(seconds: float) -> str:
 
 def print_table(data: dict[str, Any], page: Path) -> None:
     """Print weights, test scores and findings on the terminal."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{data['benchmark']}: test scores, seed {data['seeds'][0]}", title_justify="left")
-    table.add_column("task")
-    table.add_column("metric")
+    title = f"{data['benchmark']}: test scores, seed {data['seeds'][0]}"
+    # Narrow enough for 80 columns with task names of usual length.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
     for name in ("weight", "STL", "EW", "VisATB", "EW %", "VisATB %"):
         table.add_column(name, justify="right")
     weights, overall = data["weighting"]["weights"], data["overall"]
@@ -78,11 +81,11 @@ def print_table(data: dict[str, Any], page: Path) -> None:
         name = row["task"]
         changes = [f"{entry['tasks'][name]:+.2f}" if entry else "" for entry in (overall["EW"], overall["VisATB"])]
         scores = [f"{row[model]:.4f}" for model in ("STL", "EW", "VisATB")]
-        table.add_row(name, row["metric"], f"{weights[name]:.4f}", *scores, *changes)
+        table.add_row(name, row["metric"], f"{weights[name]:.3f}", *scores, *changes)
     if overall["VisATB"] is not None:
         table.add_section()
-        for label, key in (("dI%", "dI"), ("dE%", "dE")):
-            values = [f"{overall[model][key]:+.2f}" for model in ("EW", "VisATB")]
+        for label, key, sign in (("dI%", "dI", "+"), ("dE%", "dE", "")):
+            values = [f"{overall[model][key]:{sign}.2f}" for model in ("EW", "VisATB")]
             table.add_row(label, "", "", "", "", "", *values, style="bold")
     console = Console(highlight=False)
     console.print(table)

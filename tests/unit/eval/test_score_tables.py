@@ -17,8 +17,12 @@ def metric(score, task=None, generator=None):
 
 @pytest.mark.parametrize(
     "text",
-    ["model,A,B\nmini,1,0.5\nA,2,.25\n", "\ufeffmodel, A ,B\r\nmini,1e0,+0.5\r\n\r\nA,2.,25e-2", '"model","A","B"\nmini,1,0.5\nA,2,0.25'],
-)  # fmt: skip
+    [
+        "model,A,B\nmini,1,0.5\nA,2,.25\n",
+        "\ufeffmodel, A ,B\r\nmini,1e0,+0.5\r\n\r\nA,2.,25e-2",
+        '"model","A","B"\nmini,1,0.5\nA,2,0.25',
+    ],
+)
 def test_csv_is_read_in_every_usual_dress(tmp_path, text):
     path = tmp_path / "s.csv"
     path.write_text(text, encoding="utf-8", newline="")
@@ -87,7 +91,8 @@ def test_a_broken_csv_is_refused_in_one_line(tmp_path, text, message):
      '{"mini": {"A": NaN}}', '{"mini": {"A": -1}}', '{"mini": {"A": 1e999}}', '{"mini": {}}', '[{"A": 1}]',
      '[{"model": "m", "A": 1}, {"model": "m", "A": 1}]', '{"mini": {"A": 1}, "mini": {"A": 2}}',
      '{"mini": {"A": 1, "A": 2}}', '{"mini": {"": 1}}', '[{"model": ["m"], "A": 1}]', "{",
-     '{"mini": {"A": 1' + "0" * 400 + "}}", '{"metric": "m", "score": 1}', '{"metric": "m", "score": "1", "task": "A"}'],
+     '{"mini": {"A": 1' + "0" * 400 + "}}",
+     '{"metric": "m", "score": 1}', '{"metric": "m", "score": "1", "task": "A"}'],
 )  # fmt: skip
 def test_a_broken_json_table_is_refused(tmp_path, text):
     path = tmp_path / "s.json"

@@ -1,0 +1,298 @@
+"""Loading trained models: whole checkpoints, projectors on a base model, LoRA adapters on a base model.
+
+Weights are read without running code from them (`llava.model.weights`), and every name of the model must be filled.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizer
+
+from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
+from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.weights import fill, read_state_dict, read_tensors, weight_files
+from transformers_patch import LlamaForCausalLM
+from visatb.errors import InputError
+
+PROJECTOR_FILE = "mm_projector.bin"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+NON_LORA_FILE = "non_lora_trainables.bin"
+
+_DEFAULT_CONTEXT = 2048
+_TOWER_PREFIX = "model.vision_tower.vision_tower."
+# Small modules that a quantised model keeps in half precision; the projector's error would reach every patch.
+_NOT_QUANTISED = ["lm_head", "mm_projector", "vision_tower"]
+
+
+def load_pretrained_model(
+    model_path: str,
+    model_base: str | None,
+    model_name: str,
+    load_8bit: bool = False,
+    load_4bit: bool = False,
+    device_map: str | dict | None = "auto",
+    device: str = "cuda",
+    torch_dtype: torch.dtype | None = None,
+) -> tuple[PreTrainedTokenizer, LlamaForCausalLM, Any, int]:
+    """A trained model, ready to generate.
+
+    The name decides as in LLaVA ("llava": images, "lora": adapter); where it does not, the folder's files decide.
+
+    Args:
+        model_path: folder or Hub name of a checkpoint, of a projector or of a LoRA adapter.
+        model_base: the language model that a projector or an adapter belongs to; None for a whole checkpoint.
+        model_name: see `llava.mm_utils.get_model_name_from_path`.
+        load_8bit, load_4bit: quantise with bitsandbytes (CUDA only).
+        device_map: "auto" spreads the model over the visible GPUs if there are several; None or a dict uses `device`.
+        device: where to put it.
+        torch_dtype: None: float32 on a CPU, float16 elsewhere.
+
+    Returns:
+        tokenizer (slow; padding side as saved), model in eval mode, image_processor (None for a text model),
+        context_len.
+
+    Raises:
+        InputError: files missing or damaged, weights that do not fit the model, a base that is missing.
+    """
+    device = torch.device(device)
+    dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    config = _read_config(model_path, model_name)
+    _refuse_quantisation(load_8bit, load_4bit, device, model_base, model_path)
+    if _is_adapter(model_path, model_name):
+        tokenizer, model = _load_lora(model_path, model_base, config, dtype)
+    elif model_base is not None:
+        tokenizer, model = _load_projector_on_base(model_path, model_base, config, dtype)
+    elif load_8bit or load_4bit:
+        tokenizer, model = _load_quantised(model_path, config, load_4bit, device_map)
+    else:
+        tokenizer, model = _load_whole(model_path, config, dtype)
+    model.generation_config = _generation_config(model_path, model)
+    image_processor = None
+    if isinstance(model, LlavaLlamaForCausalLM):
+        _add_image_tokens(tokenizer, model)
+        tower = model.get_vision_tower()
+        tower.load_model()
+        image_processor = tower.image_processor
+    if load_8bit or load_4bit:
+        model.get_vision_tower().to(device=model.device, dtype=torch.float16)
+    else:
+        _place(model, device_map, device, dtype)
+    model.eval()
+    return tokenizer, model, image_processor, getattr(config, "max_sequence_length", _DEFAULT_CONTEXT)
+
+
+def _read_config(model_path: str, model_name: str) -> PretrainedConfig:
+    try:
+        stored = AutoConfig.from_pretrained(model_path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{model_path}: config.json cannot be used: {reason} Check --model-path.") from None
+    if stored.model_type not in ("llava", "llama"):
+        raise InputError(f"{model_path}: model_type must be llava or llama, got {stored.model_type!r}. Use another.")
+    sees = stored.model_type == "llava" or "llava" in model_name.lower()
+    if sees and not getattr(stored, "mm_vision_tower", None):
+        raise InputError(f"{model_path}: config.json has no mm_vision_tower. Use a LLaVA checkpoint.")
+    return LlavaConfig.from_dict(stored.to_dict() | {"model_type": "llava"}) if sees else stored
+
+
+def _refuse_quantisation(
+    load_8bit: bool, load_4bit: bool, device: torch.device, model_base: str | None, model_path: str
+) -> None:
+    if not (load_8bit or load_4bit):
+        return
+    if load_8bit and load_4bit:
+        raise InputError("--load-8bit and --load-4bit exclude each other. Drop one.")
+    if device.type != "cuda" or not torch.cuda.is_available():
+        raise InputError("--load-8bit and --load-4bit need an NVIDIA GPU. Drop the flag.")
+    if model_base is not None or _is_adapter(model_path, ""):
+        raise InputError("--load-8bit and --load-4bit need a whole checkpoint. Merge the model first or drop the flag.")
+
+
+def _is_adapter(model_path: str, model_name: str) -> bool:
+    folder = Path(model_path)
+    if folder.is_dir():
+        return (folder / ADAPTER_CONFIG).is_file()
+    return "lora" in model_name.lower()
+
+
+def _load_whole(model_path: str, config: PretrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedTokenizer, Any]:
+    if Path(model_path).is_dir() and not weight_files(model_path) and (Path(model_path) / PROJECTOR_FILE).is_file():
+        raise InputError(f"{model_path}: holds a projector only. Give the model it belongs to with --model-base.")
+    tokenizer = _read_tokenizer(model_path)
+    weights = read_state_dict(model_path)
+    model = _empty_model(config)
+    _fill(model, weights, model_path, dtype)
+    return tokenizer, model
+
+
+def _load_projector_on_base(
+    model_path: str, model_base: str, config: PretrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedTokenizer, LlavaLlamaForCausalLM]:
+    """Stage 1's folder (config.json, mm_projector.bin), or a whole checkpoint's own weights over the base's."""
+    tokenizer = _read_tokenizer(model_base)
+    projector = _companion(model_path, PROJECTOR_FILE)
+    if projector is None:
+        raise InputError(f"{model_path}: no {PROJECTOR_FILE}. Drop --model-base for a whole checkpoint.")
+    weights = read_state_dict(model_base) | read_tensors(projector)
+    model = _empty_model(config)
+    _fill(model, weights, f"{model_base} with {projector}", dtype)
+    return tokenizer, model
+
+
+def _load_lora(
+    model_path: str, model_base: str | None, config: PretrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedTokenizer, Any]:
+    """The base model with non_lora_trainables.bin in place, and the adapter merged into it."""
+    if model_base is None:
+        raise InputError(f"{model_path}: is a LoRA adapter. Give the model it was trained on with --model-base.")
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+
+    tokenizer = _read_tokenizer(model_base)
+    weights = read_state_dict(model_base)
+    trained = _companion(model_path, NON_LORA_FILE)
+    if trained is not None:
+        weights |= {_unwrapped(key): value for key, value in read_tensors(trained).items()}
+    model = _empty_model(config)
+    _fill(model, weights, f"{model_base} with {model_path}", dtype)
+    adapter = next((found for name in ADAPTER_FILES if (found := _companion(model_path, name))), None)
+    if adapter is None:
+        raise InputError(f"{model_path}: has none of {', '.join(ADAPTER_FILES)}. Copy the adapter again.")
+    deltas = read_tensors(adapter)
+    wrapped = get_peft_model(model, PeftConfig.from_pretrained(model_path))
+    unexpected = set_peft_model_state_dict(wrapped, deltas).unexpected_keys
+    expected = sum("lora_" in name for name, _ in wrapped.named_parameters())
+    if unexpected or expected != sum("lora_" in name for name in deltas):
+        raise InputError(f"{adapter}: holds {len(deltas)} tensors, the model needs {expected}. Check --model-base.")
+    return tokenizer, wrapped.merge_and_unload()
+
+
+def _load_quantised(
+    model_path: str, config: PretrainedConfig, four_bits: bool, device_map: str | dict | None
+) -> tuple[PreTrainedTokenizer, LlavaLlamaForCausalLM]:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise InputError("--load-8bit and --load-4bit need bitsandbytes. Run: pip install bitsandbytes") from None
+    from transformers import BitsAndBytesConfig
+
+    if not isinstance(config, LlavaConfig):
+        raise InputError(f"{model_path}: only LLaVA checkpoints are quantised here. Drop the flag.")
+    # transformers itself reads the files here, and torch lets this variable turn its safe loading off.
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") and weight_files(model_path)[0].suffix == ".bin":
+        raise InputError("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD must not be set: torch files could run code. Unset it.")
+    quantisation = BitsAndBytesConfig(
+        load_in_8bit=not four_bits,
+        load_in_4bit=four_bits,
+        llm_int8_skip_modules=_NOT_QUANTISED,
+        bnb_4bit_compute_dtype=torch.float16,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type="nf4",
+    )
+    model, info = LlavaLlamaForCausalLM.from_pretrained(
+        model_path,
+        config=config,
+        quantization_config=quantisation,
+        device_map=device_map or "auto",
+        torch_dtype=torch.float16,
+        output_loading_info=True,
+    )
+    missing = [key for key in info["missing_keys"] if not _is_counted_anew(key)]
+    if missing:
+        raise InputError(f"{model_path}: weights missing: {', '.join(missing[:5])}. Use a complete checkpoint.")
+    return _read_tokenizer(model_path), model
+
+
+def _read_tokenizer(path: str) -> PreTrainedTokenizer:
+    try:
+        return AutoTokenizer.from_pretrained(path, use_fast=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{path}: tokenizer cannot be read: {reason} Copy the tokenizer files into it.") from None
+
+
+def _empty_model(config: PretrainedConfig) -> LlamaForCausalLM:
+    """The model with parameters on the meta device: nothing is initialised that a checkpoint replaces."""
+    model_class = LlavaLlamaForCausalLM if isinstance(config, LlavaConfig) else LlamaForCausalLM
+    with init_empty_weights(include_buffers=False):
+        return model_class(config)
+
+
+def _fill(model: LlamaForCausalLM, weights: dict[str, torch.Tensor], source: str, dtype: torch.dtype) -> None:
+    """Fill an empty model; the vision tower's weights, where a checkpoint brings them, become the tower's."""
+    tower = {key.removeprefix(_TOWER_PREFIX): value for key, value in weights.items() if key.startswith(_TOWER_PREFIX)}
+    rest = {
+        key: value for key, value in weights.items() if not key.startswith(_TOWER_PREFIX) and not _is_counted_anew(key)
+    }
+    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    _fit_vocabulary(model, rest)
+    fill(model, rest, source, dtype, lambda key: _is_counted_anew(key) or tied and key == "lm_head.weight")
+    model.tie_weights()
+    if tower:
+        model.get_vision_tower().load_model(tower)
+
+
+def _fit_vocabulary(model: LlamaForCausalLM, weights: dict[str, torch.Tensor]) -> None:
+    """Give a model its checkpoint's number of tokens where config.json does not say it (tokens added in training)."""
+    stored = weights.get("model.embed_tokens.weight")
+    if stored is not None and stored.ndim == 2 and stored.shape[0] != model.config.vocab_size:
+        with init_empty_weights(include_buffers=False):
+            model.resize_token_embeddings(stored.shape[0])
+
+
+def _is_counted_anew(key: str) -> bool:
+    """Rotary frequencies: 4.31.0 stores them, other versions do not, and they follow from the config."""
+    return key.endswith("rotary_emb.inv_freq")
+
+
+def _unwrapped(key: str) -> str:
+    """A parameter's name without what PEFT puts before it."""
+    key = key.removeprefix("base_model.")
+    return key.removeprefix("model.") if key.startswith(("model.model.", "model.lm_head.")) else key
+
+
+def _companion(model_path: str, name: str) -> Path | None:
+    """A file beside a checkpoint's config.json, in a folder or on the Hub; None if it is not there."""
+    folder = Path(model_path)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    from transformers.utils import cached_file
+
+    found = cached_file(model_path, name, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
+
+
+def _generation_config(model_path: str, model: LlamaForCausalLM) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(model_path)
+    except OSError:
+        return GenerationConfig.from_model_config(model.config)
+
+
+def _add_image_tokens(tokenizer: PreTrainedTokenizer, model: LlavaLlamaForCausalLM) -> None:
+    """Tokens that the config says the model uses; a saved tokenizer has them already."""
+    if getattr(model.config, "mm_use_im_patch_token", True):
+        tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
+    if getattr(model.config, "mm_use_im_start_end", False):
+        tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+
+
+def _place(model: LlamaForCausalLM, device_map: str | dict | None, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the model to its device, or spread it over the visible GPUs."""
+    tower = model.get_vision_tower() if isinstance(model, LlavaLlamaForCausalLM) else None
+    if tower is not None:
+        tower.to(dtype=dtype)
+    if device_map != "auto" or device != torch.device("cuda") or torch.cuda.device_count() < 2:
+        model.to(device)
+        return
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    whole = [*model._no_split_modules, "CLIPVisionTower"]
+    memory = get_balanced_memory(model, dtype=dtype, no_split_module_classes=whole)
+    dispatch_model(model, infer_auto_device_map(model, memory, no_split_module_classes=whole, dtype=dtype))

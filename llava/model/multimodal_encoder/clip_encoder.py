@@ -1,0 +1,158 @@
+"""CLIP's vision transformer as LLaVA uses it: frozen, and only as deep as the selected hidden state.
+
+Shapes: N images, H, W their height and width, P patches (plus one for cls_patch), V hidden size of the tower.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+from llava.model.weights import read_state_dict
+from visatb.errors import InputError
+
+SELECT_FEATURES = ("patch", "cls_patch")
+
+
+class CLIPVisionTower(nn.Module):
+    """A frozen CLIP vision model.
+
+    Args:
+        vision_tower: folder or Hub name of a CLIP model.
+        args: has mm_vision_select_layer, and mm_vision_select_feature ("patch" drops the class token).
+        delay_load: read the configuration now and the weights at `load_model`.
+    """
+
+    def __init__(self, vision_tower: str, args: Any, delay_load: bool = False):
+        super().__init__()
+        self.is_loaded = False
+        self.vision_tower_name = vision_tower
+        self.select_layer = args.mm_vision_select_layer
+        self.select_feature = getattr(args, "mm_vision_select_feature", "patch")
+        if self.select_feature not in SELECT_FEATURES:
+            known = ", ".join(SELECT_FEATURES)
+            raise InputError(f"mm_vision_select_feature must be one of {known}, got {self.select_feature!r}. Mend it.")
+        if delay_load:
+            self.cfg_only = None
+        else:
+            self.load_model()
+
+    def load_model(self, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Read image processor and weights; does nothing when they are there.
+
+        Args:
+            state_dict: weights with CLIPVisionModel's names instead of those of the tower's own folder.
+
+        Raises:
+            InputError: if the tower is not there or lacks weights.
+        """
+        if self.is_loaded:
+            return
+        name = self.vision_tower_name
+        config = self._read_config()
+        try:
+            self.image_processor = CLIPImageProcessor.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise InputError(f"vision tower {name}: no usable preprocessor_config.json: {_first_line(error)}") from None
+        weights = read_state_dict(name) if state_dict is None else dict(state_dict)
+        # A whole CLIP checkpoint also holds the text model; older ones hold position_ids, which are counted anew.
+        vision = {
+            key: weight
+            for key, weight in weights.items()
+            if key.startswith("vision_model.") and not key.endswith(".position_ids")
+        }
+        # from_pretrained, and not load_state_dict: under ZeRO-3 it gathers the parameters that it fills.
+        self.vision_tower, info = CLIPVisionModel.from_pretrained(
+            None, config=config, state_dict=vision, output_loading_info=True
+        )
+        wrong = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+        wrong = [key for key in wrong if not key.endswith(".position_ids")]
+        if wrong:
+            raise InputError(f"vision tower {name}: missing or misshapen weights: {', '.join(wrong[:5])}. Replace it.")
+        self.vision_tower.requires_grad_(False)
+        self.vision_tower.eval()
+        self.is_loaded = True
+        self._check_layer()
+
+    def train(self, mode: bool = True) -> "CLIPVisionTower":
+        """Stay in eval mode: the tower is frozen."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        """Features [N, P, V] of images [N, 3, H, W], in their dtype; of a list of [3, H, W] a list of [1, P, V]."""
+        if isinstance(images, list):
+            return [self.forward(image.unsqueeze(0)) for image in images]
+        feature_NPV = self._hidden_state(images.to(device=self.device, dtype=self.dtype))
+        if self.select_feature == "patch":
+            feature_NPV = feature_NPV[:, 1:]
+        return feature_NPV.to(images.dtype)
+
+    def _hidden_state(self, image_N3HW: torch.Tensor) -> torch.Tensor:
+        """hidden_states[select_layer]; the layers above it are not computed."""
+        model = self.vision_tower.vision_model
+        hidden = model.pre_layrnorm(model.embeddings(image_N3HW))  # [N, 1 + P, V]
+        for layer in model.encoder.layers[: self._depth()]:
+            hidden = layer(hidden, attention_mask=None, causal_attention_mask=None)[0]
+        return hidden
+
+    def _depth(self) -> int:
+        """How many layers the selected hidden state is made by; hidden_states[0] are the embeddings."""
+        layers = self.config.num_hidden_layers
+        return self.select_layer if self.select_layer >= 0 else layers + 1 + self.select_layer
+
+    def _check_layer(self) -> None:
+        layers = self.config.num_hidden_layers
+        if not 0 <= self._depth() <= layers:
+            raise InputError(
+                f"mm_vision_select_layer must be within {-layers - 1} and {layers}, got {self.select_layer} "
+                f"({self.vision_tower_name} has {layers} layers). Mend the setting."
+            )
+
+    def _read_config(self) -> CLIPVisionConfig:
+        try:
+            return CLIPVisionConfig.from_pretrained(self.vision_tower_name)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"vision tower {self.vision_tower_name} cannot be read: {_first_line(error)} Check the path."
+            ) from None
+
+    @property
+    def dummy_feature(self) -> torch.Tensor:
+        """Zeros [1, V]."""
+        return torch.zeros(1, self.hidden_size, device=self.device, dtype=self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return next(self.vision_tower.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of its weights."""
+        return next(self.vision_tower.parameters()).device
+
+    @property
+    def config(self) -> CLIPVisionConfig:
+        """The tower's configuration, whether its weights are there or not."""
+        if self.is_loaded:
+            return self.vision_tower.config
+        if self.cfg_only is None:
+            self.cfg_only = self._read_config()
+        return self.cfg_only
+
+    @property
+    def hidden_size(self) -> int:
+        """V."""
+        return self.config.hidden_size
+
+    @property
+    def num_patches(self) -> int:
+        """P: positions that an image takes in the language model."""
+        return (self.config.image_size // self.config.patch_size) ** 2 + (self.select_feature == "cls_patch")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,49 @@
+"""The projector: image features to the language model's embeddings.
+
+Shapes: N images, P patches, V width of the vision tower, D hidden size of the language model.
+"""
+
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from visatb.errors import InputError
+
+
+class IdentityMap(nn.Module):
+    """Features [N, P, D] as they are, for a tower as wide as the language model."""
+
+    @property
+    def config(self) -> dict[str, str]:
+        """What config.json says of it."""
+        return {"mm_projector_type": "identity"}
+
+    def forward(self, feature_NPV: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """feature_NPV itself."""
+        return feature_NPV
+
+
+def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any) -> nn.Module:
+    """The projector that config.mm_projector_type names: `linear`, `mlpNx_gelu` (N layers) or `identity`.
+
+    Args:
+        config: has mm_hidden_size (V) and hidden_size (D).
+        delay_load: as in LLaVA; a projector has nothing to delay.
+
+    Raises:
+        InputError: unknown type.
+    """
+    kind = getattr(config, "mm_projector_type", "linear")
+    if kind == "identity":
+        return IdentityMap()
+    if kind == "linear":
+        return nn.Linear(config.mm_hidden_size, config.hidden_size)
+    depth = re.fullmatch(r"mlp([1-9]\d*)x_gelu", str(kind))
+    if depth is None:
+        raise InputError(f"mm_projector_type must be linear, mlpNx_gelu or identity, got {kind!r}. Mend the setting.")
+    layers: list[nn.Module] = [nn.Linear(config.mm_hidden_size, config.hidden_size)]
+    for _ in range(int(depth[1]) - 1):
+        layers += [nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size)]
+    return nn.Sequential(*layers)

@@ -1,0 +1,150 @@
+"""Reading weights without running code: safetensors, or torch files with weights_only=True, one file or shards."""
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers.utils import cached_file
+
+from visatb.errors import InputError
+from visatb.files import read_json
+
+# In the order in which transformers looks for them.
+_WHOLE_OR_INDEX = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+
+
+def read_state_dict(name_or_path: str | Path) -> dict[str, torch.Tensor]:
+    """All weights of a model folder or Hub name, memory-mapped: they take memory when they are used.
+
+    Raises:
+        InputError: no weights, a shard that is missing, a file that is damaged or holds anything but tensors.
+    """
+    files = weight_files(name_or_path)
+    if not files:
+        raise InputError(f"{name_or_path}: no model.safetensors, pytorch_model.bin or shards of them. Check the path.")
+    weights: dict[str, torch.Tensor] = {}
+    for file in files:
+        weights.update(read_tensors(file))
+    return weights
+
+
+def weight_files(name_or_path: str | Path) -> list[Path]:
+    """The files that hold a model's weights; [] if there are none."""
+    for whole, index in _WHOLE_OR_INDEX:
+        file = _find(name_or_path, whole)
+        if file is not None:
+            return [file]
+        listing = _find(name_or_path, index)
+        if listing is not None:
+            return [_shard(name_or_path, name, listing) for name in _shard_names(listing)]
+    return []
+
+
+def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of one safetensors or torch file, by name.
+
+    A torch file must be a zip archive (what torch.save has written since 1.6) of a plain dict; its pickle is read with
+    weights_only=True, which no environment variable can undo.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{file}: no such file. Check the path.")
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file}: damaged safetensors file: {error}. Copy it again.") from None
+    if not zipfile.is_zipfile(file):
+        raise InputError(f"{file}: not a torch checkpoint (a zip archive). Copy it again or save it anew.")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{file}: holds more than tensors and was not loaded: {reason} Use safetensors.") from None
+    except Exception as error:  # a damaged or hostile pickle makes the reader raise almost anything
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{file}: damaged torch file: {reason}. Copy it again.") from None
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
+    ):
+        raise InputError(f"{file}: must hold a dict of names and tensors. Save model.state_dict() into it.")
+    return dict(content)
+
+
+def fill(
+    model: torch.nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    source: str,
+    dtype: torch.dtype,
+    optional: Callable[[str], bool] = lambda key: False,
+) -> None:
+    """Put weights into a model that was made on the meta device, in that dtype.
+
+    Args:
+        model: its parameters have no storage yet.
+        weights: by the model's names.
+        source: folder, for messages.
+        dtype: of the floating-point weights.
+        optional: names that may be missing.
+
+    Raises:
+        InputError: listing missing, unexpected and misshapen names.
+    """
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in weights and not optional(key)]
+    unexpected = [key for key in weights if key not in wanted]
+    misshapen = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in weights and weights[key].shape != wanted[key].shape
+    ]
+    complaints = [
+        f"{what} {_some(keys)}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if keys
+    ]
+    if complaints:
+        raise InputError(f"{source}: weights do not fit the model: {'; '.join(complaints)}. Use a complete checkpoint.")
+    converted = {key: weight.to(dtype) if weight.is_floating_point() else weight for key, weight in weights.items()}
+    model.load_state_dict(converted, strict=False, assign=True)
+
+
+def _some(keys: list[str], most: int = 5) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more
+
+
+def _find(name_or_path: str | Path, file_name: str) -> Path | None:
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return folder / file_name if (folder / file_name).is_file() else None
+    try:
+        found = cached_file(str(name_or_path), file_name, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{name_or_path}: no such folder, and not on the Hub: {reason} Check the path.") from None
+    return None if found is None else Path(found)
+
+
+def _shard_names(listing: Path) -> list[str]:
+    content = read_json(listing)
+    table = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise InputError(f"{listing}: must hold a weight_map of names and files. Copy it again.")
+    return sorted(set(table.values()))
+
+
+def _shard(name_or_path: str | Path, name: str, listing: Path) -> Path:
+    if Path(name).name != name:
+        raise InputError(f"{listing}: shard {name!r} leaves the folder. Use a checkpoint from a source you trust.")
+    file = _find(name_or_path, name)
+    if file is None:
+        raise InputError(f"{name_or_path}: shard {name} is missing. Copy the checkpoint again.")
+    return file

@@ -1,0 +1,275 @@
+"""The run graph with stand-ins for training and inference: its order, what it repeats and what it keeps."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from PIL import Image
+
+TRAIN = """#!/usr/bin/env bash
+set -euo pipefail
+echo "$(basename "$OUTPUT_DIR") seed=$SEED data=$(basename "$DATA_PATH") weights=$VISATB_WEIGHTS" >> calls.log
+mkdir -p "$OUTPUT_DIR"
+echo step >> "$OUTPUT_DIR/progress"
+if [ -e slow ]; then sleep 120; fi
+if [ -e broken ]; then echo "the card is on fire" >&2; exit 3; fi
+echo '{"step": 1, "epoch": 1.0, "loss": 2.0, "tasks": {"Vqa": {"loss": 2.0, "weight": 1.0, "tokens": 9}}}' \\
+    > "$OUTPUT_DIR/train_log.jsonl"
+echo '{}' > "$OUTPUT_DIR/config.json"
+"""
+
+# Knows the truth of a share of the records: much of the task its model was trained on, less of the others.
+INFER = """
+import argparse, hashlib, json
+from pathlib import Path
+p = argparse.ArgumentParser()
+for flag in ("model-path", "model-name", "image-folder", "answers-folder", "max_new_tokens"):
+    p.add_argument("--" + flag)
+p.add_argument("--overwrite", action="store_true")
+p.add_argument("--question-file", nargs="+")
+a = p.parse_args()
+folder = Path(a.answers_folder)
+folder.mkdir(parents=True, exist_ok=True)
+for question_file in a.question_file:
+    records = json.loads(Path(question_file).read_text())
+    for record in records:
+        name, task = a.model_name, record["task"]
+        known = 0.9 if task in name else 0.6 if name in ("VisATB", "EW") else 0.4
+        draw = int(hashlib.sha256(f"{name}/{record['id']}".encode()).hexdigest(), 16) % 1000 / 1000
+        answer = record["conversations"][1]
+        answer["generative_value"] = answer["value"] if draw < known else "no idea"
+        record["generator"] = name
+    stem = Path(question_file).stem.replace("_", "-")
+    (folder / f"{stem}_{a.model_name.replace('_', '-')}.json").write_text(json.dumps(records))
+"""
+
+
+def make_toy(folder: Path) -> None:
+    """A benchmark of two measured tasks and a text-only one, with stand-in scripts, in `folder`."""
+    (folder / "data").mkdir()
+    (folder / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "images" / "one.png")
+    tasks = []
+    for task, metric in (("Vqa", "exact_match"), ("Box", "iou"), ("Chat", None)):
+        files = {}
+        for split in ("train", "val", "test") if metric else ("train",):
+            records = [_record(task, split, n, metric) for n in range(40)]
+            files[split] = f"{task}_{split}-40.json"
+            (folder / "data" / files[split]).write_text(json.dumps(records))
+        tasks.append({"name": task, "files": files} | ({"metric": metric} if metric else {"weight": 1.0}))
+    write_benchmark(folder, tasks=tasks)
+    (folder / "train.sh").write_text(TRAIN)
+    (folder / "infer.py").write_text(INFER)
+
+
+def _record(task: str, split: str, n: int, metric: str | None) -> dict:
+    answer = f"[0.1, 0.1, 0.{2 + n % 8}, 0.9]" if metric == "iou" else ("red", "blue", "green")[n % 3]
+    image = {"image": "one.png"} if metric else {}
+    question = f"{'<image>' if metric else ''}{task} {split} {n}?"
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": f"{task}-{split}-{n}", "task": task, "conversations": turns} | image
+
+
+def write_benchmark(folder: Path, **changes) -> None:
+    """Write toy.yaml, or change keys of the one that is there."""
+    file = folder / "toy.yaml"
+    content = {
+        "name": "toy",
+        "data_folder": "data",
+        "image_folder": "images",
+        "mini_rate": 0.25,
+        "temperature": 0.5,
+        "prepare": "echo '{prepared}' >> calls.log",
+        "training": {"script": "train.sh", "environment": {"LEARNING_RATE": 1e-3, "LOGGING_STEPS": 1}},
+        "inference": {"script": "infer.py"},
+    }
+    if file.exists():
+        content = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(content | changes, sort_keys=False))
+
+
+def command(*more: str) -> list[str]:
+    return [sys.executable, "-m", "scripts_visatb.workflow.run", "--benchmark", "toy.yaml", "--cores", "2", *more]
+
+
+def run_graph(folder: Path, repository: Path, *more: str, check: bool = True) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    done = subprocess.run(command(*more), cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def calls(folder: Path) -> list[str]:
+    """The first word of each call of a stand-in so far."""
+    log = folder / "calls.log"
+    return [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
+
+
+@pytest.fixture
+def toy(tmp_path) -> Path:
+    make_toy(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory, repository) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    make_toy(folder)
+    run_graph(folder, repository)
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path) -> Path:
+    """A copy of a finished run."""
+    return Path(shutil.copytree(finished_once, tmp_path / "copy"))
+
+
+def test_snakemake_shows_the_plan_and_makes_nothing(toy):
+    repository = Path(__file__).resolve().parents[2]
+    snakemake = Path(sys.executable).with_name("snakemake")
+    snakefile = repository / "scripts_visatb/workflow/Snakefile"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    plan = subprocess.run(
+        [str(snakemake), "-s", str(snakefile), "--configfile", "toy.yaml", "--cores", "2", "-n"],
+        cwd=toy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    for line in ("train mini (seed 0)", "train Box-plus-mini (seed 0)", "train STL-Vqa (seed 0)", "write the report"):
+        assert line in plan
+    assert "STL-Chat" not in plan
+    assert not (toy / "runs").exists()
+    assert not (toy / "calls.log").exists()
+
+
+def test_graph_trains_every_model_once_and_writes_the_report(finished):
+    models = ["mini", "Vqa-plus-mini", "Box-plus-mini", "EW", "STL-Vqa", "STL-Box", "VisATB"]
+    assert sorted(calls(finished)) == sorted(["{prepared}", *models])
+    home = finished / "runs/toy/seed0"
+    weights = json.loads((home / "weights.json").read_text())["weights"]
+    log = (finished / "calls.log").read_text()
+    assert f"VisATB seed=0 data=toy_train-120.json weights={weights['Vqa']!r} {weights['Box']!r} 1.0" in log
+    assert "EW seed=0 data=toy_train-120.json weights=1.0 1.0 1.0" in log
+    assert "mini seed=0 data=toy-mini_train-30.json" in log
+    assert "Box-plus-mini seed=0 data=Box-plus-mini_train-60.json" in log
+    assert "STL-Vqa seed=0 data=Vqa_train-40.json" in log
+    rows = [line.split(",")[0] for line in (home / "scores.csv").read_text().splitlines()]
+    assert rows == ["model", "mini", "Vqa", "Box"]
+    page = (finished / "runs/toy/report.html").read_text()
+    assert 'id="curves"' in page
+    record = json.loads((home / "done/train_mini.json").read_text())
+    assert record["peak_mib"] > 1
+    assert record["name"] == "train mini (seed 0)"
+
+
+def test_second_call_of_a_finished_run_does_nothing(finished, repository):
+    before = calls(finished)
+    start = time.monotonic()
+    shown = run_graph(finished, repository)
+    assert time.monotonic() - start < 20
+    assert "Nothing to be done" in shown.stdout + shown.stderr
+    assert calls(finished) == before
+
+
+def test_changed_temperature_repeats_only_what_depends_on_it(finished, repository):
+    before = len(calls(finished))
+    write_benchmark(finished, temperature=0.25)
+    run_graph(finished, repository)
+    assert calls(finished)[before:] == ["VisATB"]
+    models = finished / "runs/toy/seed0/models"
+    assert (models / "superseded/VisATB.1/config.json").exists()
+    assert json.loads((finished / "runs/toy/seed0/weights.json").read_text())["temperature"] == 0.25
+    assert "Temperature 0.25" in (finished / "runs/toy/report.html").read_text()
+
+
+def test_settings_that_shape_no_result_repeat_nothing(finished, repository):
+    before = calls(finished)
+    training = {"script": "train.sh", "environment": {"LEARNING_RATE": 1e-3, "LOGGING_STEPS": 7}, "threads": 2}
+    write_benchmark(finished, training=training)
+    run_graph(finished, repository)
+    assert calls(finished) == before
+
+
+def test_killed_run_leaves_no_process_and_goes_on(toy, repository):
+    (toy / "slow").touch()
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    progress = toy / "runs/toy/seed0/models/mini/progress"
+    with open(toy / "out.txt", "w") as out:
+        running = subprocess.Popen(command(), cwd=toy, env=environment, stdout=out, stderr=out)
+        _wait_for(progress.exists, 60)
+        descendants = psutil.Process(running.pid).children(recursive=True)
+        assert descendants
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    _, alive = psutil.wait_procs(descendants, timeout=30)
+    assert not alive
+    (toy / "slow").unlink()
+    run_graph(toy, repository)
+    assert (toy / "runs/toy/report.html").exists()
+    assert progress.read_text() == "step\nstep\n", "the training folder was emptied before the training went on"
+    assert calls(toy).count("{prepared}") == 1
+
+
+def test_failed_training_shows_the_end_of_its_log(toy, repository):
+    (toy / "broken").touch()
+    done = run_graph(toy, repository, check=False)
+    assert done.returncode != 0
+    assert "the card is on fire" in done.stderr
+    assert "failed with exit code 3" in done.stderr
+    assert not list(toy.glob("runs/toy/seed0/done/train_*.json"))
+
+
+def test_several_seeds_repeat_the_preparation_and_only_that(finished, repository):
+    before = len(calls(finished))
+    run_graph(finished, repository, "--seeds", "0", "1")
+    assert sorted(calls(finished)[before:]) == ["Box-plus-mini", "Vqa-plus-mini", "mini"]
+    order = json.loads((finished / "runs/toy/report.json").read_text())["seed_order"]
+    assert [row["seed"] for row in order["rows"]] == [0, 1]
+    minis = [finished / f"runs/toy/seed{seed}/subsets/toy-mini_train-30.json" for seed in (0, 1)]
+    assert minis[0].read_bytes() != minis[1].read_bytes()
+
+
+def test_settings_on_the_command_line_that_would_be_ignored_are_refused(toy, repository):
+    done = run_graph(toy, repository, "-n", "--config", "temperature=0.1", check=False)
+    assert done.returncode != 0
+    assert "must be set in" in done.stdout + done.stderr
+
+
+def test_broken_benchmark_is_one_line_and_exit_code_2(toy, repository):
+    write_benchmark(toy, temperature=-1)
+    done = run_graph(toy, repository, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0
+    assert "temperature" in done.stderr
+
+
+def test_second_process_on_the_same_run_is_refused(finished, repository):
+    import fcntl
+
+    write_benchmark(finished, temperature=0.25)
+    with open(finished / "runs/toy/.lock", "a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        done = run_graph(finished, repository, check=False)
+    assert done.returncode != 0
+    assert "another process is making this run" in done.stdout + done.stderr
+    assert calls(finished).count("VisATB") == 1
+
+
+def _wait_for(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)

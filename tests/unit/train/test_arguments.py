@@ -1,0 +1,78 @@
+"""Training flags: LLaVA's names, both spellings, refusals."""
+
+import pytest
+
+from llava.train.arguments import parse_arguments
+from visatb.errors import InputError
+
+NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
+
+
+def parse(*more):
+    return parse_arguments([*NEEDED, *more])
+
+
+def test_dashes_underscores_and_the_references_spelling_are_one_flag():
+    for flag in ("--visatb_weights", "--visatb-weights", "--VisATB_weights"):
+        assert parse(flag, "0.6", "1.7")[2].visatb_weights == [0.6, 1.7]
+    assert parse("--mm-projector-type", "mlp2x_gelu")[0].mm_projector_type == "mlp2x_gelu"
+    assert parse("--model-max-length=99")[2].model_max_length == 99
+
+
+def test_negative_values_are_not_taken_for_flags():
+    assert parse("--mm_vision_select_layer", "-2")[0].mm_vision_select_layer == -2
+
+
+def test_every_flag_that_llava_scripts_pass_is_accepted():
+    flags = {
+        "version": "v1",
+        "freeze_backbone": "False",
+        "tune_mm_mlp_adapter": "False",
+        "vision_tower": "x",
+        "mm_vision_select_layer": "-2",
+        "mm_vision_select_feature": "patch",
+        "pretrain_mm_mlp_adapter": "x.bin",
+        "mm_projector_type": "linear",
+        "mm_use_im_start_end": "False",
+        "mm_use_im_patch_token": "False",
+        "lazy_preprocess": "True",
+        "image_folder": "x",
+        "image_aspect_ratio": "pad",
+        "freeze_mm_mlp_adapter": "False",
+        "model_max_length": "2048",
+        "double_quant": "True",
+        "quant_type": "nf4",
+        "bits": "16",
+        "lora_enable": "False",
+        "lora_r": "64",
+        "lora_alpha": "16",
+        "lora_dropout": "0.05",
+        "lora_weight_path": "",
+        "lora_bias": "none",
+        "mm_projector_lr": "2e-5",
+        "group_by_modality_length": "True",
+        "num_tasks": "8",
+        "weight_method": "EW",
+    }
+    parse(*[word for name, value in flags.items() for word in (f"--{name}", value)])
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        (["--nonsense", "1"], "nonsense"),
+        (["--image_aspect_ratio", "round"], "image_aspect_ratio must be pad or square"),
+        (["--bad_image", "zero"], "bad_image must be"),
+        (["--model_max_length", "0"], "model_max_length must be at least 1"),
+    ],
+)
+def test_unknown_flags_and_values_are_refused(given, told):
+    with pytest.raises(InputError, match=told):
+        parse(*given)
+
+
+@pytest.mark.parametrize("missing", ["--model_name_or_path", "--data_path", "--output_dir"])
+def test_missing_flags_are_refused_by_name(missing):
+    n = NEEDED.index(missing)
+    with pytest.raises(InputError, match=f"{missing} must be given"):
+        parse_arguments(NEEDED[:n] + NEEDED[n + 2 :])

@@ -1,0 +1,55 @@
+"""The output folder of a run: owner, lock, resuming."""
+
+import pytest
+
+from llava.train.run_folder import RunFolder
+from visatb.errors import InputError
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="holds something else"):
+        RunFolder(str(tmp_path), {})
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_another_run_is_refused_with_the_keys_that_differ(tmp_path):
+    RunFolder(str(tmp_path), {"lr": 1, "seed": 0})._lock.close()
+    with pytest.raises(InputError, match=r"\(lr 1 -> 2; tasks None -> 3\)"):
+        RunFolder(str(tmp_path), {"lr": 2, "seed": 0, "tasks": 3})
+
+
+def test_overwriting_forgets_the_other_run(tmp_path):
+    RunFolder(str(tmp_path), {"lr": 1})._lock.close()
+    (tmp_path / "checkpoint-5").mkdir()
+    folder = RunFolder(str(tmp_path), {"lr": 2}, overwrite=True)
+    assert folder.newest_checkpoint() is None and not folder.finished
+
+
+def test_the_same_run_goes_on_from_its_newest_checkpoint(tmp_path):
+    RunFolder(str(tmp_path), {"lr": 1})._lock.close()
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x", ".saving"):
+        (tmp_path / name).mkdir()
+    folder = RunFolder(str(tmp_path), {"lr": 1})
+    assert folder.newest_checkpoint() == str(tmp_path / "checkpoint-10")
+    assert not (tmp_path / ".saving").exists()
+
+
+def test_a_finished_run_is_known_as_finished(tmp_path):
+    folder = RunFolder(str(tmp_path), {"lr": 1})
+    folder.finish(steps=3)
+    folder._lock.close()
+    assert RunFolder(str(tmp_path), {"lr": 1}).finished
+
+
+def test_two_processes_do_not_write_one_folder(tmp_path):
+    first = RunFolder(str(tmp_path), {"lr": 1})
+    with pytest.raises(InputError, match="another process is training into this folder"):
+        RunFolder(str(tmp_path), {"lr": 1})
+    first._lock.close()
+
+
+def test_a_file_is_no_output_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="output_dir must be a folder"):
+        RunFolder(str(tmp_path / "file"), {})

@@ -1,0 +1,83 @@
+"""Benchmark files: one definition of tasks, checked."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from visatb.benchmark import load_benchmark
+from visatb.errors import InputError
+
+FILES = {"train": "a.json", "val": "b.json", "test": "c.json"}
+GOOD = {
+    "name": "mix",
+    "data_folder": "d",
+    "image_folder": "i",
+    "mini_rate": 0.1,
+    "tasks": [
+        {"name": "A", "metric": "cider", "files": FILES},
+        {"name": "Chat", "weight": 1.0, "files": {"train": "chat.json"}},
+        {"name": "B", "metric": "iou", "files": FILES},
+    ],
+}
+
+
+def write(folder: Path, **changes) -> Path:
+    content = {key: value for key, value in (GOOD | changes).items() if value is not ...}
+    (folder / "mix.yaml").write_text(yaml.safe_dump(content))
+    return folder / "mix.yaml"
+
+
+def test_tasks_keep_their_order_and_fixed_weights_stay_out_of_the_measured_ones(tmp_path):
+    benchmark = load_benchmark(write(tmp_path))
+    assert benchmark.task_names == ["A", "Chat", "B"]
+    assert [task.name for task in benchmark.measured] == ["A", "B"]
+    assert benchmark.task("Chat").weight == 1.0
+    assert benchmark.alpha == (0.25, 0.25, 0.5) and benchmark.temperature == 0.5
+
+
+TASK = GOOD["tasks"][0]
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"tasks": ...}, "tasks must be a list"),
+        ({"tasks": [TASK, TASK]}, "task 'A' is listed twice"),
+        ({"tasks": [TASK | {"metric": "bleurt"}]}, r"tasks\[0\].metric must be one of"),
+        ({"tasks": [TASK | {"weight": 1.0}]}, "a metric or a fixed weight"),
+        ({"tasks": [{"name": "A", "files": FILES}]}, "a metric or a fixed weight"),
+        ({"tasks": [TASK | {"files": {"train": "x"}}]}, "lacks val, test"),
+        ({"tasks": [TASK | {"name": "../A"}]}, "name must be letters"),
+        ({"tasks": [TASK | {"metrc": "cider"}]}, r"unknown key tasks\[0\].metrc"),
+        ({"tasks": [{"name": "A", "weight": -1, "files": FILES}]}, "weight must be a number > 0"),
+        ({"tasks": [TASK | {"group": 3}]}, "group must be text"),
+        ({"tasks": [TASK, TASK | {"name": "B", "group": "A"}]}, "names a task and a group"),
+        ({"tasks": [TASK | {"files": "x"}]}, "files must be a mapping"),
+        ({"mini_rate": 0}, "mini_rate must be a number > 0"),
+        ({"mini_rate": 1.5}, "mini_rate must be at most 1"),
+        ({"temperature": "hot"}, "temperature must be a number"),
+        ({"alpha": [0.5, 0.5, 0.5]}, "alpha must sum to 1"),
+        ({"alpha": [1, 0]}, "alpha must be three numbers"),
+        ({"temprature": 1}, "unknown key temprature"),
+        ({"name": ...}, "name must be text"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+    ],
+)
+def test_mistakes_are_refused_by_file_and_key(tmp_path, changes, told):
+    with pytest.raises(InputError, match=told) as error:
+        load_benchmark(write(tmp_path, **changes))
+    assert "mix.yaml" in str(error.value)
+
+
+def test_broken_yaml_is_refused_in_one_line(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: [1\nb: 2")
+    with pytest.raises(InputError, match="broken YAML") as error:
+        load_benchmark(tmp_path / "x.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_that_asks_for_python_objects_builds_none(tmp_path):
+    (tmp_path / "x.yaml").write_text("name: !!python/object/apply:os.getcwd []")
+    with pytest.raises(InputError):
+        load_benchmark(tmp_path / "x.yaml")

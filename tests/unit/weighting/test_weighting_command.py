@@ -1,0 +1,121 @@
+"""The command line of weighting_visatb.py, in this process."""
+
+import builtins
+import json
+import sys
+
+import pytest
+
+import weighting_visatb as w
+from visatb.errors import InputError
+
+KEYS = ["tasks", "temperature", "alpha", "contributions", "contribution_out", "contribution_in", "difficulty",
+        "weight_out", "weight_in", "weight_difficulty", "weights"]  # fmt: skip
+
+
+@pytest.fixture
+def call(monkeypatch):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["weighting_visatb.py", *map(str, arguments)])
+        return w.main()
+
+    return call
+
+
+def test_the_json_has_the_documented_keys_and_full_precision(rows, write_scores, tmp_path, call, capsys):
+    output = tmp_path / "weights.json"
+    assert call("--scores", write_scores(rows), "--output", output) == 0
+    content = json.loads(output.read_text())
+    assert list(content) == KEYS
+    assert content["tasks"] == ["A", "B", "C"]
+    assert (content["temperature"], content["alpha"]) == (0.5, [0.25, 0.25, 0.5])
+    weighting = w.weigh(w.score_matrix(w.read_score_table(write_scores(rows))))
+    assert list(content["weights"].values()) == weighting.weight.tolist()
+    assert sum(content["weights"].values()) == pytest.approx(3.0)
+    table = capsys.readouterr().out
+    for task, weight in content["weights"].items():
+        assert any(line.startswith(task) and line.endswith(f"{weight:.4f}") for line in table.splitlines())
+
+
+def test_print_weights_prints_the_weights_in_id_order_and_nothing_else(
+    rows, write_scores, write_benchmark, tmp_path, call, capsys
+):
+    benchmark = write_benchmark({"C": "metric: iou", "Chat": "weight: 1.0", "A": "metric: iou", "B": "metric: iou"})
+    output = tmp_path / "weights.json"
+    call("--scores", write_scores(rows), "--benchmark", benchmark, "--print-weights", "--output", output)
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1
+    weights = json.loads(output.read_text())["weights"]
+    assert list(weights) == ["C", "Chat", "A", "B"]
+    assert [float(word) for word in printed.out.split()] == list(weights.values())
+    assert "lambda" in printed.err
+
+
+def test_flags_win_over_the_benchmark_and_the_benchmark_over_the_defaults(
+    rows, write_scores, write_benchmark, tmp_path, call
+):
+    tasks = {name: "metric: iou" for name in "ABC"}
+    benchmark = write_benchmark(tasks, "temperature: 2.0\nalpha: [1.0, 0.0, 0.0]\n")
+    output, scores = tmp_path / "weights.json", write_scores(rows)
+    call("--scores", scores, "--benchmark", benchmark, "--output", output)
+    content = json.loads(output.read_text())
+    assert (content["temperature"], content["alpha"]) == (2.0, [1.0, 0.0, 0.0])
+    flags = ("--temperature", 0.7, "--alpha", 0, 0.5, 0.5)
+    call("--scores", scores, "--benchmark", benchmark, *flags, "--output", output)
+    content = json.loads(output.read_text())
+    assert (content["temperature"], content["alpha"]) == (0.7, [0.0, 0.5, 0.5])
+
+
+def test_the_automatic_temperature_is_written_as_a_number(rows, write_scores, tmp_path, call):
+    output = tmp_path / "weights.json"
+    call("--scores", write_scores(rows), "--temperature", "auto", "--output", output)
+    content = json.loads(output.read_text())
+    assert content["temperature"] in w.AUTO_TEMPERATURES
+    assert all(0.5 <= weight <= 2.0 for weight in content["weights"].values())
+
+
+def test_without_scores_the_message_shows_an_example(call):
+    with pytest.raises(InputError, match="--scores must name .* python weighting_visatb.py --scores scores.csv"):
+        call()
+
+
+@pytest.mark.parametrize("temperature", ["warm", "", "nan", "-1", "0", "inf"])
+def test_a_temperature_that_is_none_is_refused_and_nothing_is_written(rows, write_scores, tmp_path, call, temperature):
+    output = tmp_path / "weights.json"
+    with pytest.raises(InputError, match="temperature must be"):
+        call("--scores", write_scores(rows), f"--temperature={temperature}", "--output", output)
+    assert not output.exists()
+
+
+def test_the_figure_is_a_png_of_some_size(rows, write_scores, tmp_path, call):
+    plot = tmp_path / "figure.png"
+    call("--scores", write_scores(rows), "--plot", plot)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert plot.stat().st_size > 20_000
+
+
+def test_a_figure_of_another_format_is_refused(rows, write_scores, tmp_path, call):
+    with pytest.raises(InputError, match=r"must name a \.png file"):
+        call("--scores", write_scores(rows), "--plot", tmp_path / "figure.doc")
+
+
+def test_numpy_alone_is_enough_without_plot_and_benchmark(rows, write_scores, tmp_path, call, monkeypatch, capsys):
+    real = builtins.__import__
+
+    def guarded(name, *arguments, **keywords):
+        if name.partition(".")[0] in {"yaml", "matplotlib", "rich", "torch"}:
+            raise ImportError(name)
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", guarded)
+    call("--scores", write_scores(rows), "--output", tmp_path / "weights.json")
+    with pytest.raises(InputError, match="pip install matplotlib"):
+        call("--scores", write_scores(rows), "--plot", tmp_path / "figure.png")
+
+
+def test_an_excluded_task_is_told_and_printed_with_weight_one(rows, write_scores, call, capsys):
+    rows["B"]["B"] = 1.0
+    call("--scores", write_scores(rows), "--on_failed", "exclude", "--print_weights")
+    printed = capsys.readouterr()
+    assert printed.out.split()[1] == "1.0"
+    assert "note: B is left out" in printed.err

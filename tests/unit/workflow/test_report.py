@@ -1,0 +1,267 @@
+"""The report: what it says, and that it can be read without anything beside it."""
+
+import copy
+import json
+import math
+import random
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from scripts_visatb.workflow.findings import overall_sentences, seed_sentence, weight_sentence
+from scripts_visatb.workflow.report import duration, main, print_table, write_report
+from scripts_visatb.workflow.report_data import curves, jobs, overall
+
+TASKS = ["SceneCaption", "RegionCaption", "ShapeVQA", "TextChartQA", "Grounding"]
+METRICS = ["CIDEr", "CIDEr", "exact match", "exact match", "IoU > 0.5"]
+
+
+def synthetic_data() -> dict:
+    """A made-up run of five tasks, as report.json holds it."""
+    rng = random.Random(0)
+    mini = [1.4, 0.9, 0.42, 0.31, 0.2]
+    own = [2.3, 1.5, 0.71, 0.58, 0.44]
+    share = [[1.0 if i == j else rng.uniform(-0.25, 0.5) for j in range(5)] for i in range(5)]
+    values = [mini] + [[mini[j] + share[i][j] * (own[j] - mini[j]) for j in range(5)] for i in range(5)]
+    test = []
+    for name, metric, score in zip(TASKS, METRICS, own, strict=True):
+        row = {"task": name, "metric": metric, "records": 200, "STL": score, "EW": score * 0.97, "VisATB": score * 1.02}
+        test.append(row | {"difference": row["VisATB"] - row["EW"], "standard_error": 0.02})
+    final = [1.31, 0.78, 0.92, 1.12, 0.87]
+    weighting = {
+        "tasks": TASKS,
+        "temperature": 0.5,
+        "alpha": [0.25, 0.25, 0.5],
+        "contributions": share,
+        "contribution_out": [0.2, 0.1, 0.15, 0.05, -0.02],
+        "contribution_in": [0.1, 0.2, 0.05, 0.15, -0.02],
+        "difficulty": [0.39, 0.4, 0.41, 0.47, 0.55],
+        "weight_out": [1.2, 0.9, 1.0, 0.95, 0.95],
+        "weight_in": [1.1, 0.8, 1.05, 0.95, 1.1],
+        "weight_difficulty": [0.9, 0.95, 1.0, 1.05, 1.1],
+        "weights": dict(zip(TASKS, final, strict=True)) | {"Chat": 1.0},
+    }
+    models = [*(("STL-" + name) for name in TASKS), "EW", "VisATB"]
+    loss = {
+        name: {
+            model: [[s / 100, 3 * math.exp(-s / 40) + 0.4 + rng.uniform(0, 0.1)] for s in range(1, 301)]
+            for model in models
+            if model in ("EW", "VisATB", "STL-" + name)
+        }
+        for name in [*TASKS, "Chat"]
+    }
+    kinds = ["prepare", "subsets", *(["train", "infer", "score"] * 13), "matrix", "weights"]
+    ran = [
+        {
+            "name": f"{kind} {n}",
+            "kind": kind,
+            "started": 6.0 * n,
+            "seconds": 25.0 if kind == "train" else 4.0,
+            "peak_mib": 700,
+        }
+        for n, kind in enumerate(kinds)
+    ]
+    return {
+        "benchmark": "demo",
+        "tasks": [
+            {"name": name, "metric": metric, "weight": None, "group": None}
+            for name, metric in zip(TASKS, METRICS, strict=True)
+        ]
+        + [{"name": "Chat", "metric": None, "weight": 1.0, "group": None}],
+        "seeds": [0],
+        "matrix": {"columns": TASKS, "rows": ["mini", *TASKS], "values": values},
+        "weighting": weighting,
+        "test": test,
+        "overall": overall(test),
+        "seed_order": {
+            "rows": [
+                {
+                    "seed": 0,
+                    "weights": dict(zip(TASKS, final, strict=True)),
+                    "highest": TASKS[0],
+                    "lowest": TASKS[1],
+                }
+            ],
+            "highest_holds": True,
+            "lowest_holds": True,
+        },
+        "curves": loss,
+        "jobs": ran,
+        "subsets": [
+            {
+                "name": "mini",
+                "file": "demo-mini_train-998.json",
+                "records": 998,
+                "tasks": dict.fromkeys([*TASKS, "Chat"], 166),
+            }
+        ],
+        "evaluation_records": {"val": dict.fromkeys(TASKS, 200), "test": dict.fromkeys(TASKS, 200)},
+        "warnings": [],
+        "settings": {"temperature T": "0.5"},
+        "versions": {"Python": "3.11"},
+    }
+
+
+class _Page(HTMLParser):
+    """Collects the addresses a page would load and checks that its elements nest."""
+
+    VOID = ("meta", "img", "br", "link", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loads = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.loads += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    return folder, write_report(synthetic_data(), folder).read_text()
+
+
+def test_report_loads_nothing_from_outside(written):
+    page = _Page()
+    page.feed(written[1])
+    assert not page.open
+    assert len(page.loads) == 7
+    assert all(address.startswith("data:image/png;base64,") for address in page.loads)
+    assert not re.search(r"https?://|url\(|@import|<script", written[1])
+
+
+def test_report_has_every_section_and_figure(written):
+    folder, page = written
+    sections = re.findall(r'<section id="(\w+)"', page)
+    wanted = ["summary", "scores", "weights", "matrix", "contributions", "difficulty", "seeds", "curves", "jobs"]
+    assert sections == [*wanted, "data", "settings"]
+    names = {path.name for path in folder.glob("*.png")}
+    assert names == {
+        f"{n}.png" for n in ["matrix", "contributions", "difficulty", "weights", "scores", "curves", "timeline"]
+    }
+    assert json.loads((folder / "report.json").read_text())["benchmark"] == "demo"
+
+
+def test_figures_of_the_same_data_are_the_same_bytes(written, tmp_path):
+    write_report(synthetic_data(), tmp_path)
+    for path in written[0].glob("*.png"):
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+
+
+def test_names_in_the_data_cannot_inject_markup(tmp_path):
+    data = synthetic_data()
+    data["warnings"] = ["<script>alert(1)</script>"]
+    page = write_report(data, tmp_path).read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_report_without_training_logs_leaves_the_curves_out(tmp_path):
+    data = synthetic_data()
+    data["curves"] = {name: {} for name in data["curves"]}
+    assert 'id="curves"' not in write_report(data, tmp_path).read_text()
+
+
+def test_report_says_plainly_when_visatb_is_worse():
+    data = synthetic_data()
+    for row in data["test"]:
+        row["EW"], row["VisATB"], row["difference"] = row["VisATB"], row["EW"], -row["difference"]
+    data["overall"] = overall(data["test"])
+    assert "VisATB did not help in this run: it is behind equal weights by 5.00 points" in overall_sentences(data)[0]
+    assert "on 0 of 5 tasks" in overall_sentences(data)[-1]
+
+
+def test_report_says_when_visatb_is_ahead_and_which_differences_are_clear():
+    data = synthetic_data()
+    sentences = overall_sentences(data)
+    assert sentences[0].startswith("VisATB is ahead of equal weights by 5.00 points")
+    assert "two standard errors on SceneCaption, RegionCaption" in sentences[-1]
+    for row in data["test"]:
+        row["standard_error"] = 1.0
+    assert "each may be chance" in overall_sentences(data)[-1]
+
+
+def test_single_task_score_of_zero_gives_no_percentages_but_a_report(tmp_path, capsys):
+    data = synthetic_data()
+    data["test"][2]["STL"] = 0.0
+    data["overall"] = overall(data["test"])
+    assert data["overall"] == {"EW": None, "VisATB": None}
+    assert "scores 0 on ShapeVQA" in write_report(data, tmp_path).read_text()
+    print_table(data, tmp_path)
+    assert "scores 0 on ShapeVQA" in capsys.readouterr().out
+
+
+def test_overall_is_equation_9():
+    rows = [
+        {"task": "a", "STL": 2.0, "EW": 1.0, "VisATB": 2.5},
+        {"task": "b", "STL": 0.5, "EW": 0.6, "VisATB": 0.4},
+    ]
+    found = overall(rows)
+    assert found["EW"]["dI"] == pytest.approx(100 * (-0.5 + 0.2) / 2)
+    assert found["EW"]["dE"] == pytest.approx(25.0)
+    assert found["VisATB"]["tasks"] == pytest.approx({"a": 25.0, "b": -20.0})
+
+
+def test_seed_sentence_tells_one_seed_holding_and_changing():
+    data = synthetic_data()
+    assert "One seed (0)" in seed_sentence(data)
+    assert "SceneCaption got the highest weight (1.31)" in weight_sentence(data)
+    order = data["seed_order"]
+    order["rows"].append(copy.deepcopy(order["rows"][0]) | {"seed": 1})
+    assert seed_sentence(data).startswith("The order holds over the seeds 0, 1")
+    order["rows"][1]["lowest"] = "Grounding"
+    order["lowest_holds"] = False
+    sentence = seed_sentence(data)
+    assert sentence.startswith("The order does not hold")
+    assert "lowest weight CHANGES: RegionCaption with seed 0, Grounding with seed 1" in sentence
+
+
+def test_print_table_reads_report_json(written, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["report", "--run", str(written[0]), "--print_table"])
+    main()
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in [*TASKS, "dI%", "dE%", "report.html"])
+
+
+def test_curves_average_long_logs_and_skip_absent_losses(tmp_path):
+    from types import SimpleNamespace
+
+    task = SimpleNamespace(name="a", measured=True)
+    run = SimpleNamespace(benchmark=SimpleNamespace(tasks=[task], measured=[task]), model=lambda name: tmp_path / name)
+    (tmp_path / "EW").mkdir()
+    lines = [
+        {"step": n, "epoch": n / 100, "tasks": {"a": {"loss": None if n == 0 else 2.0, "weight": 1, "tokens": 3}}}
+        for n in range(1001)
+    ]
+    (tmp_path / "EW" / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = curves(run)["a"]
+    assert list(found) == ["EW"]
+    assert len(found["EW"]) == 200
+    assert found["EW"][0] == pytest.approx([0.03, 2.0])
+
+
+def test_jobs_are_in_order_of_start_and_hidden_files_are_left_out(tmp_path):
+    done = tmp_path / "done"
+    done.mkdir()
+    for name, started in (("train_b", 7.0), ("train_a", 5.0)):
+        record = {"name": name, "started": started, "seconds": 1.0, "peak_mib": 2.0, "command": [], "log": ""}
+        (done / f"{name}.json").write_text(json.dumps(record))
+    (done / ".train_a.json.x.part").write_text("half")
+    found = jobs(tmp_path, [])
+    assert [(job["name"], job["started"], job["kind"]) for job in found] == [
+        ("train_a", 0.0, "train"),
+        ("train_b", 2.0, "train"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.21, "3.2 s"), (245, "4 min 05 s"), (3600 * 3 + 20 * 60, "3 h 20 min")]
+)
+def test_duration_is_readable(seconds, text):
+    assert duration(seconds) == text
