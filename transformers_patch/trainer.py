@@ -35,6 +35,21 @@ class NonFiniteLossError(RuntimeError):
     """The loss of a step is NaN or infinite; raised on all ranks before the optimizer step."""
 
 
+def check_normalization(loss_normalization: str, per_device_batch: int) -> None:
+    """Refuse a normalisation under which the task weights could not mean what they say.
+
+    Raises:
+        ValueError: an unknown one, or "batch" with one sample per micro-batch.
+    """
+    if loss_normalization not in (STEP, BATCH):
+        raise ValueError(f"loss_normalization must be step or batch, got {loss_normalization!r}. Choose one.")
+    if loss_normalization == BATCH and per_device_batch == 1:
+        raise ValueError(
+            "loss_normalization=batch needs a per-device batch above 1: task weights cancel out of a micro-batch "
+            "of one sample. Use loss_normalization=step."
+        )
+
+
 class Trainer(transformers.Trainer):
     """transformers' Trainer that hands a weighter, the task ids and the step's token counts to the model.
 
@@ -80,8 +95,7 @@ class Trainer(transformers.Trainer):
 
     def _check_settings(self) -> None:
         args = self.args
-        if self.loss_normalization not in (STEP, BATCH):
-            raise ValueError(f"loss_normalization must be step or batch, got {self.loss_normalization!r}. Choose one.")
+        check_normalization(self.loss_normalization, args.per_device_train_batch_size)
         if args.n_gpu > 1:
             raise ValueError(
                 f"one process sees {args.n_gpu} GPUs, where transformers would use DataParallel. Start one process per "
@@ -89,11 +103,6 @@ class Trainer(transformers.Trainer):
             )
         if args.label_smoothing_factor:
             raise ValueError("label_smoothing_factor would bypass the task weights. Leave it at 0.")
-        if self.loss_normalization == BATCH and args.per_device_train_batch_size == 1:
-            raise ValueError(
-                "loss_normalization=batch needs a per-device batch above 1: task weights cancel out of a micro-batch "
-                "of one sample. Use loss_normalization=step."
-            )
         if self.loss_normalization == BATCH and args.per_device_train_batch_size < SMALL_MICRO_BATCH:
             warnings.warn(
                 "loss_normalization=batch weakens the task weights in small micro-batches (per-device batch "
@@ -155,7 +164,17 @@ class Trainer(transformers.Trainer):
         if self.weighter is not None:
             self.args.ignore_data_skip = True
             self._started = time.monotonic()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._close_progress_bar()
+
+    def _close_progress_bar(self) -> None:
+        """transformers leaves the bar open when training fails, in the middle of the line of the error message."""
+        for callback in self.callback_handler.callbacks:
+            bar = getattr(callback, "training_bar", None)
+            if bar is not None:
+                bar.close()
 
     def training_step(self, model: nn.Module, inputs: Batch) -> torch.Tensor:
         """Forward and backward of one micro-batch; returns its share of the step's loss, detached."""

@@ -12,14 +12,16 @@ from transformers import PreTrainedTokenizer
 from llava.conversation import Conversation, conv_templates
 from llava.data.collator import SupervisedCollator
 from llava.data.dataset import SupervisedDataset
+from llava.data.images import check_image_files
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.run_folder import LOG_FILE
 from transformers_patch import Weighter, build_weighter
+from transformers_patch.trainer import check_normalization
 from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
-from visatb.records import Record, check_records, image_names, name_of, read_records, resolve_image
+from visatb.records import Record, check_records, image_names, name_of, read_records
 
 UNSUPERVISED_SHARE = 0.2  # of a task's records; with more, the length limit is a mistake
 SINGLE_TASK = "all"  # the task of every record when no benchmark is given
@@ -39,14 +41,13 @@ def load_tasks(data_args: DataArguments, args: TrainingArguments) -> list[str]:
 
 
 def make_weighter(args: TrainingArguments, tasks: list[str]) -> Weighter:
-    """The weighting strategy, its weights checked against the tasks.
+    """The weighting strategy, its weights checked against the tasks, and the normalisation checked.
 
     Raises:
-        InputError: unknown method, or weights of the wrong number, not finite, or not > 0.
+        InputError: unknown method or normalisation, or weights of the wrong number, not finite, or not > 0.
     """
-    if args.loss_normalization not in ("step", "batch"):
-        raise InputError(f"loss_normalization must be step or batch, got {args.loss_normalization!r}. Choose one.")
     try:
+        check_normalization(args.loss_normalization, args.per_device_train_batch_size)
         return build_weighter(args.weight_method, len(tasks), args.visatb_weights)
     except ValueError as error:
         raise InputError(str(error)) from None
@@ -63,18 +64,13 @@ def load_data(data_args: DataArguments, tasks: list[str]) -> list[Record]:
     if not data_args.benchmark:
         records = [record | {"task": SINGLE_TASK} for record in records]
     check_records(records, path, tasks=tasks)
-    needs_images = [n for n, record in enumerate(records) if image_names(record)]
-    if needs_images and not data_args.image_folder:
-        raise InputError(
-            f"{path}: {name_of(records[needs_images[0]], needs_images[0])} has an image. Set --image_folder."
-        )
-    for n in needs_images:
-        for name in image_names(records[n]):
-            try:
-                resolve_image(data_args.image_folder, name, f"{path}: {name_of(records[n], n)}")
-            except InputError:
-                if data_args.bad_image == "fail":
-                    raise
+    with_image = next((n for n, record in enumerate(records) if image_names(record)), None)
+    if with_image is None:
+        return records
+    if not data_args.image_folder:
+        raise InputError(f"{path}: {name_of(records[with_image], with_image)} has an image. Set --image_folder.")
+    if data_args.bad_image == "fail":
+        check_image_files(records, data_args.image_folder, path)
     return records
 
 
@@ -114,15 +110,16 @@ def build_model(
     The model is built after the arguments (ZeRO-3 partitions it while it is made) and after the seed is set.
     """
     conversation = choose_conversation(model_args.version)
-    config = LlavaConfig.from_pretrained(model_args.model_name_or_path, cache_dir=args.cache_dir)
+    config = _load_config(model_args.model_name_or_path, args)
     if model_args.vision_tower and getattr(config, "mm_vision_tower", None):
         # A LLaVA checkpoint is tuned further: its projector is loaded, and the tower is the one this run names.
         config.mm_vision_tower = model_args.vision_tower
         config.mm_vision_select_layer = model_args.mm_vision_select_layer
         config.mm_vision_select_feature = model_args.mm_vision_select_feature
-    model = LlavaLlamaForCausalLM.from_pretrained(
-        model_args.model_name_or_path, config=config, cache_dir=args.cache_dir
+    model, loading = LlavaLlamaForCausalLM.from_pretrained(
+        model_args.model_name_or_path, config=config, cache_dir=args.cache_dir, output_loading_info=True
     )
+    _refuse_partial(model_args.model_name_or_path, loading)
     model.config.use_cache = False
     if model_args.freeze_backbone:
         model.model.requires_grad_(False)
@@ -134,6 +131,29 @@ def build_model(
     if model_args.vision_tower:
         _add_vision(model, tokenizer, model_args, data_args, args)
     return model, tokenizer, conversation
+
+
+def _load_config(name_or_path: str, args: TrainingArguments) -> LlavaConfig:
+    """The base model's configuration. Raises InputError if it is not to be had or is of another architecture."""
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        raise InputError("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD lets weight files run code. Unset it.")
+    try:
+        config, _ = transformers.PretrainedConfig.get_config_dict(name_or_path, cache_dir=args.cache_dir)
+    except OSError as error:
+        raise InputError(f"model_name_or_path {name_or_path!r}: {error}") from None
+    kind = config.get("model_type")
+    if kind not in ("llama", "llava"):
+        raise InputError(f"{name_or_path}: model_type must be llama or llava, got {kind!r}. Choose a Llama or Vicuna.")
+    return LlavaConfig.from_dict(config)
+
+
+def _refuse_partial(name_or_path: str, loading: dict[str, list[str]]) -> None:
+    """Refuse weights that lack or exceed the language model's; the tower is loaded from its own place."""
+    elsewhere = ("vision_tower.", "mm_projector.", "rotary_emb.inv_freq")
+    for what in ("missing_keys", "unexpected_keys"):
+        keys = [key for key in loading[what] if not any(part in key for part in elsewhere)]
+        if keys:
+            raise InputError(f"{name_or_path}: {what.replace('_', ' ')} {', '.join(keys[:5])}. Check the checkpoint.")
 
 
 def _add_pad_token(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenizer) -> None:

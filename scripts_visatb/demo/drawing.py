@@ -20,7 +20,7 @@ COLORS: dict[str, Rgb] = {
     "red": (215, 40, 40),
     "green": (40, 160, 70),
     "blue": (45, 85, 220),
-    "yellow": (240, 210, 50),
+    "yellow": (230, 195, 30),
     "purple": (150, 60, 190),
     "orange": (245, 135, 30),
 }
@@ -104,8 +104,9 @@ def describe_scene(rng: random.Random, count: int | None = None) -> Scene:
     while True:
         shapes: list[Shape] = []
         looks = rng.sample([(kind, color) for kind in SHAPES for color in COLORS], wanted)
-        for kind, color in looks:
-            shape = _place(rng, kind, color, width, height, shapes)
+        sizes = sorted(rng.choice(SIZES) for _ in range(wanted))  # large ones first, while there is room
+        for (kind, color), size in zip(looks, sizes, strict=True):
+            shape = _place(rng, kind, color, size, width, height, shapes)
             if shape is None:
                 break
             shapes.append(shape)
@@ -120,7 +121,7 @@ def describe_card(rng: random.Random, number: bool | None = None) -> Card:
     is_number = rng.random() < 0.5 if number is None else number
     text = str(rng.randint(10, 99)) if is_number else rng.choice(WORDS)
     margin = 3
-    font_size = rng.randint(22, 26) if is_number else rng.randint(15, 18)
+    font_size = round(rng.uniform(0.42, 0.5) * min(width, height))
     while True:
         x1, y1, x2, y2 = _text_box(text, font_size)
         if x2 - x1 <= width - 2 * margin and y2 - y1 <= height - 2 * margin:
@@ -204,10 +205,9 @@ def in_padded_square(box: Box, width: int, height: int) -> tuple[float, float, f
 
 
 def _place(
-    rng: random.Random, kind: str, color: str, width: int, height: int, others: list[Shape]
+    rng: random.Random, kind: str, color: str, size: str, width: int, height: int, others: list[Shape]
 ) -> Shape | None:
     """A shape at a free place, None if none was found."""
-    size = rng.choice(SIZES)
     low, high = _SIDES[size]
     for _ in range(_TRIES):
         side = round(rng.uniform(low, high) * max(width, height))

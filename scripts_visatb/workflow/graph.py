@@ -12,6 +12,7 @@ runs/<benchmark>/report.html            and report.json, *.png
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -222,6 +223,11 @@ def placement(section: Mapping[str, Any], key: str, default: int, where: str) ->
     return value
 
 
+def gpus_visible() -> bool:
+    """Whether this machine has an NVIDIA GPU that may be used: a job then takes the whole machine by default."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 def seeds_of(config: Mapping[str, Any], benchmark: Benchmark) -> list[int]:
     """The seeds of a run: `--config seeds=[0,1,2]`, or the benchmark's own seed.
 
@@ -230,6 +236,8 @@ def seeds_of(config: Mapping[str, Any], benchmark: Benchmark) -> list[int]:
     """
     seeds = config.get("seeds", [benchmark.seed])
     seeds = seeds if isinstance(seeds, list) else [seeds]
+    # Snakemake hands the members of a list on as text.
+    seeds = [int(seed) if isinstance(seed, str) and seed.isdecimal() else seed for seed in seeds]
     whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
     if not seeds or not whole or len(set(seeds)) != len(seeds):
         raise InputError(f"seeds must be distinct whole numbers >= 0, got {seeds!r}. Write --config 'seeds=[0,1,2]'.")

@@ -22,13 +22,16 @@ import psutil
 
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import write_json
+from visatb.files import read_json, write_json
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 20.0
 GRACE_SECONDS = 20.0
 LOCK_SECONDS = 60.0
 LOG_LINES = 25
+HEADER = "--- "
+# Set for every process of a step, to its record: tells whose they are after their supervisor is gone.
+MARK_VARIABLE = "VISATB_STEP"
 
 
 @contextmanager
@@ -59,7 +62,7 @@ class Step:
         peak_bytes: highest resident memory of the whole tree seen so far.
     """
 
-    def __init__(self, name: str, command: list[str], log: IO[bytes], log_path: Path):
+    def __init__(self, name: str, command: list[str], log: IO[bytes], log_path: Path, mark: str):
         self.name = name
         self.log_path = log_path
         self.peak_bytes = 0
@@ -67,7 +70,13 @@ class Step:
         self._stopped_by: int | None = None
         self._news = time.monotonic()
         # The step stays in our process group: a kill of the group must reach it.
-        self._process = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        self._process = psutil.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {MARK_VARIABLE: mark},
+        )
 
     def wait(self) -> int:
         """Wait for the step; returns its exit code, 128 + n if signal n ended it or us."""
@@ -107,19 +116,32 @@ class Step:
         if now - self._news < NEWS_SECONDS:
             return
         self._news = now
-        lines = last_lines(self.log_path, 1)
+        lines = this_attempt(last_lines(self.log_path, 1))
         if lines:
-            print(f"  ...    {self.name}: {lines[0][:140]}", flush=True)
+            print(f"{'':>7}  ...    {self.name}: {lines[0][:120]}", flush=True)
 
     def _stop(self) -> None:
-        """End the whole tree: politely, so that a training can save, then by force."""
-        tree = self._tree()
-        for process in tree:
-            _signal(process, signal.SIGTERM)
-        _, alive = psutil.wait_procs(tree, timeout=GRACE_SECONDS)
-        for process in alive:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=GRACE_SECONDS)
+        end_processes(self._tree())
+
+
+def end_processes(processes: list[psutil.Process]) -> None:
+    """End processes: politely, so that a training can save, then by force."""
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=GRACE_SECONDS)
+    for process in alive:
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=GRACE_SECONDS)
+
+
+def leftovers(mark: str) -> list[psutil.Process]:
+    """Processes of an earlier attempt at the step, whose own supervisor was killed before it could end them."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.environ().get(MARK_VARIABLE) == mark:
+                found.append(process)
+    return found
 
 
 def _signal(process: psutil.Process, number: int) -> None:
@@ -141,7 +163,29 @@ def last_lines(path: Path, count: int) -> list[str]:
     return list(lines)
 
 
-def run_step(name: str, record: Path, log_path: Path, command: list[str]) -> int:
+def this_attempt(lines: list[str]) -> list[str]:
+    """The lines after the last header, which opens an attempt at the step."""
+    starts = [n for n, line in enumerate(lines) if line.startswith(HEADER)]
+    return lines[starts[-1] + 1 :] if starts else lines
+
+
+def note_plan(path: str | os.PathLike, total: int) -> None:
+    """Note how many steps are about to run, from now on."""
+    write_json(path, {"total": total, "from": time.time()})
+
+
+def progress(plan: Path | None) -> str:
+    """How many of the planned steps are done, as ` 7/32`; empty without a plan."""
+    if plan is None or not plan.is_file():
+        return ""
+    content = read_json(plan)
+    records = [path for place in ("done", "*/done") for path in plan.parent.glob(f"{place}/[!.]*.json")]
+    done = sum(1 for path in records if path.stat().st_mtime >= content["from"])
+    width = len(str(content["total"]))
+    return f"{done:>{width}}/{content['total']}"
+
+
+def run_step(name: str, record: Path, log_path: Path, command: list[str], plan: Path | None = None) -> int:
     """Run a command as a step of the graph; returns its exit code.
 
     Args:
@@ -149,24 +193,27 @@ def run_step(name: str, record: Path, log_path: Path, command: list[str]) -> int
         record: JSON to write on success: name, command, log, started, seconds, peak_mib.
         log_path: where its output goes; an earlier log is kept above the new part.
         command: program and arguments.
+        plan: result of `note_plan`, to tell how far the run is.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(record.with_name(f".{record.stem}.lock")), open(log_path, "ab") as log:
+        mark = str(record.resolve())
+        end_processes(leftovers(mark))
         started, clock = time.time(), time.monotonic()
-        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
+        log.write(f"{HEADER}{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
         log.flush()
-        print(f"  start  {name}", flush=True)
-        step = Step(name, command, log, log_path)
+        print(f"{'':>7}  start  {name}", flush=True)
+        step = Step(name, command, log, log_path, mark)
         code = step.wait()
         seconds = time.monotonic() - clock
         if code == 0:
             peak_mib = step.peak_bytes / 2**20
             content = {"name": name, "command": command, "log": str(log_path), "started": started}
             write_json(record, content | {"seconds": round(seconds, 3), "peak_mib": round(peak_mib, 1)})
-            print(f"  done   {name}  {seconds:.1f} s", flush=True)
+            print(f"{progress(plan):>7}  done   {name}  {seconds:.1f} s", flush=True)
             return 0
     print(f"{name} failed with exit code {code}; the end of {log_path}:", file=sys.stderr)
-    for line in last_lines(log_path, LOG_LINES):
+    for line in this_attempt(last_lines(log_path, LOG_LINES)):
         print(f"  | {line}", file=sys.stderr)
     sys.stderr.flush()
     return code
@@ -178,9 +225,10 @@ def main() -> int:
     parser.add_argument("--name", required=True, help="what to call the step")
     parser.add_argument("--record", required=True, type=Path, help="JSON that is written when the step succeeded")
     parser.add_argument("--log", required=True, type=Path, help="file for the step's output")
+    parser.add_argument("--plan", type=Path, help="file that tells how many steps the run has")
     parser.add_argument("command", nargs="+", help="after --: the program and its arguments")
     args = parser.parse_args()
-    return run_step(args.name, args.record, args.log, args.command)
+    return run_step(args.name, args.record, args.log, args.command, args.plan)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from visatb.benchmark import load_benchmark
 from visatb.cli import ArgumentParser, run
 
 _PR_SET_PDEATHSIG = 1
+# Flags with which Snakemake's own account of the jobs is wanted.
+SHOWING = {"-n", "--dry-run", "--dryrun", "-q", "--quiet", "--verbose", "-p", "--printshellcmds"}
 
 
 def die_with_parent() -> None:
@@ -39,6 +41,8 @@ def snakemake_command(benchmark: str, cores: int, seeds: list[int] | None, runs:
         *("--configfile", benchmark),
         *("--cores", str(cores)),
         *("--config", *settings),
+        # The steps tell when they start and end; what each reads and writes is told in a plan only.
+        *(() if SHOWING & set(more) else ("--quiet", "all")),
         *more,
     ]
 

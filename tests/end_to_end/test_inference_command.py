@@ -200,6 +200,12 @@ def test_changed_settings_are_refused_and_named(run, tmp_path):
         run("--max_new_tokens", 5)
 
 
+def test_precision_is_chosen_and_never_mixed(run, tmp_path):
+    assert run("--dtype", "bf16") == 0
+    with pytest.raises(InputError, match="differs in: dtype"):
+        run("--dtype", "fp32")
+
+
 def test_a_model_name_names_the_file_and_the_generator(run, tmp_path):
     assert run("--model-name", "a_b+mini") == 0
     answers = json.loads((tmp_path / "answers" / "tiny-train-1k_a-b+mini.json").read_text())

@@ -1,0 +1,139 @@
+"""LLaVA's own commands for asking a model work over the one generation loop."""
+
+import json
+from argparse import Namespace
+
+import pytest
+
+from llava.eval import common, model_vqa_loader, run_llava
+from llava.eval.common import Answerer, answer_all
+from llava.eval.questions import Question, Settings
+from llava.serve import cli
+from visatb.errors import InputError
+
+
+@pytest.fixture
+def image(tiny_dataset):
+    return tiny_dataset.parent / "images" / "000.png"
+
+
+@pytest.fixture
+def questions(tmp_path):
+    entries = [
+        {"question_id": 7, "image": "000.png", "text": "What is this?"},
+        {"question_id": "b", "text": "Name a colour."},
+        {"question_id": 9, "image": "001.png", "text": "<image>\nWhat is this?", "category": "x"},
+    ]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return file
+
+
+def loader_arguments(tiny_checkpoint, tiny_dataset, questions, answers, *extra):
+    argv = ["--model-path", str(tiny_checkpoint / "llava-tiny"), "--max_new_tokens", "5"]
+    argv += ["--image-folder", str(tiny_dataset.parent / "images"), "--question-file", str(questions)]
+    return [*argv, "--answers-file", str(answers), *extra]
+
+
+def test_eval_model_prints_the_answer_of_the_loop(tiny_checkpoint, image, capsys):
+    model = str(tiny_checkpoint / "llava-tiny")
+    args = Namespace(model_path=model, model_base=None, image_file=str(image), query="What is this?", max_new_tokens=6)
+    answer = run_llava.eval_model(args)
+    assert capsys.readouterr().out == answer + "\n"
+    answerer = Answerer.load(model, None, Settings(max_new_tokens=6), "cpu", "fp32")
+    (expected,) = next(answer_all(answerer, [Question(0, "q", "What is this?", (image,))]))
+    assert answer == expected.text
+
+
+def test_eval_model_takes_two_images_and_refuses_a_missing_one(tiny_checkpoint, image):
+    argv = ["--model-path", str(tiny_checkpoint / "llava-tiny"), "--query", "Which is larger?", "--temperature", "0"]
+    argv += ["--max-new-tokens", "3", "--image-file"]
+    assert run_llava.main([*argv, f"{image},{image}"]) == 0
+    with pytest.raises(InputError, match="none.png: no such image"):
+        run_llava.main([*argv, f"{image},none.png"])
+
+
+def test_the_loader_writes_llavas_answer_lines(tiny_checkpoint, tiny_dataset, questions, tmp_path):
+    answers = tmp_path / "out" / "answers.jsonl"
+    arguments = loader_arguments(tiny_checkpoint, tiny_dataset, questions, answers)
+    assert model_vqa_loader.main(arguments) == 0
+    lines = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert [line["question_id"] for line in lines] == [7, "b", 9]
+    assert lines[0].keys() == {"question_id", "prompt", "text", "answer_id", "model_id", "metadata"}
+    assert {line["model_id"] for line in lines} == {"llava-tiny"}
+    assert lines[2]["prompt"] == "<image>\nWhat is this?"
+
+
+def test_the_loaders_chunks_joined_are_the_whole(tiny_checkpoint, tiny_dataset, questions, tmp_path):
+    def content(name, *extra):
+        arguments = loader_arguments(tiny_checkpoint, tiny_dataset, questions, tmp_path / name, *extra)
+        assert model_vqa_loader.main(arguments) == 0
+        return (tmp_path / name).read_text()
+
+    whole = content("whole.jsonl")
+    chunks = [content(f"{n}.jsonl", "--num-chunks", "4", "--chunk-idx", str(n)) for n in range(4)]
+    assert "" in chunks and "".join(chunks) == whole
+
+
+def test_the_loader_goes_on_and_knows_when_it_is_done(
+    tiny_checkpoint, tiny_dataset, questions, tmp_path, monkeypatch, capsys
+):
+    answers = tmp_path / "answers.jsonl"
+    arguments = loader_arguments(tiny_checkpoint, tiny_dataset, questions, answers, "--batch-size", "1")
+    real = common.Answerer.texts
+
+    def failing(self, prompts, images, keys):
+        if keys[0].startswith("1\n"):
+            raise RuntimeError("out of memory")
+        return real(self, prompts, images, keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(common.Answerer, "texts", failing)
+        assert model_vqa_loader.main(arguments) == 1
+    assert "record 1 (question_id 'b')" in capsys.readouterr().err and not answers.exists()
+    assert model_vqa_loader.main(arguments) == 0
+    monkeypatch.setattr(common.Answerer, "load", None)
+    assert model_vqa_loader.main(arguments) == 0
+    assert "already complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"question_id": 1}, "record 0: text"),
+        ({"text": "x"}, "record 0: question_id"),
+        ({"question_id": 1, "text": "x", "image": 3}, "record 0: image"),
+        ({"question_id": 1, "text": "x", "image": "../x.png"}, "leaves the image folder"),
+    ],
+)
+def test_the_loader_refuses_bad_questions(tiny_checkpoint, tiny_dataset, tmp_path, entry, message):
+    file = tmp_path / "bad.jsonl"
+    file.write_text(json.dumps(entry) + "\n")
+    with pytest.raises(InputError, match=message):
+        model_vqa_loader.main(loader_arguments(tiny_checkpoint, tiny_dataset, file, tmp_path / "a.jsonl"))
+
+
+def test_a_chat_streams_its_answers_and_remembers_what_was_said(tiny_checkpoint, image, capsys, monkeypatch):
+    asked = iter(["What is this?", "And its colour?", ""])
+    monkeypatch.setattr(cli, "_ask", lambda prompt: next(asked))
+    prompts = []
+    real = Answerer.new_ids
+    monkeypatch.setattr(
+        Answerer, "new_ids", lambda self, ids, *a, **k: prompts.append(ids[0].tolist()) or real(self, ids, *a, **k)
+    )
+    argv = ["--model-path", str(tiny_checkpoint / "llava-tiny"), "--image-file", str(image), "--temperature", "0"]
+    assert cli.main([*argv, "--max-new-tokens", "5"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("ASSISTANT: ") == 2 and len(output) > len("ASSISTANT: \n" * 2)
+    assert [prompt.count(-200) for prompt in prompts] == [1, 1]
+    assert len(prompts[1]) > len(prompts[0]) + 10
+
+
+def test_a_text_model_can_be_asked_and_chatted_with(tiny_checkpoint, capsys, monkeypatch):
+    """A plain Llama, as the benchmark's base model is before stage 1."""
+    answerer = Answerer.load(str(tiny_checkpoint / "llama"), None, Settings(max_new_tokens=4), "cpu", "fp32")
+    (answer,) = next(answer_all(answerer, [Question(0, "q", "Name a colour.")]))
+    assert answer.text is not None
+    asked = iter(["Name a colour.", None])
+    (spoken,) = cli.chat(answerer, None, lambda prompt: next(asked))
+    assert spoken == answer.text

@@ -1,0 +1,234 @@
+"""Sub-datasets: what is drawn, how files are named, what is refused before anything is written."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from scripts_visatb.data.overlap import find_overlaps
+from scripts_visatb.data.subsets import MANIFEST, draw, make_subsets, read_manifest, size_label
+from visatb.benchmark import load_benchmark
+from visatb.errors import InputError
+
+TASKS = {"Caption": ("cider", 1200), "Vqa": ("exact_match", 80), "Chat": (None, 16)}
+
+
+def record(task: str, split: str, n: int, **changes) -> dict:
+    image = {"image": f"{split}.png"} if task != "Chat" else {}
+    question = f"{task} {split} {n}?" + ("\n<image>" if image else "")
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "yes"}]
+    return {"id": n, "task": task, "conversations": turns} | image | changes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A benchmark file with data and images."""
+    (tmp_path / "images").mkdir()
+    tasks = []
+    for task, (metric, count) in TASKS.items():
+        splits = ("train", "val", "test") if metric else ("train",)
+        files = {split: f"{task}_{split}.json" for split in splits}
+        for split in splits:
+            Image.new("RGB", (2, 2)).save(tmp_path / "images" / f"{split}.png")
+            records = [record(task, split, n) for n in range(count if split == "train" else 8)]
+            (tmp_path / files[split]).write_text(json.dumps(records))
+        tasks.append({"name": task, "files": files} | ({"metric": metric} if metric else {"weight": 1.0}))
+    write(tmp_path, tasks=tasks)
+    return tmp_path
+
+
+def write(folder, **changes) -> None:
+    path = folder / "b.yaml"
+    start = {"name": "toy", "data_folder": ".", "image_folder": "images", "mini_rate": 0.125, "large_rate": 0.5}
+    content = yaml.safe_load(path.read_text()) if path.exists() else start
+    path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
+
+
+def make(folder, output="out", seed=0):
+    benchmark = load_benchmark(folder / "b.yaml")
+    return make_subsets(benchmark, folder / output, seed, folder, folder / "images")
+
+
+def content(folder, manifest, key, output="out") -> list[dict]:
+    return json.loads((folder / output / manifest["files"][key]["file"]).read_text())
+
+
+def change(folder, file, edit) -> None:
+    records = json.loads((folder / file).read_text())
+    edit(records)
+    (folder / file).write_text(json.dumps(records))
+
+
+@pytest.mark.parametrize(("count", "label"), [(998, "998"), (1000, "1k"), (2400, "2k"), (475_123, "475k")])
+def test_size_label_is_that_of_the_documented_names(count, label):
+    assert size_label(count) == label
+
+
+@given(st.integers(1, 400), st.floats(0.001, 1), st.floats(0.001, 1), st.integers(0, 9))
+def test_a_smaller_rate_draws_inside_a_larger_one(count, one, other, seed):
+    small, large = sorted((one, other))
+    drawn = draw(count, small, seed, "t")
+    assert drawn <= draw(count, large, seed, "t")
+    assert len(drawn) == max(1, round(small * count))
+
+
+def test_another_seed_or_task_draws_other_records():
+    sets = [draw(200, 0.2, seed, task) for seed in (0, 1) for task in ("a", "b")]
+    assert len({frozenset(drawn) for drawn in sets}) == 4
+
+
+def test_files_have_documented_names_and_the_right_records(folder):
+    manifest = make(folder)
+    names = {key: entry["file"] for key, entry in manifest["files"].items()}
+    assert names == {
+        "mini": "toy-mini_train-162.json",
+        "entire": "toy_train-1k.json",
+        "plus_mini/Caption": "Caption-plus-mini_train-612.json",
+        "plus_mini/Vqa": "Vqa-plus-mini_train-192.json",
+        "single/Caption": "Caption_train-1k.json",
+        "single/Vqa": "Vqa_train-80.json",
+    }
+    assert manifest["files"]["mini"]["tasks"] == {"Caption": 150, "Vqa": 10, "Chat": 2}
+    assert manifest["files"]["plus_mini/Vqa"]["tasks"] == {"Caption": 150, "Vqa": 40, "Chat": 2}
+    for key, entry in manifest["files"].items():
+        data = (folder / "out" / entry["file"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+        assert len(content(folder, manifest, key)) == entry["records"]
+    assert read_manifest(folder / "out") == manifest
+
+
+def test_minis_are_the_same_in_every_file_and_inside_the_large_subset(folder):
+    manifest = make(folder)
+
+    def of(key, task):
+        return [r["conversations"][0]["value"] for r in content(folder, manifest, key) if r["task"] == task]
+
+    assert of("mini", "Caption") == of("plus_mini/Vqa", "Caption")
+    assert of("mini", "Chat") == of("plus_mini/Caption", "Chat")
+    assert set(of("mini", "Vqa")) < set(of("plus_mini/Vqa", "Vqa")) < set(of("single/Vqa", "Vqa"))
+
+
+def test_same_seed_gives_the_same_bytes_and_another_does_not(folder):
+    first, again, other = make(folder), make(folder, "again"), make(folder, "other", seed=1)
+    assert first["files"] == again["files"]
+    assert first["files"]["mini"]["sha256"] != other["files"]["mini"]["sha256"]
+    assert first["files"]["entire"]["sha256"] == other["files"]["entire"]["sha256"]
+
+
+def test_ids_that_tasks_share_become_distinct_in_a_mixed_file(folder):
+    ids = [r["id"] for r in content(folder, make(folder), "entire")]
+    assert len(set(ids)) == len(ids)
+    assert {"Vqa/3", "Chat/3", 700} < set(ids)
+
+
+def test_groups_are_balanced_as_one(folder):
+    tasks = yaml.safe_load((folder / "b.yaml").read_text())["tasks"]
+    write(folder, tasks=[task | ({"group": "all"} if "metric" in task else {}) for task in tasks])
+    manifest = make(folder)
+    assert manifest["files"]["plus_mini/all"]["tasks"] == {"Caption": 600, "Vqa": 40, "Chat": 2}
+    assert "plus_mini/Vqa" not in manifest["files"]
+
+
+def test_tasks_may_share_a_file(folder):
+    records = json.loads((folder / "Caption_train.json").read_text())
+    records += [record("Vqa", "train", 5000 + n) for n in range(16)]
+    (folder / "both.json").write_text(json.dumps(records))
+    tasks = yaml.safe_load((folder / "b.yaml").read_text())["tasks"]
+    for task in tasks[:2]:
+        task["files"]["train"] = "both.json"
+    write(folder, tasks=tasks)
+    assert make(folder)["files"]["single/Vqa"]["records"] == 16
+
+
+def test_changed_rate_removes_the_files_it_replaces(folder):
+    make(folder)
+    (folder / "out" / "mine.txt").write_text("kept")
+    write(folder, mini_rate=0.25)
+    manifest = make(folder)
+    kept = {entry["file"] for entry in manifest["files"].values()} | {MANIFEST, "mine.txt"}
+    assert {path.name for path in (folder / "out").iterdir()} == kept
+
+
+def _drop_answers(records):
+    del records[2]["conversations"][1]
+
+
+def _other_task(records):
+    records[1]["task"] = "Grounding"
+
+
+def _lost_image(records):
+    records[3]["image"] = "lost.png"
+
+
+def _outside_image(records):
+    records[3]["image"] = "../b.yaml"
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "message"),
+    [
+        ("Vqa_train.json", _drop_answers, r"Vqa_train.json: record 2 \(id 2\): the last question has no answer"),
+        ("Vqa_train.json", _other_task, r"record 1 \(id 1\): task must be one of Vqa, got 'Grounding'"),
+        ("Vqa_val.json", _lost_image, r"Vqa_val.json: record 3 \(id 3\): image 'lost.png' not found"),
+        ("Vqa_test.json", _outside_image, "leaves the image folder"),
+        ("Chat_train.json", list.clear, "Chat_train.json: holds no record"),
+    ],
+)
+def test_bad_data_is_refused_before_anything_is_written(folder, file, edit, message):
+    change(folder, file, edit)
+    with pytest.raises(InputError, match=message):
+        make(folder)
+    assert not (folder / "out").exists()
+
+
+def test_task_without_a_record_in_a_shared_file_is_refused(folder):
+    tasks = yaml.safe_load((folder / "b.yaml").read_text())["tasks"]
+    tasks[1]["files"]["train"] = "Caption_train.json"
+    write(folder, tasks=tasks)
+    with pytest.raises(InputError, match="no record of task 'Vqa'"):
+        make(folder)
+
+
+def test_mini_larger_than_large_is_refused(folder):
+    write(folder, mini_rate=0.9)
+    with pytest.raises(InputError, match="mini_rate must be at most large_rate"):
+        make(folder)
+
+
+def test_training_on_a_test_sample_is_refused(folder):
+    leaked = record("Vqa", "test", 3)
+    change(folder, "Vqa_train.json", lambda records: records.append(leaked | {"id": "new"}))
+    with pytest.raises(InputError, match="Vqa: train and test share 1 samples, e.g. id 3. Remove them"):
+        make(folder)
+
+
+def test_shared_ids_and_images_are_told_as_warnings(folder):
+    # the fixture counts ids from 0 in every file
+    assert any("Vqa: train and val share 8 ids" in warning for warning in make(folder)["warnings"])
+    same_image = {split: [record("Vqa", split, n, image="a.png", id=split)] for n, split in enumerate(("train", "val"))}
+    (found,) = find_overlaps("Vqa", same_image)
+    assert str(found) == "Vqa: train and val share 1 images, e.g. 'a.png'"
+
+
+def test_command_writes_the_files_and_refuses_in_one_line(folder, repository):
+    command = [sys.executable, "-m", "scripts_visatb.data.subsets", "--benchmark", str(folder / "b.yaml")]
+    command += ["--output", str(folder / "out"), "--data_folder", str(folder), "--image-folder"]
+
+    def call(images):
+        words = [*command, str(images)]
+        return subprocess.run(words, cwd=repository, capture_output=True, text=True, check=False, timeout=60)
+
+    done = call(folder / "images")
+    assert done.returncode == 0, done.stderr
+    assert "toy-mini_train-162.json" in done.stdout
+    refused = call(folder)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,125 @@
+"""Names, settings and environment that the graph hands to each step."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scripts_visatb.workflow import graph
+from scripts_visatb.workflow.infer import inference_command
+from scripts_visatb.workflow.train import training_environment
+from visatb.benchmark import Benchmark, Task
+from visatb.errors import InputError
+
+FILES = {"train": "x_train-9.json", "val": "x_val-9.json", "test": "my_x_test-9.json"}
+
+
+def benchmark(**changes) -> Benchmark:
+    settings = {
+        "path": Path("b.yaml"),
+        "name": "toy",
+        "tasks": (
+            Task("A", "cider", FILES, max_new_tokens=64),
+            Task("Talk", None, {"train": "t.json"}, weight=0.7),
+            Task("B", "iou", FILES, max_new_tokens=24),
+        ),
+        "mini_rate": 0.1,
+        "large_rate": 1.0,
+        "temperature": 0.5,
+        "alpha": (0.25, 0.25, 0.5),
+        "data_folder": "data",
+        "image_folder": "images",
+        "training": {"script": "train.sh", "environment": {"LEARNING_RATE": 1e-3, "FREEZE": True}},
+        "inference": {"batch_size": 8, "launcher": "torchrun --nproc_per_node 2", "threads": 4, "overwrite_all": False},
+    }
+    return Benchmark(**(settings | changes))
+
+
+@pytest.fixture
+def run(tmp_path):
+    current = graph.Run(benchmark(), tmp_path, 3)
+    current.subsets.mkdir(parents=True)
+    keys = ["mini", "entire", "plus_mini/A", "plus_mini/B", "single/A", "single/B"]
+    entries = {key: {"file": key.replace("/", "-") + ".json", "sha256": key} for key in keys}
+    (current.subsets / "subsets.json").write_text(json.dumps({"files": entries}))
+    return current
+
+
+def test_models_are_mini_one_per_measured_task_and_the_final_ones():
+    assert graph.preparation_models(benchmark()) == ["mini", "A-plus-mini", "B-plus-mini"]
+    assert graph.final_models(benchmark()) == ["VisATB", "EW", "STL-A", "STL-B"]
+    data = [graph.training_data(m) for m in ("mini", "A-plus-mini", "VisATB", "EW", "STL-B")]
+    assert data == ["mini", "plus_mini/A", "entire", "entire", "single/B"]
+
+
+def test_visatb_gets_its_weights_at_their_ids_and_all_others_equal_ones(run):
+    run.weights.write_text(json.dumps({"weights": {"B": 1.25, "A": 0.75, "Talk": 9.0}}))
+    assert training_environment(run, "VisATB")["VISATB_WEIGHTS"] == "0.75 0.7 1.25"
+    assert training_environment(run, "EW")["VISATB_WEIGHTS"] == "1.0 1.0 1.0"
+    assert training_environment(run, "A-plus-mini")["DATA_PATH"] == str(run.subsets / "plus_mini-A.json")
+
+
+def test_training_environment_has_the_benchmarks_variables_as_text(run):
+    environment = training_environment(run, "mini")
+    assert environment["LEARNING_RATE"] == "0.001"
+    assert environment["FREEZE"] == "True"
+    assert environment["SEED"] == "3"
+    assert environment["OUTPUT_DIR"] == str(run.model("mini"))
+
+
+def test_a_variable_that_the_graph_sets_is_refused_in_the_benchmark(run):
+    other = graph.Run(benchmark(training={"script": "x", "environment": {"SEED": 1}}), run.folder, 3)
+    with pytest.raises(InputError, match="training.environment.SEED is set by the run graph"):
+        training_environment(other, "mini")
+
+
+def test_weights_that_lack_a_task_are_refused():
+    with pytest.raises(InputError, match=r"lack the task\(s\) B"):
+        graph.task_weights(benchmark(), {"A": 1.0})
+
+
+def test_inference_command_asks_all_tasks_at_once_and_leaves_placement_out(run):
+    command = inference_command(run, "mini", "test")
+    assert command[:2] == ["torchrun", "--nproc_per_node"]
+    assert "--threads" not in command
+    assert command[command.index("--question-file") + 1 :][:2] == ["data/my_x_test-9.json"] * 2
+    assert command[command.index("--max_new_tokens") + 1] == "64"
+    assert command[command.index("--batch_size") + 1] == "8"
+    assert "--overwrite_all" not in command
+    single = inference_command(run, "STL-B", "test")
+    assert single[single.index("--max_new_tokens") + 1] == "24"
+    path = run.answer_file("STL-B", "test", run.benchmark.task("B"))
+    assert path.name == "my-x-test-9_STL-B.json"
+
+
+def test_where_a_job_runs_is_no_setting_that_repeats_it():
+    plain = graph.training_settings(benchmark())
+    moved = {"script": "train.sh", "threads": 64, "gpus": 8}
+    moved["environment"] = {"LEARNING_RATE": 1e-3, "FREEZE": True, "LOGGING_STEPS": 50}
+    assert graph.training_settings(benchmark(training=moved)) == plain
+    moved["environment"]["LEARNING_RATE"] = 2e-3
+    assert graph.training_settings(benchmark(training=moved)) != plain
+
+
+def test_a_fixed_weight_is_a_setting_of_the_weighted_training_only():
+    first, talk, last = benchmark().tasks
+    other = benchmark(tasks=(first, replace(talk, weight=2.0), last))
+    assert graph.training_settings(other) == graph.training_settings(benchmark())
+    assert graph.training_settings(other, weighted=True) != graph.training_settings(benchmark(), weighted=True)
+
+
+@pytest.mark.parametrize(("given", "seeds"), [({}, [0]), ({"seeds": 2}, [2]), ({"seeds": ["0", "1"]}, [0, 1])])
+def test_seeds_are_read_as_snakemake_gives_them(given, seeds):
+    assert graph.seeds_of(given, benchmark()) == seeds
+
+
+@pytest.mark.parametrize("seeds", [[], [0, 0], ["a"], [-1], [True], [1.5]])
+def test_bad_seeds_are_refused(seeds):
+    with pytest.raises(InputError, match="seeds must be distinct whole numbers"):
+        graph.seeds_of({"seeds": seeds}, benchmark())
+
+
+def test_braces_in_settings_and_commands_are_no_snakemake_placeholders():
+    assert "{" not in graph.settings_key({"a": "{seed}"})
+    assert graph.shell_word("echo '{x}'").count("{{") == 1
