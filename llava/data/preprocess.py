@@ -243,7 +243,7 @@ def _strip_spans(spans: list[tuple[str, bool]], left: bool) -> list[tuple[str, b
 def _encode_run(run: _Run, tokenizer: PreTrainedTokenizer, opens_text: bool) -> tuple[list[int], list[int]]:
     """Ids and labels of a run of text."""
     text = "".join(text for text, _ in run.spans)
-    ids = _text_ids(text, tokenizer, opens_text)
+    ids = tokenizer.convert_tokens_to_ids(_text_tokens(text, tokenizer, opens_text))
     if len({supervised for _, supervised in run.spans}) == 1:
         return ids, list(ids) if run.spans[0][1] else [IGNORE_INDEX] * len(ids)
     labels = [IGNORE_INDEX] * len(ids)
@@ -253,17 +253,17 @@ def _encode_run(run: _Run, tokenizer: PreTrainedTokenizer, opens_text: bool) -> 
         last = n + 1 == len(run.spans)
         if not last and run.spans[n + 1][1] == supervised:
             continue
-        stop = len(ids) if last else min(len(ids), len(_text_ids(text[:end], tokenizer, opens_text)))
+        stop = len(ids) if last else min(len(ids), len(_text_tokens(text[:end], tokenizer, opens_text)))
         if supervised:
             labels[start:stop] = ids[start:stop]
         start = stop
     return ids, labels
 
 
-def _text_ids(text: str, tokenizer: PreTrainedTokenizer, opens_text: bool) -> list[int]:
-    """Ids of text in which no special token is looked for."""
+def _text_tokens(text: str, tokenizer: PreTrainedTokenizer, opens_text: bool) -> list[str]:
+    """Tokens of text in which no special token is looked for."""
     if not getattr(tokenizer, "legacy", True):
         # What LlamaTokenizer.tokenize does before it splits at special tokens (legacy=False, as Vicuna 1.5 has it).
         text = text.replace(_SPIECE_UNDERLINE, " ")
         text = _SPIECE_UNDERLINE + text if opens_text else text
-    return tokenizer.convert_tokens_to_ids(tokenizer._tokenize(text)) if text else []
+    return tokenizer._tokenize(text) if text else []

@@ -3,6 +3,7 @@
 Shapes: B batch, S tokens, N images, P patches of an image, L positions once images took their places, D hidden.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -70,14 +71,22 @@ class LlavaMetaModel:
 def load_projector(projector: nn.Module, path: str) -> None:
     """Fill a projector from stage 1's `mm_projector.bin`. Raises InputError if its names or shapes differ."""
     weights = projector_weights(read_tensors(path))
-    wanted = projector.state_dict()
-    if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in wanted.items()}:
-        have, need = (
-            ", ".join(f"{key} {tuple(value.shape)}" for key, value in tensors.items()) or "no projector weight"
-            for tensors in (weights, wanted)
-        )
-        raise InputError(f"{path}: holds {have}; the projector needs {need}. Check --mm_projector_type and the file.")
-    projector.load_state_dict(weights)
+    with _whole(*projector.parameters()):
+        wanted = projector.state_dict()
+        if _shapes(weights) != _shapes(wanted):
+            raise InputError(
+                f"{path}: holds {_listing(weights)}; the projector needs {_listing(wanted)}. "
+                f"Check --mm_projector_type and the file."
+            )
+        projector.load_state_dict(weights)
+
+
+def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in weights.items()}
+
+
+def _listing(weights: dict[str, torch.Tensor]) -> str:
+    return ", ".join(f"{key} {shape}" for key, shape in _shapes(weights).items()) or "no projector weight"
 
 
 def projector_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -203,13 +212,14 @@ class LlavaMetaForCausalLM:
             self.resize_token_embeddings(len(tokenizer))
             inputs, outputs = self.get_input_embeddings().weight, self.get_output_embeddings().weight
             if added:
-                for weight in (inputs.data, outputs.data):
-                    weight[-added:] = weight[:-added].mean(dim=0, keepdim=True)
+                with _whole(inputs, outputs):
+                    for weight in (inputs.data, outputs.data):
+                        weight[-added:] = weight[:-added].mean(dim=0, keepdim=True)
+                    if model_args.pretrain_mm_mlp_adapter:
+                        _read_new_embeddings(inputs.data, added, model_args.pretrain_mm_mlp_adapter)
             if model_args.tune_mm_mlp_adapter:
                 inputs.requires_grad_(True)
                 outputs.requires_grad_(False)
-            if model_args.pretrain_mm_mlp_adapter and added:
-                _read_new_embeddings(inputs.data, added, model_args.pretrain_mm_mlp_adapter)
         elif model_args.mm_use_im_patch_token and model_args.tune_mm_mlp_adapter:
             self.get_input_embeddings().weight.requires_grad_(False)
             self.get_output_embeddings().weight.requires_grad_(False)
@@ -320,6 +330,15 @@ def _mask_with_cache(attention_mask: torch.Tensor | None, past_key_values: Any) 
     if lacking <= 0:
         return attention_mask
     return torch.cat([attention_mask, attention_mask.new_ones(len(attention_mask), lacking)], dim=1)
+
+
+def _whole(*parameters: nn.Parameter) -> AbstractContextManager:
+    """A context in which parameters can be written: under ZeRO-3 each rank holds a part of them only."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0)
 
 
 def _read_new_embeddings(embeddings: torch.Tensor, added: int, path: str) -> None:
