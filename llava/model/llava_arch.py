@@ -71,7 +71,7 @@ class LlavaMetaModel:
 def load_projector(projector: nn.Module, path: str) -> None:
     """Fill a projector from stage 1's `mm_projector.bin`. Raises InputError if its names or shapes differ."""
     weights = projector_weights(read_tensors(path))
-    with _whole(*projector.parameters()):
+    with gathered(*projector.parameters()):
         wanted = projector.state_dict()
         if _shapes(weights) != _shapes(wanted):
             raise InputError(
@@ -212,7 +212,7 @@ class LlavaMetaForCausalLM:
             self.resize_token_embeddings(len(tokenizer))
             inputs, outputs = self.get_input_embeddings().weight, self.get_output_embeddings().weight
             if added:
-                with _whole(inputs, outputs):
+                with gathered(inputs, outputs):
                     for weight in (inputs.data, outputs.data):
                         weight[-added:] = weight[:-added].mean(dim=0, keepdim=True)
                     if model_args.pretrain_mm_mlp_adapter:
@@ -332,7 +332,7 @@ def _mask_with_cache(attention_mask: torch.Tensor | None, past_key_values: Any) 
     return torch.cat([attention_mask, attention_mask.new_ones(len(attention_mask), lacking)], dim=1)
 
 
-def _whole(*parameters: nn.Parameter) -> AbstractContextManager:
+def gathered(*parameters: nn.Parameter) -> AbstractContextManager:
     """A context in which parameters can be written: under ZeRO-3 each rank holds a part of them only."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()

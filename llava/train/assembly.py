@@ -9,11 +9,12 @@ from pathlib import Path
 import transformers
 from transformers import PreTrainedTokenizer
 
-from llava.conversation import Conversation, conv_templates
+from llava.conversation import Conversation, conversation_for_version
 from llava.data.collator import SupervisedCollator
 from llava.data.dataset import SupervisedDataset
 from llava.data.images import check_image_files
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.llava_arch import gathered
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.run_folder import LOG_FILE
@@ -88,20 +89,6 @@ def load_tokenizer(model_args: ModelArguments, args: TrainingArguments) -> PreTr
     return tokenizer
 
 
-def choose_conversation(version: str) -> Conversation:
-    """The conversation template of `--version`, with LLaVA's meaning of the names.
-
-    v0 and v0.5 train with v1's template, as LLaVA and the reference do; unknown names are refused.
-    """
-    if version in ("v0", "v0.5"):
-        warnings.warn(f"--version {version} trains with the v1 template, as in LLaVA. Say --version v1.", stacklevel=2)
-        return conv_templates["vicuna_v1"]
-    if version not in conv_templates:
-        known = ", ".join(conv_templates)
-        raise InputError(f"version must be one of v0, v0.5, {known}, got {version!r} (--version). Choose one of them.")
-    return conv_templates[version]
-
-
 def build_model(
     model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments
 ) -> tuple[LlavaLlamaForCausalLM, PreTrainedTokenizer, Conversation]:
@@ -109,7 +96,7 @@ def build_model(
 
     The model is built after the arguments (ZeRO-3 partitions it while it is made) and after the seed is set.
     """
-    conversation = choose_conversation(model_args.version)
+    conversation = conversation_for_version(model_args.version)
     config = _load_config(model_args.model_name_or_path, args)
     if model_args.vision_tower and getattr(config, "mm_vision_tower", None):
         # A LLaVA checkpoint is tuned further: its projector is loaded, and the tower is the one this run names.
@@ -160,9 +147,11 @@ def _add_pad_token(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenizer)
     """Add [PAD], its embeddings the mean of the others (LLaVA's v0)."""
     added = tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     model.resize_token_embeddings(len(tokenizer))
-    for embeddings in (model.get_input_embeddings().weight.data, model.get_output_embeddings().weight.data):
-        if added:
-            embeddings[-added:] = embeddings[:-added].mean(dim=0, keepdim=True)
+    weights = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    if added:
+        with gathered(*weights):
+            for embeddings in (weight.data for weight in weights):
+                embeddings[-added:] = embeddings[:-added].mean(dim=0, keepdim=True)
 
 
 def _add_vision(

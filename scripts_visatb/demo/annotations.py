@@ -32,8 +32,7 @@ DESCRIBE_SCENE = (
     "What is in the image?",
     "Give a short caption of the image.",
 )
-SIDES = {"circle": "no sides", "square": "four sides", "triangle": "three sides", "cross": "twelve sides",
-         "star": "ten sides"}  # fmt: skip
+SIDES = {"circle": "no sides", "square": "four sides", "triangle": "three sides", "cross": "twelve sides"}
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 # A question and its answer; several answers are references for one question.

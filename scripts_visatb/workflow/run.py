@@ -1,26 +1,44 @@
-"""Starts the run graph: what is missing is made, what is there is kept.
+"""Starts the run graph: what is missing is made, what is there is kept; at the end the table of results is printed.
 
     python -m scripts_visatb.workflow.run --benchmark scripts_visatb/benchmarks/demo.yaml --cores 2
     python -m scripts_visatb.workflow.run --benchmark scripts_visatb/benchmarks/demo.yaml --cores 2 -n   # only the plan
 
-The same as `snakemake -s scripts_visatb/workflow/Snakefile --configfile FILE --cores N`, with checks of the benchmark
-file first and an end for all that it started when it is itself killed. Flags it does not know go to snakemake.
+The same as `snakemake -s scripts_visatb/workflow/Snakefile --configfile FILE --cores N`, with a check of the benchmark
+file first, fewer words, and an end for all that it started when it is itself killed. Flags it does not know go to
+snakemake.
 """
 
 import ctypes
-import os
 import platform
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 from scripts_visatb.workflow.graph import seeds_of
+from scripts_visatb.workflow.report import print_table
 from scripts_visatb.workflow.step import ROOT
 from visatb.benchmark import load_benchmark
 from visatb.cli import ArgumentParser, run
+from visatb.files import read_json
 
 _PR_SET_PDEATHSIG = 1
-# Flags with which Snakemake's own account of the jobs is wanted.
-SHOWING = {"-n", "--dry-run", "--dryrun", "-q", "--quiet", "--verbose", "-p", "--printshellcmds"}
+PLAN_FLAGS = {"-n", "--dry-run", "--dryrun"}
+# Lines of Snakemake's that tell a user nothing: the steps themselves tell when they start and end.
+NOISE = (
+    "Using workflow specific profile",
+    "Assuming unrestricted shared filesystem",
+    "Building DAG of jobs",
+    "Using shell:",
+    "Select jobs to execute",
+    "Execute ",
+    "Elapsed time",
+    "Complete log(s)",
+    "RuleException:",
+    "CalledProcessError in file",
+    "Command 'set -euo pipefail;",
+    "Exiting because a job execution failed",
+)
 
 
 def die_with_parent() -> None:
@@ -41,14 +59,28 @@ def snakemake_command(benchmark: str, cores: int, seeds: list[int] | None, runs:
         *("--configfile", benchmark),
         *("--cores", str(cores)),
         *("--config", *settings),
-        # The steps tell when they start and end; what each reads and writes is told in a plan only.
-        *(() if SHOWING & set(more) else ("--quiet", "all")),
+        *(() if PLAN_FLAGS & set(more) else ("--quiet", "rules", "reason", "host", "progress")),
         *more,
     ]
 
 
-def main() -> None:
-    """Command line; replaces this process by snakemake."""
+def run_snakemake(command: list[str]) -> int:
+    """Run snakemake without its noise; returns its exit code, 128 + n if signal n ended it."""
+    # preexec_fn is safe here: this process has no other thread.
+    snakemake = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, bufsize=1, preexec_fn=die_with_parent)
+    # A key press reaches the whole process group: snakemake ends its jobs, and we wait for that. Other ends are passed
+    # on by the kernel (die_with_parent) or here.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _frame: snakemake.send_signal(number))
+    for line in snakemake.stderr:
+        if line.strip() and not line.startswith(NOISE):
+            print(line, end="", file=sys.stderr, flush=True)
+    code = snakemake.wait()
+    return code if code >= 0 else 128 - code
+
+
+def main() -> int:
+    """Command line."""
     parser = ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--benchmark", required=True, help="benchmark YAML")
     parser.add_argument("--cores", type=int, default=2, help="how many processor cores to use at a time")
@@ -59,8 +91,11 @@ def main() -> None:
     if args.seeds is not None:
         seeds_of({"seeds": args.seeds}, benchmark)
     die_with_parent()
-    command = snakemake_command(args.benchmark, args.cores, args.seeds, args.runs, more)
-    os.execv(command[0], command)
+    code = run_snakemake(snakemake_command(args.benchmark, args.cores, args.seeds, args.runs, more))
+    report = Path(args.runs) / benchmark.name / "report.json"
+    if code == 0 and not PLAN_FLAGS & set(more) and report.is_file():
+        print_table(read_json(report), report.with_name("report.html"))
+    return code
 
 
 if __name__ == "__main__":

@@ -179,8 +179,10 @@ def test_graph_trains_every_model_once_and_writes_the_report(finished):
 def test_second_call_of_a_finished_run_does_nothing(finished, repository):
     before = calls(finished)
     start = time.monotonic()
-    run_graph(finished, repository)
+    shown = run_graph(finished, repository)
     assert time.monotonic() - start < 20
+    assert "start" not in shown.stdout
+    assert "VisATB %" in shown.stdout, "the table of results is missing"
     assert calls(finished) == before
 
 

@@ -13,7 +13,7 @@ from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.weights import read_state_dict, weight_files
 from transformers_patch import LlamaForCausalLM, Weighter
-from transformers_patch.modeling_llama import LlamaModel
+from transformers_patch.modeling_llama import SDPA, LlamaModel
 
 
 class LlavaConfig(LlamaConfig):
@@ -26,6 +26,7 @@ class LlavaLlamaModel(LlavaMetaModel, LlamaModel):
     """Llama's decoder with a vision tower and a projector."""
 
     config_class = LlavaConfig
+    attention = SDPA
 
 
 class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import zlib
 from types import SimpleNamespace
@@ -161,9 +162,12 @@ def test_base64_images(tmp_path):
             load_image_from_base64(bad)
 
 
-def test_missing_image_files_are_found_before_training(tmp_path, records, tiny_dataset):
-    folder = tiny_dataset.parent / "images"
-    check_image_files(records, folder, "train.json", decode=True)
-    records[3] = records[3] | {"image": "nothing.png"}
-    with pytest.raises(InputError, match=r"record 3 .*nothing\.png"):
-        check_image_files(records, folder, "train.json")
+def test_missing_and_unreadable_image_files_are_found_before_training(tmp_path, records, tiny_dataset):
+    folder = tmp_path / "images"
+    shutil.copytree(tiny_dataset.parent / "images", folder)
+    check_image_files(records, folder, "train.json")
+    (folder / "empty.png").touch()
+    for name in ("nothing.png", "empty.png"):
+        records[3] = records[3] | {"image": name}
+        with pytest.raises(InputError, match=rf"train.json: record 3 .*{name}"):
+            check_image_files(records, folder, "train.json")
