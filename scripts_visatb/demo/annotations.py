@@ -177,6 +177,28 @@ def make_records(
         yield make_record(task, split, n, picture, rng), picture
 
 
+def make_alignment(name: str, count: int, seed: int) -> Iterator[tuple[Record, Picture]]:
+    """Yield captioned pictures of the pretraining half for LLaVA's stage 1: scenes, cards and charts."""
+    for n in range(count):
+        rng = random.Random(f"{seed}/{name}/{n}")
+        task = rng.choice(("SceneCaption", "SceneCaption", "TextChartQA"))
+        picture = describe(task, rng)
+        while not drawing.is_for_pretraining(picture):
+            picture = describe(task, rng)
+        turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": alignment_caption(picture)}]
+        image = f"{name}/{n:05d}.png"
+        yield {"id": f"{name}-{n:05d}", "image": image, "task": name, "conversations": turns}, picture
+
+
+def alignment_caption(picture: Picture) -> str:
+    """All that is to be seen in a picture, as stage 1 tells it."""
+    if isinstance(picture, Scene):
+        return ", ".join(f"{shape.name} {box_of(picture, shape)}" for shape in picture.shapes)
+    if isinstance(picture, Card):
+        return f"{picture.color} {'number' if picture.text.isdigit() else 'word'} {picture.text}"
+    return ", ".join(f"{color} bar {value}" for color, value, _ in picture.bars)
+
+
 def make_record(task: str, split: str, n: int, picture: Picture | None, rng: random.Random) -> Record:
     """The record number `n` of a split, about a picture (None for Chat)."""
     if picture is None:
@@ -271,7 +293,7 @@ def _ask_spelling(rng: random.Random) -> tuple[str, str]:
 
 
 def _ask_opposite(rng: random.Random) -> tuple[str, str]:
-    one, other = rng.choice((("small", "large"), ("left", "right"), ("above", "below"), ("white", "black"),
+    one, other = rng.choice((("small", "large"), ("left", "right"), ("above", "below"), ("black", "white"),
                              ("top", "bottom"), ("yes", "no")))  # fmt: skip
     if rng.random() < 0.5:
         one, other = other, one

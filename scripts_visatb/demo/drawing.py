@@ -16,15 +16,16 @@ from PIL import Image, ImageDraw, ImageFont
 Box = tuple[int, int, int, int]
 Rgb = tuple[int, int, int]
 
+# Bright on dark throughout: a form then looks the same in every colour, which a small tower learns in a minute.
 COLORS: dict[str, Rgb] = {
-    "red": (215, 40, 40),
-    "green": (40, 160, 70),
-    "blue": (45, 85, 220),
-    "yellow": (230, 195, 30),
-    "purple": (150, 60, 190),
-    "orange": (245, 135, 30),
+    "red": (245, 60, 60),
+    "green": (60, 215, 90),
+    "blue": (80, 130, 255),
+    "yellow": (250, 225, 60),
+    "purple": (200, 100, 245),
+    "white": (245, 245, 245),
 }
-BACKGROUNDS: dict[str, Rgb] = {"white": (246, 246, 242), "black": (28, 28, 34)}
+BACKGROUNDS: dict[str, Rgb] = {"black": (12, 12, 18), "gray": (66, 68, 74)}
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = ("small", "large")
 # Words a card may show. Their first letters differ, so that few patches decide, but every letter is drawn.
@@ -34,7 +35,7 @@ MAX_BAR = 6
 # Widths and heights of pictures. Most are not square, so that padding to the square matters.
 _CANVASES = ((64, 64), (72, 54), (54, 72), (80, 60), (60, 80), (64, 48), (48, 64))
 # Side of a shape as a share of the padded square.
-_SIDES = {"small": (0.23, 0.28), "large": (0.36, 0.44)}
+_SIDES = {"small": (0.25, 0.3), "large": (0.38, 0.46)}
 _GAP = 2
 _TRIES = 40
 

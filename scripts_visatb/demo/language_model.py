@@ -44,7 +44,7 @@ class LanguageRecipe:
     layers: int = 3
     heads: int = 4
     grid: int = 7
-    steps: int = 400
+    steps: int = 260
     batch: int = 16
     learning_rate: float = 2e-3
 

@@ -6,10 +6,11 @@ that has learned to answer questions about such grids has to learn to see during
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from llava.conversation import conv_templates
 from scripts_visatb.demo import annotations, drawing
-from scripts_visatb.demo.drawing import Box, Card, Chart, Picture, Scene
+from scripts_visatb.demo.drawing import Box, Card, Picture, Scene
 
 OUTSIDE = "."
 COVERED = 0.4
@@ -44,6 +45,17 @@ def sample_turns(task: str, rng: random.Random, grid: int) -> list[dict[str, str
     if picture is not None:
         turns[0]["value"] = turns[0]["value"].replace("<image>", text_picture(picture, grid, rng))
     return turns
+
+
+def tokenizer_texts(seed: int, rounds: int = 300, grid: int = 7) -> Iterator[str]:
+    """Prompts of all tasks' kinds, for the tokenizer to learn its pieces from."""
+    rng = random.Random(f"{seed}/tokenizer")
+    for _ in range(rounds):
+        for task in annotations.SIZES:
+            conversation = conv_templates["vicuna_v1"].copy()
+            for turn in sample_turns(task, rng, grid):
+                conversation.append_message(conversation.roles[turn["from"] == "gpt"], turn["value"])
+            yield conversation.get_prompt().replace(conversation.sep2, " ")
 
 
 def _fill(cells: list[str], grid: int, picture: Picture, box: Box, word: Callable[[], str]) -> None:

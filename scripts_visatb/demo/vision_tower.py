@@ -47,13 +47,13 @@ _SEEN = ("SceneCaption", "SceneCaption", "TextChartQA")
 class TowerRecipe:
     """Size and training of the tower. `layers` counts the one that LLaVA's select layer -2 leaves unused."""
 
-    hidden: int = 96
-    layers: int = 4
+    hidden: int = 128
+    layers: int = 3
     heads: int = 4
     image_size: int = 56
     patch_size: int = 8
-    steps: int = 700
-    batch: int = 48
+    steps: int = 1350
+    batch: int = 16
     learning_rate: float = 2e-3
 
     @property
@@ -79,6 +79,7 @@ def train_vision_tower(folder: Path, recipe: TowerRecipe, seed: int) -> dict[str
             image_size=recipe.image_size,
             patch_size=recipe.patch_size,
             projection_dim=recipe.hidden,
+            initializer_range=0.05,
         )
     )
     heads = PatchQuestions(recipe.hidden)

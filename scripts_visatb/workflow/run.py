@@ -44,7 +44,8 @@ NOISE = (
 def die_with_parent() -> None:
     """Ask the kernel (Linux) to kill this process when its parent dies; elsewhere do nothing.
 
-    The steps notice and end too (see job.py), so that killing the one process that a user sees leaves nothing behind.
+    Snakemake ends with the process that a user sees, and its steps notice that and end too (see job.py): a killed run
+    leaves nobody behind in its folders.
     """
     if platform.system() == "Linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -90,7 +91,6 @@ def main() -> int:
     benchmark = load_benchmark(args.benchmark)
     if args.seeds is not None:
         seeds_of({"seeds": args.seeds}, benchmark)
-    die_with_parent()
     code = run_snakemake(snakemake_command(args.benchmark, args.cores, args.seeds, args.runs, more))
     report = Path(args.runs) / benchmark.name / "report.json"
     if code == 0 and not PLAN_FLAGS & set(more) and report.is_file():

@@ -212,8 +212,8 @@ def test_killed_run_leaves_no_process_and_goes_on(toy, repository):
     environment = os.environ | {"PYTHONPATH": str(repository)}
     progress = toy / "runs/toy/seed0/models/mini/progress"
     with open(toy / "out.txt", "w") as out:
-        # As in quickstart.sh a shell is the parent, and the shell alone is killed.
-        script = f"{shlex.join(command())}; echo end"
+        # As in quickstart.sh: the shell becomes the command.
+        script = f"exec {shlex.join(command())}"
         running = subprocess.Popen(["bash", "-c", script], cwd=toy, env=environment, stdout=out, stderr=out)
         _wait_for(progress.exists, 60)
         descendants = psutil.Process(running.pid).children(recursive=True)

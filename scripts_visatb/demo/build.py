@@ -1,0 +1,321 @@
+"""Makes the demo: images and annotation files, tokenizer, vision tower, language model, stage 1.
+
+    python -m scripts_visatb.demo.build --benchmark scripts_visatb/benchmarks/demo.yaml --output runs/demo
+
+    runs/demo/images/  data/             pictures and annotation files, in the folders that the benchmark names
+    runs/demo/base/tokenizer/  llama/    the language model that all trainings start from, with its tokenizer
+    runs/demo/base/vision_tower/         CLIP vision model
+    runs/demo/base/projector/            mm_projector.bin and the log of stage 1
+    runs/demo/prepared.json              written last: every file with size and SHA-256, seconds per part
+
+The seed decides data and base model; the seeds of the trainings are the run graph's. Every part is made under another
+name and renamed when it is complete, so that a killed build goes on where it was; what is there is not made again.
+"""
+
+import fcntl
+import hashlib
+import multiprocessing
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts_visatb.demo.annotations import SIZES
+from visatb.benchmark import Benchmark, load_benchmark
+from visatb.cli import ArgumentParser, run
+from visatb.errors import InputError
+from visatb.files import fsync_folder, read_json, write_json
+
+MARKER = ".visatb-demo.json"
+PREPARED = "prepared.json"
+# Counts up when the drawings, texts or models change: folders of earlier versions are refused, not mixed.
+VERSION = 1
+# What the run graph puts beside our own products.
+_NEIGHBOURS = ("done", "logs", "seed", "report", "subsets", ".lock", ".snakemake")
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much is drawn and how long the base is trained.
+
+    Attributes:
+        sizes: records by task and split.
+        alignment: captions of stage 1.
+        tower, language: fields of TowerRecipe and LanguageRecipe that differ from their defaults.
+        stage1: variables of pretrain.sh.
+    """
+
+    sizes: dict[str, dict[str, int]] = field(default_factory=lambda: SIZES)
+    alignment: int = 1000
+    tower: dict[str, Any] = field(default_factory=dict)
+    language: dict[str, Any] = field(default_factory=dict)
+    stage1: dict[str, str] = field(
+        default_factory=lambda: {"PER_DEVICE_TRAIN_BATCH_SIZE": "16", "LEARNING_RATE": "2e-3", "NUM_TRAIN_EPOCHS": "1"}
+    )
+
+
+class Build:
+    """One output folder and the parts that are made in it.
+
+    Args:
+        benchmark: names the annotation files and the folders of data and images.
+        output: the folder; made if missing.
+        seed: of data and base model.
+        recipe: sizes.
+
+    Raises:
+        InputError: if the folder holds something else, a demo of other settings, or is being built by another process.
+    """
+
+    def __init__(self, benchmark: Benchmark, output: Path, seed: int, recipe: Recipe):
+        self.benchmark, self.output, self.seed, self.recipe = benchmark, output, seed, recipe
+        self.base = output / "base"
+        self.data, self.images = output / "data", output / "images"
+        self._settings = {"version": VERSION, "seed": seed, "recipe": asdict(recipe)}
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the folder for this process; refuse it if it is not ours."""
+        marker = self.output / MARKER
+        if not marker.is_file():
+            self._refuse_foreign()
+        self.output.mkdir(parents=True, exist_ok=True)
+        with open(self.output / f"{MARKER}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{self.output}: another process is building here. Wait for it or end it.") from None
+            if marker.is_file():
+                self._recall(marker)
+            else:
+                self._remember()
+            yield
+
+    def part(self, name: str, target: Path, make: Callable[[Path], None]) -> None:
+        """Make a folder with `make(temporary folder)` unless it is there; note the seconds."""
+        if target.is_dir():
+            return
+        started = time.monotonic()
+        scratch = target.with_name(f".{target.name}.unfinished")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        make(scratch)
+        os.replace(scratch, target)
+        fsync_folder(target.parent)
+        self.note(name, time.monotonic() - started)
+
+    def note(self, name: str, seconds: float) -> None:
+        """Remember how long a part took, across interruptions."""
+        self.seconds[name] = round(seconds, 2)
+        self._remember()
+
+    def _remember(self) -> None:
+        write_json(self.output / MARKER, self._settings | {"seconds": self.seconds})
+
+    def _recall(self, marker: Path) -> None:
+        found = read_json(marker)
+        self.seconds = found.pop("seconds", {})
+        differing = [key for key, value in self._settings.items() if found.get(key) != value]
+        if differing:
+            raise InputError(
+                f"{self.output}: holds a demo of other settings ({', '.join(differing)} differ). Choose another "
+                "--output or delete the folder."
+            )
+
+    def _refuse_foreign(self) -> None:
+        if self.output.exists() and not self.output.is_dir():
+            raise InputError(f"{self.output}: must be a folder, got a file (--output). Choose another place.")
+        names = sorted(path.name for path in self.output.iterdir()) if self.output.is_dir() else []
+        strange = [name for name in names if not name.startswith((*_NEIGHBOURS, MARKER))]
+        if strange:
+            raise InputError(
+                f"{self.output}: holds something else ({', '.join(strange[:3])}). Choose an empty folder for --output."
+            )
+
+
+def build(benchmark: Benchmark, output: Path, seed: int, recipe: Recipe | None = None) -> dict[str, Any]:
+    """Make what is missing of the demo; returns the content of prepared.json.
+
+    Raises:
+        InputError: see `Build`; a finished demo that has lost a file; a benchmark file that names other tasks.
+    """
+    from scripts_visatb.demo.dataset import check_sizes
+
+    job = Build(benchmark, output, seed, recipe or Recipe())
+    check_sizes(benchmark, job.recipe.sizes)
+    _check_folders(benchmark, job)
+    with job.claimed():
+        if (output / PREPARED).is_file():
+            prepared = read_json(output / PREPARED)
+            check_prepared(output, prepared)
+            print(f"{output}: the demo is complete; nothing to do.")
+            return prepared
+        for leftover in output.glob(".*.unfinished"):
+            shutil.rmtree(leftover)
+        # The tower needs nothing but drawings: it learns while the rest is made, each on one core.
+        with _beside(job, "vision tower", job.base / "vision_tower", _make_tower):
+            job.part("images and annotations", job.data, lambda folder: _draw(job, folder))
+            job.part("tokenizer", job.base / "tokenizer", lambda folder: _make_tokenizer(job, folder))
+            job.part("language model", job.base / "llama", lambda folder: _make_language_model(job, folder))
+        _stage1(job)
+        prepared = {
+            "seed": seed,
+            "version": VERSION,
+            "seconds": job.seconds,
+            "files": list_files(output, (job.data, job.images, job.base)),
+        }
+        write_json(output / PREPARED, prepared)
+    return prepared
+
+
+def list_files(output: Path, folders: tuple[Path, ...]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file below the folders, by path relative to the output folder."""
+    listed = {}
+    for folder in folders:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            listed[path.relative_to(output).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+    return listed
+
+
+def check_prepared(output: Path, prepared: dict[str, Any]) -> None:
+    """Refuse a finished demo of which a file is missing or has another size. Raises InputError naming the file."""
+    for name, facts in prepared["files"].items():
+        path = output / name
+        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+            part = "/".join(name.split("/")[: 2 if name.startswith("base/") else 1])
+            raise InputError(
+                f"{path}: missing or changed since it was made. Delete {output / part} and {output / PREPARED}, and "
+                "build again."
+            )
+
+
+def _check_folders(benchmark: Benchmark, job: Build) -> None:
+    for key, folder in (("data_folder", job.data), ("image_folder", job.images)):
+        if Path(getattr(benchmark, key)).resolve() != folder.resolve():
+            raise InputError(f"{benchmark.path}: {key} must be {folder} for --output {job.output}. Mend one of them.")
+
+
+def _draw(job: Build, data_folder: Path) -> None:
+    """Pictures first, under their own name; the annotation files that name them are complete last."""
+    from scripts_visatb.demo.dataset import ALIGNMENT, draw_alignment, draw_benchmark
+
+    shutil.rmtree(job.images, ignore_errors=True)
+    scratch = job.images.with_name(f".{job.images.name}.unfinished")
+    shutil.rmtree(scratch, ignore_errors=True)
+    draw_benchmark(job.benchmark, job.recipe.sizes, job.seed, data_folder, scratch)
+    draw_alignment(job.recipe.alignment, job.seed, data_folder / f"{ALIGNMENT}_train.json", scratch)
+    os.replace(scratch, job.images)
+
+
+def _make_tokenizer(job: Build, folder: Path) -> None:
+    from scripts_visatb.demo.pretraining_text import tokenizer_texts
+    from scripts_visatb.demo.tokenizer import train_tokenizer
+
+    train_tokenizer(tokenizer_texts(job.seed), folder)
+
+
+def _make_language_model(job: Build, folder: Path) -> None:
+    from scripts_visatb.demo.language_model import LanguageRecipe, train_language_model
+
+    loss = train_language_model(job.base / "tokenizer", folder, LanguageRecipe(**job.recipe.language), job.seed)
+    print(f"language model: loss {loss:.3f}", flush=True)
+
+
+def _make_tower(recipe: Recipe, seed: int, folder: Path) -> None:
+    from scripts_visatb.demo.vision_tower import TowerRecipe, train_vision_tower
+
+    right = train_vision_tower(folder, TowerRecipe(**recipe.tower), seed)
+    print("vision tower:", ", ".join(f"{name} {value:.2f}" for name, value in right.items()), flush=True)
+
+
+def _in_child(make: Callable[[Recipe, int, Path], None], recipe: Recipe, seed: int, folder: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    make(recipe, seed, folder)
+
+
+@contextmanager
+def _beside(job: Build, name: str, target: Path, make: Callable[[Recipe, int, Path], None]) -> Iterator[None]:
+    """Make a part in a second process while the body runs; wait for it at the end."""
+    if target.is_dir():
+        yield
+        return
+    started = time.monotonic()
+    scratch = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    # spawn: a forked child would inherit the threads' locks of torch.
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=_in_child, args=(make, job.recipe, job.seed, scratch), daemon=True)
+    child.start()
+    try:
+        yield
+        child.join()
+    finally:
+        if child.is_alive():
+            child.terminate()
+            child.join()
+    if child.exitcode != 0:
+        raise RuntimeError(f"{name}: its process ended with exit code {child.exitcode}; its message is above")
+    os.replace(scratch, target)
+    fsync_folder(target.parent)
+    job.note(name, time.monotonic() - started)
+
+
+def _stage1(job: Build) -> None:
+    """LLaVA's stage 1 by its own script; the script resumes by itself, so its folder is kept between attempts."""
+    from scripts_visatb.demo.dataset import ALIGNMENT
+
+    target = job.base / "projector"
+    if target.is_dir():
+        return
+    started = time.monotonic()
+    scratch = job.base / "stage1"
+    variables = {
+        "BASE_MODEL_PATH": str(job.base / "llama"),
+        "VISION_TOWER": str(job.base / "vision_tower"),
+        "DATA_PATH": str(job.data / f"{ALIGNMENT}_train.json"),
+        "IMAGE_FOLDER": str(job.images),
+        "OUTPUT_DIR": str(scratch),
+        "IMAGE_ASPECT_RATIO": "pad",
+        "MODEL_MAX_LENGTH": "256",
+        "GRADIENT_CHECKPOINTING": "False",
+        "DATALOADER_NUM_WORKERS": "0",
+        "REPORT_TO": "none",
+        "LOGGING_STEPS": "5",
+        "SEED": str(job.seed),
+        "OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)),  # nothing else runs now
+        **job.recipe.stage1,
+    }
+    script = _ROOT / "scripts_visatb" / "pretrain.sh"
+    ended = subprocess.run(["bash", str(script)], env=os.environ | variables, check=False)
+    if ended.returncode != 0 or not (scratch / "mm_projector.bin").is_file():
+        raise RuntimeError(f"stage 1: {script} ended with exit code {ended.returncode}; its message is above")
+    os.replace(scratch, target)
+    job.note("stage 1", time.monotonic() - started)
+
+
+def main() -> None:
+    """Command line."""
+    parser = ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("--benchmark", required=True, help="benchmark YAML (scripts_visatb/benchmarks/demo.yaml)")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the demo, e.g. runs/demo")
+    parser.add_argument("--seed", type=int, help="seed of data and base model; the benchmark's own by default")
+    args = parser.parse_args()
+    benchmark = load_benchmark(args.benchmark)
+    prepared = build(benchmark, args.output, benchmark.seed if args.seed is None else args.seed)
+    for name, seconds in prepared["seconds"].items():
+        print(f"{name:<24} {seconds:7.1f} s")
+
+
+if __name__ == "__main__":
+    run(main)
