@@ -20,8 +20,8 @@ from llava.eval.shard import Shard, ranks_together, shard_of
 from llava.eval.work import Answer, Work
 from visatb.cli import EXIT_INPUT, ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import write_text
-from visatb.records import Record, check_records, image_names, name_of, read_records, resolve_image
+from visatb.files import refuse_unwritable, write_text
+from visatb.records import Record, check_records, image_names, name_of, omitted_file, read_records, resolve_image
 
 if TYPE_CHECKING:
     from llava.eval.common import Answerer
@@ -157,21 +157,28 @@ def plan_jobs(args: Any, settings: Settings, shard: Shard) -> list[Job]:
     """
     name = model_name(args)
     folder = Path(args.answers_folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: --answers-folder must be a folder, got a file. Choose another.")
+    if not args.answers_folder or (folder.exists() and not folder.is_dir()):
+        raise InputError(f"--answers-folder must be a folder, got {args.answers_folder!r}. Choose another.")
+    model = model_fingerprint(args.model_path, args.model_base)
     made_from = {
         "format": FORMAT,
         "generator": name,
         "dtype": _device_and_dtype(args, shard)[1],
-        **model_fingerprint(args.model_path, args.model_base),
+        **model,
         **settings.fingerprint(),
     }
+    sees = "vision_tower" in model or any(part.startswith("hub:") for part in model.values())
     skip = args.on_bad_image == "skip"
     jobs: dict[Path, Job] = {}
     for file in map(Path, args.question_file):
         records = read_records(file)
         check_records(records, file, training=False)
         questions = [question_of(record, n, file, args.image_folder, skip) for n, record in enumerate(records)]
+        pictured = next((question for question in questions if question.images), None)
+        if pictured is not None and not sees:
+            raise InputError(
+                f"{pictured.where}: has an image, and {args.model_path} has no vision tower. Give a LLaVA checkpoint."
+            )
         images = images_digest(args.image_folder, (image for record in records for image in image_names(record)))
         final = folder / answer_file_name(file, name)
         if final in jobs:
@@ -214,11 +221,6 @@ def model_name(args: Any) -> str:
 def answer_file_name(question_file: Path, name: str) -> str:
     """`my_questions.json`, `llava_tiny` -> `my-questions_llava-tiny.json`."""
     return f"{question_file.stem.replace('_', '-')}_{name.replace('_', '-')}.json"
-
-
-def omitted_file(final: Path) -> Path:
-    """Where the records that an answer file lacks are listed."""
-    return final.with_name(final.stem + ".omitted.jsonl")
 
 
 def load_answerer(args: Any, settings: Settings, shard: Shard) -> "Answerer":
@@ -293,8 +295,9 @@ def _clear_way(job: Job, overwrite: bool, shard: Shard) -> None:
         )
     if complete:
         return
+    refuse_unwritable([job.work.final], [job.file])
     if not overwrite:
-        job.work.refuse_foreign()
+        job.work.refuse_foreign("Move it away, choose another --answers-folder or --model-name, or pass --overwrite.")
     elif shard.rank == 0:
         job.work.final.unlink(missing_ok=True)
 

@@ -30,7 +30,7 @@ from eval.score_matrix import MINI, ScoreMatrix, score_matrix
 from eval.score_tables import read_score_table
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import write_json
+from visatb.files import refuse_unwritable, write_json
 
 if TYPE_CHECKING:
     from visatb.benchmark import Benchmark
@@ -39,7 +39,7 @@ DEFAULT_TEMPERATURE = 0.5
 DEFAULT_ALPHA = (0.25, 0.25, 0.5)
 AUTO_TEMPERATURES = tuple(round(0.05 * n, 2) for n in range(1, 201))
 AUTO_RANGE = (0.5, 2.0)
-MIN_GAIN = 1e-6
+MIN_GAIN = 1e-3  # smaller gains are noise: one answer of a validation set of 1,000 moves a score by as much
 EXAMPLE = "python weighting_visatb.py --scores scores.csv --output weights.json"
 
 
@@ -272,6 +272,7 @@ def main() -> int:
     options = _parser().parse_args()
     if options.scores is None:
         raise InputError(f"--scores must name the score matrix (CSV, JSON or folder). For example: {EXAMPLE}")
+    refuse_unwritable([options.output, options.plot], [options.scores, options.benchmark])
     benchmark = None
     if options.benchmark is not None:
         from visatb.benchmark import load_benchmark

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from visatb.errors import InputError
-from visatb.records import Record, name_of, read_records
+from visatb.records import Record, name_of, omitted_file, read_records
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ class AnswerFile:
         answers: in file order, at least one.
         generator: the model's name; None if the file does not tell.
         tasks: the distinct task names, in order of appearance; empty if the file does not tell.
+        omitted: number of records that the inference was told to leave out (`--on-bad-image skip`).
     """
 
     path: Path
     answers: tuple[Answer, ...]
     generator: str | None
     tasks: tuple[str, ...]
+    omitted: int = 0
 
     @property
     def task(self) -> str | None:
@@ -63,6 +65,7 @@ def read_answers(
         path: the answer file (JSON list or JSON Lines).
         question_file: the annotation file that was asked. If None, the one that the answer file's name tells is taken
             where it lies in the same folder (see `question_file_beside`); where there is none, nothing is compared.
+            Records that the list of omissions beside the answer file names need no answer.
         key_by_position: tell records apart by their position in the file, so that ids may repeat or be absent.
 
     Returns:
@@ -90,10 +93,11 @@ def read_answers(
             "Score the answers of one model at a time."
         )
     tasks = tuple(dict.fromkeys(name for name in _texts(records, "task", file) if name is not None))
-    answer_file = AnswerFile(file, answers, generators[0], tasks)
+    omitted = _omitted_positions(file)
+    answer_file = AnswerFile(file, answers, generators[0], tasks, len(omitted))
     asked = question_file if question_file is not None else question_file_beside(answer_file)
     if asked is not None:
-        _refuse_other_records(records, file, Path(asked), key_by_position)
+        _refuse_other_records(records, file, Path(asked), key_by_position, omitted)
     return answer_file
 
 
@@ -151,9 +155,19 @@ def _texts(records: list[Record], field: str, file: Path) -> list[str | None]:
     return values
 
 
-def _refuse_other_records(records: list[Record], file: Path, question_file: Path, key_by_position: bool) -> None:
-    """Refuse answers that are not exactly one to each record of the question file."""
-    questions = read_records(question_file)
+def _omitted_positions(file: Path) -> set[int]:
+    listed = omitted_file(file)
+    positions = [entry.get("position") for entry in read_records(listed)] if listed.is_file() else []
+    if not all(isinstance(position, int) for position in positions):
+        raise InputError(f"{listed}: every position must be a whole number. Run the inference again.")
+    return set(positions)
+
+
+def _refuse_other_records(
+    records: list[Record], file: Path, question_file: Path, key_by_position: bool, omitted: set[int]
+) -> None:
+    """Refuse answers that are not exactly one to each record of the question file that was not omitted."""
+    questions = [record for n, record in enumerate(read_records(question_file)) if n not in omitted]
     if key_by_position:
         if len(records) != len(questions):
             raise InputError(

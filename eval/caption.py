@@ -42,13 +42,17 @@ def cider_scores(answers: Sequence[Answer], references: Sequence[list[str]], tok
     A malformed prediction is scored as an empty one, which is 0.
 
     Raises:
-        InputError: if there are fewer than two answers: the idf of a single record is 0, and so is every score.
+        InputError: if there are fewer than two answers: the idf of a single record is 0, and so is every score; or if
+            pycocoevalcap is not installed.
     """
     if len(answers) < 2:
         raise InputError(
             f"{answers[0].where}: is the only record, and CIDEr of one record is always 0. Score 2 records or more."
         )
-    from pycocoevalcap.cider.cider import Cider
+    try:
+        from pycocoevalcap.cider.cider import Cider
+    except ImportError:
+        raise InputError("CIDEr needs pycocoevalcap, which is not installed. Run pip install pycocoevalcap.") from None
 
     # Keyed by position: pycocoevalcap keeps one entry per key, so that repeated ids would shrink the set.
     truth = {answer.position: reference for answer, reference in zip(answers, references, strict=True)}

@@ -2,15 +2,13 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from eval.answers import Answer, AnswerFile, read_answers
 from visatb.cli import ArgumentParser
-from visatb.errors import InputError
-from visatb.files import write_json, write_text
+from visatb.files import refuse_unwritable, write_json, write_text
 
 
 class Scores(TypedDict):
@@ -89,14 +87,8 @@ def answer_parser(script: str, description: str) -> ArgumentParser:
 
 
 def answers_of(options: argparse.Namespace) -> AnswerFile:
-    """The answers that the flags name. Raises InputError as `read_answers`, and if an output is an input."""
-    inputs = [path for path in (options.answers_file, options.question_file) if path is not None]
-    outputs = [path for path in (options.output, options.per_record) if path is not None]
-    taken = {os.path.realpath(path) for path in inputs}
-    for path in outputs:
-        if os.path.realpath(path) in taken:
-            raise InputError(f"{path}: is given twice, and would be overwritten. Write to another file.")
-        taken.add(os.path.realpath(path))
+    """The answers that the flags name. Raises InputError as `read_answers`, and if an output cannot be written."""
+    refuse_unwritable([options.output, options.per_record], [options.answers_file, options.question_file])
     return read_answers(options.answers_file, options.question_file, options.key_by_position)
 
 
@@ -139,6 +131,8 @@ def _notes(scores: Scores, answers: AnswerFile) -> list[str]:
             f"{scores['malformed']} of {scores['n']} predictions are malformed and count as wrong "
             f"(first: record {first['position']}, id {first['id']!r})"
         )
+    if answers.omitted:
+        notes.append(f"{answers.omitted} records were left out by the inference and are not scored")
     if len(answers.tasks) > 1:
         notes.append(f"the file holds {len(answers.tasks)} tasks ({', '.join(answers.tasks)}), scored as one")
     return notes

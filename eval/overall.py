@@ -16,7 +16,7 @@ from typing import Any
 from eval.score_tables import ScoreTable, merge_tables, read_score_table
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import write_json, write_text
+from visatb.files import refuse_unwritable, write_json, write_text
 
 FORMATS = ("text", "markdown", "json")
 
@@ -159,6 +159,7 @@ def format_table(comparison: dict[str, Any], markdown: bool = False) -> str:
 def main() -> int:
     """The command. Prints the table."""
     options = _parser().parse_args()
+    refuse_unwritable([options.output, options.markdown], [*options.baseline, *options.results])
     baseline_table = merge_tables([read_score_table(path) for path in options.baseline], ", ".join(options.baseline))
     results = merge_tables([read_score_table(path) for path in options.results], ", ".join(options.results))
     baseline = baseline_scores(baseline_table, options.baseline_model)

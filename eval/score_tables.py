@@ -52,7 +52,7 @@ def read_score_table(path: str | os.PathLike) -> ScoreTable:
     source = Path(path)
     if source.is_dir():
         return _from_folder(source)
-    if source.suffix == ".csv":
+    if source.suffix.lower() == ".csv":
         return _from_csv(source)
     content = read_json(source)
     _refuse_doubled_keys(source)
@@ -130,10 +130,11 @@ def _refuse_doubled_keys(file: Path) -> None:
     """Refuse a JSON object that names a model or task twice; a JSON reader keeps the last one without a word."""
 
     def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        for key in content:
-            if sum(1 for name, _ in pairs if name == key) > 1:
+        content: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in content:
                 raise InputError(f"{file}: key {key!r} occurs twice in one object. Give every score once.")
+            content[key] = value
         return content
 
     json.loads(read_text(file), object_pairs_hook=checked)

@@ -9,12 +9,13 @@ SCRIPTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export PYTHONPATH="$(dirname "$SCRIPTS")${PYTHONPATH:+:$PYTHONPATH}"
 
 visible_gpus() {
-    if [ "${CUDA_VISIBLE_DEVICES-unset}" = "" ] || ! command -v nvidia-smi >/dev/null 2>&1; then
+    if [ "${CUDA_VISIBLE_DEVICES-unset}" = "" ] || [ "${CUDA_VISIBLE_DEVICES:-}" = "-1" ] ||
+        ! command -v nvidia-smi >/dev/null 2>&1; then
         echo 0
     elif [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
         echo "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | wc -l
     else
-        nvidia-smi --list-gpus 2>/dev/null | wc -l
+        nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true
     fi
 }
 
@@ -22,7 +23,11 @@ launch_training() {
     local entry="$(dirname "$SCRIPTS")/llava/train/train_mem.py"
     local gpus="${NUM_GPUS:-$(visible_gpus)}"
     if [ "$gpus" -gt 0 ]; then
-        deepspeed --num_gpus "$gpus" "$entry" --deepspeed "${DEEPSPEED_CONFIG:-$SCRIPTS/zero3.json}" \
+        # DeepSpeed's launcher forgets CUDA_VISIBLE_DEVICES when it is given --num_gpus, and takes the first GPUs.
+        local choice=(--num_gpus "$gpus")
+        [ -z "${CUDA_VISIBLE_DEVICES:-}" ] ||
+            choice=(--include "localhost:$(echo "$CUDA_VISIBLE_DEVICES" | cut -d, -f "1-$gpus")")
+        deepspeed "${choice[@]}" "$entry" --deepspeed "${DEEPSPEED_CONFIG:-$SCRIPTS/zero3.json}" \
             --bf16 True --tf32 True "$@"
     else
         "${PYTHON:-python}" "$entry" "$@"

@@ -61,7 +61,7 @@ class StepLayout:
 class StepLoader:
     """A data loader that yields the micro-batches of one optimizer step after another.
 
-    Each batch gains `sample_indices` and, if `count_tokens` is given, `token_count_K`.
+    Each batch gains `sample_indices` (none if it does not count) and, if `count_tokens` is given, `token_count_K`.
 
     Args:
         dataset: map-style.
@@ -110,13 +110,15 @@ class StepLoader:
             self.dataset,
             batch_sampler=[indices for indices, _ in plan],
             collate_fn=self._collate,
+            # Its own generator: torch's DataLoader draws one number per epoch, and a resumed run would draw one more.
+            generator=torch.Generator().manual_seed(epoch),
             **self._loader_options,
         )
         window: list[Batch] = []
         for (indices, counts), batch in zip(plan, batches, strict=True):
             if not counts:
                 batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
-            batch["sample_indices"] = indices
+            batch["sample_indices"] = indices if counts else []
             window.append(batch)
             if len(window) == self.layout.accumulation:
                 yield from self._with_counts(window)

@@ -33,14 +33,19 @@ class TaskLog:
         self._count_K = torch.zeros_like(self._loss_sum_K)
         self._loss_sum, self._steps = 0.0, 0
 
-    def resume(self, step: int) -> None:
-        """Forget lines of steps that will be taken again (a run goes on from an older checkpoint)."""
+    def resume(self, step: int) -> float:
+        """Forget lines of steps that will be taken again (a run goes on from an older checkpoint, or starts anew).
+
+        Returns:
+            Seconds that the run had taken at the last line that stays; 0 without one.
+        """
         if self._path is None or not self._path.exists():
-            return
+            return 0.0
         kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
         part = self._path.with_name(self._path.name + ".part")
         part.write_text("".join(line + "\n" for line in kept))
         os.replace(part, self._path)
+        return float(json.loads(kept[-1]).get("elapsed_s", 0.0)) if kept else 0.0
 
     def add(self, loss: float, loss_sum_K: torch.Tensor, count_K: torch.Tensor, weight_K: torch.Tensor) -> None:
         """Take in one optimizer step: its loss, and per task the sum of token losses, tokens, and the weight."""

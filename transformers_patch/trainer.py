@@ -5,8 +5,8 @@ Without a weighter it is transformers 4.31.0's Trainer.
 Shapes: B batch, S sequence, K tasks.
 """
 
+import math
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -18,35 +18,49 @@ import transformers
 from torch import nn
 from torch.utils.data import RandomSampler
 from transformers import TrainerState
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import seed_worker
 
 from transformers_patch.compat import decayed_parameters, rng_state_loadable, without_empty_groups
 from transformers_patch.loss import count_supervised_tokens
+from transformers_patch.publish import publish
 from transformers_patch.step_loader import Batch, StepLayout, StepLoader
 from transformers_patch.task_log import TaskLog
 from transformers_patch.weighter import Weighter
 
 STEP, BATCH = "step", "batch"
 WEIGHTER_FILE = "weighter.pt"
+STAGING = ".saving"  # the folder inside output_dir where a checkpoint is written before it is renamed into place
 SMALL_MICRO_BATCH = 8
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss of a step is NaN or infinite; raised on all ranks before the optimizer step."""
+    """The loss or the gradient of a step is NaN or infinite; raised on all ranks, before anything of it is saved."""
 
 
-def check_normalization(loss_normalization: str, per_device_batch: int) -> None:
-    """Refuse a normalisation under which the task weights could not mean what they say.
+def check_settings(args: transformers.TrainingArguments, loss_normalization: str) -> None:
+    """Refuse settings under which the task weights could not mean what they say.
 
     Raises:
-        ValueError: an unknown one, or "batch" with one sample per micro-batch.
+        ValueError: an unknown normalisation, "batch" with one sample per micro-batch, label smoothing, a batch size
+            that changes on its own, or several GPUs in one process.
     """
+    per_device_batch = args.per_device_train_batch_size
     if loss_normalization not in (STEP, BATCH):
         raise ValueError(f"loss_normalization must be step or batch, got {loss_normalization!r}. Choose one.")
     if loss_normalization == BATCH and per_device_batch == 1:
         raise ValueError(
             "loss_normalization=batch needs a per-device batch above 1: task weights cancel out of a micro-batch "
             "of one sample. Use loss_normalization=step."
+        )
+    if args.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor would bypass the task weights. Leave it at 0.")
+    if args.auto_find_batch_size:
+        raise ValueError("auto_find_batch_size would change the batch in mid-run. Set per_device_train_batch_size.")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs, where transformers would use DataParallel. Start one process per "
+            f"GPU: torchrun --nproc_per_node {args.n_gpu} ..., or deepspeed ..., or set CUDA_VISIBLE_DEVICES=0."
         )
 
 
@@ -90,19 +104,16 @@ class Trainer(transformers.Trainer):
             weighter.to(self.args.device)
             names = [str(k) for k in range(weighter.num_tasks)] if task_names is None else task_names
             self._task_log = TaskLog(names, log_file if self.is_world_process_zero() else None)
+        if self.is_deepspeed_enabled:
+            # DeepSpeed counts micro-batches itself and refuses the no_sync context that accelerate would open.
+            self.accelerator.gradient_state.plugin_kwargs["sync_each_batch"] = True
         self._micro_batch = 0
+        self._begin_step()
         self._started = time.monotonic()
 
     def _check_settings(self) -> None:
         args = self.args
-        check_normalization(self.loss_normalization, args.per_device_train_batch_size)
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"one process sees {args.n_gpu} GPUs, where transformers would use DataParallel. Start one process per "
-                f"GPU: torchrun --nproc_per_node {args.n_gpu} ..., or deepspeed ..., or set CUDA_VISIBLE_DEVICES=0."
-            )
-        if args.label_smoothing_factor:
-            raise ValueError("label_smoothing_factor would bypass the task weights. Leave it at 0.")
+        check_settings(args, self.loss_normalization)
         if self.loss_normalization == BATCH and args.per_device_train_batch_size < SMALL_MICRO_BATCH:
             warnings.warn(
                 "loss_normalization=batch weakens the task weights in small micro-batches (per-device batch "
@@ -140,12 +151,14 @@ class Trainer(transformers.Trainer):
         A sampler of a subclass (`_get_train_sampler`) is honoured; `set_epoch` is called where it exists.
         """
         sampler = self._get_train_sampler()
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        seed = (self.args.data_seed if self.args.data_seed is not None else self.args.seed) + 1_000_003 * epoch
         if not isinstance(sampler, RandomSampler):
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)
-            return list(sampler)
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        generator = torch.Generator().manual_seed(seed + 1_000_003 * epoch)
+            with torch.random.fork_rng(devices=[]):  # for samplers that draw from the global generator
+                torch.manual_seed(seed)
+                return list(sampler)
+        generator = torch.Generator().manual_seed(seed)
         return torch.randperm(len(self.train_dataset), generator=generator).tolist()
 
     def _count_step_tokens(self, window: list[Batch]) -> torch.Tensor:
@@ -163,7 +176,7 @@ class Trainer(transformers.Trainer):
         """transformers' train. With a weighter the loader itself finds the place to go on at."""
         if self.weighter is not None:
             self.args.ignore_data_skip = True
-            self._started = time.monotonic()
+            self._micro_batch = 0
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
@@ -182,18 +195,20 @@ class Trainer(transformers.Trainer):
             return super().training_step(model, inputs)
         inputs = dict(inputs)
         samples = inputs.pop("sample_indices", [])
-        accumulation = self.args.gradient_accumulation_steps
-        if self._micro_batch % accumulation == 0:
-            self._step_samples, self._step_loss, self._step_sums = [], 0.0, 0.0
+        if self._micro_batch % self.args.gradient_accumulation_steps == 0:
+            self._begin_step()
             if self.is_strategy:
                 self.weighter.begin_step()
         self._step_samples += samples
-        loss = super().training_step(model, inputs)
-        self._step_loss = self._step_loss + loss.double()
         self._micro_batch += 1
-        if self._micro_batch % accumulation == 0:
+        loss = super().training_step(model, inputs)
+        if self._is_last_micro_batch:
             self._end_step()
         return loss
+
+    @property
+    def _is_last_micro_batch(self) -> bool:
+        return self._micro_batch % self.args.gradient_accumulation_steps == 0
 
     def compute_loss(self, model: nn.Module, inputs: Batch, return_outputs: bool = False):
         """The weighted loss of a training micro-batch; in evaluation the model's own loss."""
@@ -208,29 +223,55 @@ class Trainer(transformers.Trainer):
         if "token_count_K" in inputs:
             # The step's sum is already divided once; undo the averages over ranks and over micro-batches to come.
             loss = loss * (self.args.world_size * self.args.gradient_accumulation_steps)
+        self._step_loss = self._step_loss + loss.detach().double() / self.args.gradient_accumulation_steps
+        if self._is_last_micro_batch:
+            self._reduce_step()
         return (loss, outputs) if return_outputs else loss
 
-    def _end_step(self) -> None:
-        """Reduce the step's losses over ranks, stop if they are not finite, tell strategy and log."""
-        mean_over_ranks = self._sum_over_ranks(self._step_loss.reshape(1)) / self.args.world_size
-        loss = float(mean_over_ranks)
-        sums = self._sum_over_ranks(self._step_sums).cpu() if self.is_strategy else None
-        if not torch.isfinite(mean_over_ranks):
-            raise NonFiniteLossError(self._describe_bad_step(loss, sums))
+    def _begin_step(self) -> None:
+        self._step_samples: list[int] = []
+        self._step_loss: torch.Tensor | float = 0.0
+        self._step_sums: torch.Tensor | float = 0.0
+
+    def _reduce_step(self) -> None:
+        """Reduce the step's losses over ranks and stop if they are not finite.
+
+        Called before the last backward: DeepSpeed takes its optimizer step inside of it.
+        """
+        self._step_loss = float(self._sum_over_ranks(self._step_loss.reshape(1))) / self.args.world_size
         if self.is_strategy:
-            loss_sum_K, count_K = sums
+            self._step_sums = self._sum_over_ranks(self._step_sums).cpu()
+        if not math.isfinite(self._step_loss):
+            raise NonFiniteLossError(f"{self._describe_bad_step('loss', self._step_loss)} No optimizer step was taken.")
+
+    def _end_step(self) -> None:
+        """Tell strategy and log what the step's losses were."""
+        if self.is_deepspeed_enabled and not self.args.fp16:  # where a skipped step is the loss scaler at work
+            norm = self.model_wrapped.get_global_grad_norm()
+            if not self.model_wrapped.was_step_applied() or norm is not None and not math.isfinite(norm):
+                raise NonFiniteLossError(f"{self._describe_bad_step('gradient norm', math.nan)} The step is not saved.")
+        if self.is_strategy:
+            loss_sum_K, count_K = self._step_sums
             weight_K = self.weighter.weight_K.detach().cpu()
-            self._task_log.add(loss, loss_sum_K, count_K, weight_K)
+            self._task_log.add(self._step_loss, loss_sum_K, count_K, weight_K)
             device = self.args.device
             self.weighter.observe((loss_sum_K / count_K).to(device), count_K.long().to(device))
 
-    def _describe_bad_step(self, loss: float, sums: torch.Tensor | None) -> str:
-        text = f"the loss is {loss} at step {self.state.global_step + 1}"
-        if sums is not None:
-            bad = [name for name, value in zip(self._task_log.task_names, sums[0], strict=True) if not value.isfinite()]
+    def _refuse_bad_gradient(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Hook of the optimizer's step, which a loss scaler does not call when it skips the step."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(f"{self._describe_bad_step('gradient norm', norm)} No optimizer step was taken.")
+
+    def _describe_bad_step(self, what: str, value: float) -> str:
+        text = f"the {what} is {float(value)} at step {self.state.global_step + 1}"
+        if self.is_strategy:
+            sums = zip(self._task_log.task_names, self._step_sums[0], strict=True)
+            bad = [name for name, loss_sum in sums if not loss_sum.isfinite()]
             text += f" (tasks: {', '.join(bad) or 'all finite'})"
         samples = ", ".join(self.describe_samples(self._step_samples))
-        return f"{text}; samples of rank {self.args.process_index}: {samples}. No optimizer step was taken."
+        return f"{text}; samples of rank {self.args.process_index}: {samples}."
 
     def describe_samples(self, indices: Sequence[int]) -> list[str]:
         """How messages name samples of the training set; subclasses may give record ids."""
@@ -275,10 +316,13 @@ class Trainer(transformers.Trainer):
 
     def create_optimizer(self) -> torch.optim.Optimizer:
         """transformers' optimizer over `optimizer_groups`; transformers' own groups without a weighter."""
-        if self.weighter is None or self.optimizer is not None:
+        if self.weighter is None:
             return super().create_optimizer()
-        optimizer_class, options = transformers.Trainer.get_optimizer_cls_and_kwargs(self.args)
-        self.optimizer = optimizer_class(self.optimizer_groups(), **options)
+        if self.optimizer is None:
+            optimizer_class, options = transformers.Trainer.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = optimizer_class(self.optimizer_groups(), **options)
+        if not self.is_deepspeed_enabled:  # whose optimizer holds this rank's part of the gradient only
+            self.optimizer.register_step_pre_hook(self._refuse_bad_gradient)
         return self.optimizer
 
     # Checkpoints
@@ -290,7 +334,7 @@ class Trainer(transformers.Trainer):
             return
         name = f"checkpoint-{self.state.global_step}"
         output = Path(self.args.output_dir)
-        staging = output / ".saving"
+        staging = output / STAGING
         self.args.output_dir = str(staging)
         try:
             super()._save_checkpoint(model, trial, metrics)
@@ -302,39 +346,40 @@ class Trainer(transformers.Trainer):
             self.state.save_to_json(str(staging / name / "trainer_state.json"))
             if self.is_strategy:
                 torch.save(self.weighter.state_dict(), staging / name / WEIGHTER_FILE)
+            if self._scheduler_is_ours:
+                torch.save(self.lr_scheduler.state_dict(), staging / name / SCHEDULER_NAME)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            _publish(staging / name, output / name)
+            publish(staging / name, output / name)
             self._rotate_checkpoints(output_dir=str(output))
         self.accelerator.wait_for_everyone()
 
+    @property
+    def _scheduler_is_ours(self) -> bool:
+        """transformers 4.31.0 trusts DeepSpeed to save the scheduler, and does not give it the one it makes itself."""
+        return self.is_deepspeed_enabled and isinstance(self.lr_scheduler, torch.optim.lr_scheduler.LRScheduler)
+
+    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
+        # transformers calls this for the folder it just wrote into; the older checkpoints are not there.
+        if output_dir is None or Path(output_dir).name != STAGING:
+            super()._rotate_checkpoints(use_mtime, output_dir)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or self.weighter is None:
+        if self.weighter is None:
             return
+        steps = 0
+        if checkpoint is not None:
+            steps = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json")).global_step
+            if self._scheduler_is_ours:
+                state = torch.load(Path(checkpoint) / SCHEDULER_NAME, map_location="cpu", weights_only=True)
+                self.lr_scheduler.load_state_dict(state)
         if self.is_strategy:
-            state = torch.load(Path(checkpoint) / WEIGHTER_FILE, map_location=self.args.device, weights_only=True)
-            self.weighter.load_state_dict(state)
-            saved = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-            self._task_log.resume(saved.global_step)
+            if checkpoint is not None:
+                state = torch.load(Path(checkpoint) / WEIGHTER_FILE, map_location="cpu", weights_only=True)
+                self.weighter.load_state_dict(state)
+            self._started = time.monotonic() - self._task_log.resume(steps)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with rng_state_loadable():
             super()._load_rng_state(checkpoint)
-
-
-def _publish(staged: Path, final: Path) -> None:
-    """Flush every file of a staged folder to the disk and rename the folder."""
-    for file in [*staged.rglob("*"), staged]:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    if final.exists():  # a run that went on from an older checkpoint comes by here again
-        replaced = staged.with_name(f"{staged.name}.replaced")
-        os.replace(final, replaced)
-        os.replace(staged, final)
-        shutil.rmtree(replaced)
-    else:
-        os.replace(staged, final)

@@ -108,9 +108,14 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
     """Read and check a benchmark file.
 
     Raises:
-        InputError: naming file, key and rule.
+        InputError: naming file, key and rule, or that PyYAML is not installed.
     """
-    import yaml
+    try:
+        import yaml
+    except ImportError:
+        raise InputError(
+            f"{path}: reading YAML needs PyYAML, which is not installed. Run pip install pyyaml."
+        ) from None
 
     file = Path(path)
     try:

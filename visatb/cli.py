@@ -11,6 +11,7 @@ from typing import NoReturn
 from visatb.errors import InputError
 
 EXIT_INPUT = 2
+_PATH_AT_FAULT = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -50,21 +51,30 @@ class ArgumentParser(argparse.ArgumentParser):
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's `main` and end the process: 0, its own code, or 2 with one line for an `InputError`.
 
-    A full disk or a folder without write permission is told in one line as well (exit code 1); any other exception is
-    a defect of ours and keeps its traceback.
+    What the system refuses is told in one line as well: with 2 where a path is at fault (missing, a folder in place of
+    a file, no permission), else, as for a full disk, with 1. Any other exception is a defect of ours and keeps its
+    traceback.
     """
     try:
         code = main()
     except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {_told_by_worker(error)}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
     except OSError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        told = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(EXIT_INPUT if isinstance(error, _PATH_AT_FAULT) else 1)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     sys.exit(code or 0)
+
+
+def _told_by_worker(error: InputError) -> str:
+    """The message of an error; out of a DataLoader's worker, torch brings it as the last line of a traceback."""
+    if "Original Traceback" not in str(error):
+        return one_line(error)
+    return str(error).strip().splitlines()[-1].partition("InputError: ")[2] or one_line(error)
 
 
 def one_line(error: BaseException) -> str:

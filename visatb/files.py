@@ -5,13 +5,43 @@ Writing: beside the target, flushed to the disk, renamed. A kill or a full disk 
 
 import json
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from visatb.errors import InputError
+
+
+def refuse_unwritable(
+    outputs: Iterable[str | os.PathLike | None], inputs: Iterable[str | os.PathLike | None] = ()
+) -> None:
+    """Refuse output files that cannot be written, or that would replace an input or each other, before any work.
+
+    Args:
+        outputs, inputs: paths of files; None is passed over.
+
+    Raises:
+        InputError: naming the path.
+    """
+    taken = {os.path.realpath(path) for path in inputs if path is not None}
+    for path in outputs:
+        if path is None:
+            continue
+        place = os.path.realpath(path)
+        if not os.fspath(path) or os.path.isdir(place):
+            raise InputError(f"{os.fspath(path)!r}: an output must be a file, not a folder. Give the name of a file.")
+        if place in taken:
+            raise InputError(f"{path}: is given twice, and would be overwritten. Write to another file.")
+        taken.add(place)
+        folder = os.path.dirname(place)
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+            state = "is not writable" if os.path.isdir(folder) else "is no folder"
+            raise InputError(f"{path}: cannot be written: {folder} {state}. Choose another place.")
 
 
 @contextmanager
@@ -59,19 +89,19 @@ def read_text(path: str | os.PathLike) -> str:
     """The text of a UTF-8 file; a byte order mark is dropped.
 
     Raises:
-        InputError: if the file is missing, is no regular file or is not UTF-8.
+        InputError: if the file is missing, cannot be read, is no regular file or is not UTF-8.
     """
     file = Path(path)
-    if not file.exists():
-        raise InputError(f"{file}: no such file. Check the path.")
-    if not file.is_file():
-        raise InputError(f"{file}: not a regular file. Give the path of a file.")
     try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would block at open
+            raise InputError(f"{file}: not a regular file. Give the path of a file.")
         return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file. Check the path.") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not UTF-8 at byte {error.start}. Save the file as UTF-8.") from None
-    except PermissionError:
-        raise InputError(f"{file}: no permission to read it. Change its mode.") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}. Check the path and its mode.") from None
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -79,6 +79,11 @@ def image_names(record: Record) -> list[str]:
     return list(image) if isinstance(image, list) else [image]
 
 
+def omitted_file(answer_file: Path) -> Path:
+    """Where the records are listed that an answer file lacks, one `{"position", "id", "image", "reason"}` a line."""
+    return answer_file.with_name(answer_file.stem + ".omitted.jsonl")
+
+
 def resolve_image(image_folder: str | os.PathLike, name: str, where: str) -> Path:
     """The path of an image, which must lie inside the image folder, links followed.
 

@@ -7,6 +7,7 @@ Shapes: B batch, L padded prompt length (an image is one id, -200), S length aft
 N new tokens, V vocabulary, I images of the batch.
 """
 
+import re
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import Conversation, conv_templates
 from llava.data.images import load_image, process_images
 from llava.data.preprocess import encode_segments, place_images
+from llava.eval.fingerprint import model_parts
 from llava.eval.logits import NumberWatch, SeededNoise
 from llava.eval.questions import Question, Settings, plan_batches, stop_strings
 from llava.eval.work import Answer
@@ -71,7 +73,11 @@ class Answerer:
             device: "cpu", "cuda:0", ...
             dtype: a key of DTYPES.
             quantisation: load_8bit, load_4bit.
+
+        Raises:
+            InputError: a path that is no model; else as `load_pretrained_model`.
         """
+        model_parts(model_path, model_base)  # a mistyped path is told before the hub is asked for it
         from llava.model.builder import load_pretrained_model
 
         tokenizer, model, image_processor, _ = load_pretrained_model(
@@ -327,11 +333,20 @@ def _generate_or_split(answerer: Answerer, rows: list[tuple[Question, torch.Tens
 
 
 def default_device(asked: str | None, local_rank: int = 0) -> str:
-    """The device to use: the one asked for, else this rank's GPU, else the CPU."""
+    """The device to use: the one asked for, else this rank's GPU, else the CPU.
+
+    Raises:
+        InputError: another device than cpu, cuda and cuda:N, or one that this machine has not.
+    """
     device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {asked}: torch finds no CUDA device on this machine. Use cpu.")
-    return f"cuda:{local_rank}" if device == "cuda" else device
+    if re.fullmatch(r"cpu|cuda(:\d+)?", device, re.ASCII) is None:
+        raise InputError(f"--device must be cpu, cuda or cuda:N, got {device!r}. Mend it.")
+    if device == "cuda":
+        device = f"cuda:{local_rank}"
+    if device != "cpu" and int(device.removeprefix("cuda:")) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise InputError(f"--device {device}: torch finds {found} CUDA devices on this machine. Use another, or cpu.")
+    return device
 
 
 def dtype_of(name: str, device: str, model_path: str) -> str:

@@ -77,22 +77,25 @@ def model_fingerprint(model_path: str, model_base: str | None = None) -> dict[st
     Raises:
         InputError: a path that is no folder, or a folder without config.json.
     """
-    parts = {"model": model_path} | ({"base": model_base} if model_base else {})
     fingerprint = {}
-    for part, place in parts.items():
-        folder = Path(place)
-        if not folder.is_dir():
-            fingerprint[part] = _hub_name(place, part)
-            continue
-        config_file = folder / "config.json"
-        if not config_file.is_file():
-            raise InputError(f"{folder}: holds no config.json, so it is no model. Give the folder of a checkpoint.")
-        fingerprint[part] = folder_digest(folder)
-        config = read_json(config_file)
-        tower = config.get("mm_vision_tower") if isinstance(config, dict) else None
+    for part, (place, config) in model_parts(model_path, model_base).items():
+        fingerprint[part] = f"hub:{place}" if config is None else folder_digest(place)
+        tower = config and config.get("mm_vision_tower")
         if tower:
             fingerprint["vision_tower"] = folder_digest(tower) if os.path.isdir(tower) else tower
     return fingerprint
+
+
+def model_parts(model_path: str, model_base: str | None = None) -> dict[str, tuple[str, dict[str, Any] | None]]:
+    """The place and the config of a model ("model") and of its base ("base"); the config is None for a hub name.
+
+    Raises:
+        InputError: as `model_fingerprint`.
+    """
+    parts = {"model": (model_path, _config_of(model_path, "--model-path"))}
+    if model_base:
+        parts["base"] = (model_base, _config_of(model_base, "--model-base"))
+    return parts
 
 
 def images_digest(image_folder: str | os.PathLike, names: Iterable[str]) -> str:
@@ -114,11 +117,19 @@ def key_of(made_from: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def _hub_name(place: str, part: str) -> str:
-    flag = {"model": "--model-path", "base": "--model-base"}[part]
-    if os.path.exists(place):
-        raise InputError(f"{place}: {flag} must be a folder, got a file. Give the folder of the checkpoint.")
-    looks_like_path = place.startswith((".", "/", "~")) or place.count("/") != 1
-    if looks_like_path:
-        raise InputError(f"{place}: no such folder ({flag}). Check the path.")
-    return f"hub:{place}"
+def _config_of(place: str, flag: str) -> dict[str, Any] | None:
+    """The content of a model folder's config.json; None for a name on the hub."""
+    if not os.path.isdir(place):
+        if os.path.exists(place):
+            raise InputError(f"{place}: {flag} must be a folder, got a file. Give the folder of the checkpoint.")
+        owner, slash, name = place.partition("/")
+        if not slash or "/" in name or owner.startswith((".", "~")) or not owner:
+            raise InputError(f"{place}: no such folder ({flag}). Check the path.")
+        return None
+    file = Path(place) / "config.json"
+    if not file.is_file():
+        raise InputError(f"{place}: holds no config.json, so it is no model. Give the folder of a checkpoint.")
+    config = read_json(file)
+    if not isinstance(config, dict):
+        raise InputError(f"{file}: must be a JSON object. Copy the checkpoint again.")
+    return config

@@ -18,6 +18,7 @@ from llava.eval.questions import Question, Settings
 from llava.eval.work import Work
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
+from visatb.files import refuse_unwritable
 from visatb.records import read_records, resolve_image
 
 _EXAMPLE = """example:
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from llava.eval.common import Answerer, answer_all, default_device, dtype_of
     from llava.mm_utils import get_model_name_from_path
 
+    if args.batch_size < 1:
+        raise InputError(f"--batch-size must be at least 1, got {args.batch_size}.")
     settings = Settings(args.conv_mode, args.temperature, args.top_p, args.num_beams, args.max_new_tokens, args.seed)
     entries = read_entries(args.question_file)
     part = get_chunk(range(len(entries)), args.num_chunks, args.chunk_idx)
@@ -75,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if work.complete():
         print(f"{work.final}: already complete")
         return 0
-    work.refuse_foreign()
+    refuse_unwritable([work.final], [args.question_file])
+    work.refuse_foreign("Move it away or choose another --answers-file.")
     settled = {n for n, answer in work.answers().items() if answer.text is not None}
     if settled < set(part):
         answerer = Answerer.load(args.model_path, args.model_base, settings, device, dtype)

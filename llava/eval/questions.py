@@ -96,10 +96,14 @@ def stop_strings(conversation: Conversation) -> tuple[str, ...]:
 
 
 def conv_mode_for(model_name: str) -> str:
-    """The template that a model's name suggests, as LLaVA guesses it; Vicuna's v1 where it says nothing."""
+    """The template that a model's name suggests; Vicuna's v1, which `--version v1` trains with, where it says nothing.
+
+    Args:
+        model_name: of `llava.mm_utils.get_model_name_from_path`: the folders above the model say nothing.
+    """
     name = model_name.lower()
     if "llama-2" in name:
         return "llava_llama_2"
-    if "mpt" in name.split("/")[-1]:
+    if "mpt" in name and "v1" not in name:
         return "mpt"
-    return "llava_v0" if "v0" in name.split("/")[-1] else "vicuna_v1"
+    return "llava_v0" if "v0" in name else "vicuna_v1"

@@ -25,8 +25,9 @@ def eval_model(args: Namespace) -> str:
         InputError: unreadable image, unknown template, setting out of range.
     """
     from llava.eval.common import Answerer, answer_all, default_device, dtype_of
+    from llava.mm_utils import get_model_name_from_path
 
-    name = getattr(args, "model_name", None) or args.model_path
+    name = getattr(args, "model_name", None) or get_model_name_from_path(args.model_path)
     settings = Settings(
         conv_mode=getattr(args, "conv_mode", None) or conv_mode_for(name),
         temperature=getattr(args, "temperature", None) or 0.0,

@@ -80,14 +80,10 @@ class Work:
         """How many records the complete final file lacks."""
         return int(read_json(self.folder / "complete.json").get("omitted", 0))
 
-    def refuse_foreign(self) -> None:
-        """Raise InputError if the final file is there and was not made from this."""
-        if not self.final.exists() or self.complete():
-            return
-        raise InputError(
-            f"{self.final}: exists and was made by {self._maker()}. "
-            "Move it away, choose another --answers-folder or --model-name, or pass --overwrite."
-        )
+    def refuse_foreign(self, remedy: str) -> None:
+        """Raise InputError if the final file is there and was not made from this; `remedy` ends the message."""
+        if self.final.exists() and not self.complete():
+            raise InputError(f"{self.final}: exists and was made by {self._maker()}. {remedy}")
 
     def answers(self) -> dict[int, Answer]:
         """All answers in the work folder by position; a text wins over a failure."""

@@ -3,6 +3,7 @@
 Weights are read without running code from them (`llava.model.weights`), and every name of the model must be filled.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -207,11 +208,18 @@ def _load_quantised(
 
 
 def _read_tokenizer(path: str) -> PreTrainedTokenizer:
+    log = logging.getLogger("transformers.models.llama.tokenization_llama")
+    silent, log.disabled = (
+        log.disabled,
+        True,
+    )  # it recommends a setting that would change the ids models were trained on
     try:
         return AutoTokenizer.from_pretrained(path, use_fast=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{path}: tokenizer cannot be read: {reason} Copy the tokenizer files into it.") from None
+    finally:
+        log.disabled = silent
 
 
 def _empty_model(config: PretrainedConfig) -> LlamaForCausalLM:

@@ -142,7 +142,10 @@ class LlavaMetaForCausalLM:
             attention_mask = _mask_with_cache(attention_mask, past_key_values)
             if not self._vision_must_run(images):
                 return input_ids, position_ids, attention_mask, past_key_values, None, labels
-            embeds_BSD = self.get_model().embed_tokens(input_ids) + self._vision_zero()
+            # Tower and projector before embed_tokens, as merge_images has it: under ZeRO-3 each module call gathers its
+            # weights from all ranks, and a rank with images waits for one without them if the order differs.
+            vision_zero = self._vision_zero()
+            embeds_BSD = self.get_model().embed_tokens(input_ids) + vision_zero
             return None, position_ids, attention_mask, past_key_values, embeds_BSD, labels
         left = getattr(self.config, "tokenizer_padding_side", "right") == "left"
         max_length = getattr(self.config, "tokenizer_model_max_length", None)
@@ -261,7 +264,8 @@ class LlavaMetaForCausalLM:
         tower = self.get_vision_tower()
         side = tower.config.image_size
         blank = torch.zeros(1, 3, side, side, device=tower.device, dtype=tower.dtype)
-        return 0 * self.encode_images(blank).sum().to(self.get_model().embed_tokens.weight.dtype)
+        # Zero first, then the sum: half a million features may add up to infinity in float16, and 0 * inf is NaN.
+        return (0 * self.encode_images(blank)).sum().to(self.get_model().embed_tokens.weight.dtype)
 
 
 class _Layout:

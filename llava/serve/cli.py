@@ -41,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     from llava.data.images import load_image, process_images
     from llava.eval.common import Answerer, default_device, dtype_of
+    from llava.mm_utils import get_model_name_from_path
 
-    mode = args.conv_mode or conv_mode_for(args.model_path)
+    mode = args.conv_mode or conv_mode_for(get_model_name_from_path(args.model_path))
     settings = Settings(mode, args.temperature, args.top_p, max_new_tokens=args.max_new_tokens, seed=args.seed)
     picture = load_image(args.image_file, "--image-file") if args.image_file else None
     device = default_device(args.device)

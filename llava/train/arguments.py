@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import transformers
 from transformers import HfArgumentParser
@@ -82,13 +83,20 @@ class TrainingArguments(transformers.TrainingArguments):
     )
 
 
+class _Parser(HfArgumentParser):
+    """transformers' parser, whose errors are one line instead of the usage of 150 flags."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}.")
+
+
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
     """The three argument groups of a command line; flags are accepted with `-` and `_`.
 
     Raises:
         InputError: an unknown flag, a missing one, or a value that transformers refuses.
     """
-    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
+    parser = _Parser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False)
     given = [_canonical_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
         model, data, training = parser.parse_args_into_dataclasses(given, look_for_args_file=False)
@@ -121,5 +129,22 @@ def _check(model: ModelArguments, data: DataArguments, training: TrainingArgumen
         raise InputError(f"bad_image must be fail or skip, got {data.bad_image!r}. Choose one.")
     if training.lora_enable or training.bits != 16:
         raise InputError("LoRA and QLoRA training are not part of this release. Leave out --lora_enable and --bits.")
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if getattr(training, name) < 1:
+            raise InputError(f"{name} must be at least 1, got {getattr(training, name)}. Raise it.")
+    if training.max_steps <= 0 and not training.num_train_epochs > 0:
+        raise InputError(f"num_train_epochs must be above 0, got {training.num_train_epochs}. Raise it.")
+    if training.evaluation_strategy != "no":
+        raise InputError("evaluation_strategy must be no: training has no validation set. Score answers with eval/.")
     if training.model_max_length < 1:
         raise InputError(f"model_max_length must be at least 1, got {training.model_max_length}. Raise it.")
+    _check_deepspeed(training)
+
+
+def _check_deepspeed(training: TrainingArguments) -> None:
+    if training.deepspeed and training.no_cuda:
+        raise InputError("--no_cuda keeps transformers from setting DeepSpeed up. Leave out one of the two.")
+    deepspeed = getattr(training, "hf_deepspeed_config", None)
+    gather = "zero_optimization.stage3_gather_16bit_weights_on_model_save"
+    if deepspeed is not None and deepspeed.is_zero3() and not deepspeed.is_true(gather):
+        raise InputError(f"{training.deepspeed}: {gather} must be true, or no whole model is saved. Set it.")

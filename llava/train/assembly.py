@@ -6,8 +6,10 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import torch
 import transformers
 from transformers import PreTrainedTokenizer
+from transformers.deepspeed import is_deepspeed_zero3_enabled
 
 from llava.conversation import Conversation, conversation_for_version
 from llava.data.collator import SupervisedCollator
@@ -15,11 +17,12 @@ from llava.data.dataset import SupervisedDataset
 from llava.data.images import check_image_files
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.llava_arch import gathered
+from llava.model.weights import read_state_dict, read_tensors
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
-from llava.train.llava_trainer import LLaVATrainer
+from llava.train.llava_trainer import PROJECTOR_FILE, LLaVATrainer
 from llava.train.run_folder import LOG_FILE
 from transformers_patch import Weighter, build_weighter
-from transformers_patch.trainer import check_normalization
+from transformers_patch.trainer import STAGING, check_settings
 from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
 from visatb.records import Record, check_records, image_names, name_of, read_records
@@ -48,7 +51,7 @@ def make_weighter(args: TrainingArguments, tasks: list[str]) -> Weighter:
         InputError: unknown method or normalisation, or weights of the wrong number, not finite, or not > 0.
     """
     try:
-        check_normalization(args.loss_normalization, args.per_device_train_batch_size)
+        check_settings(args, args.loss_normalization)
         return build_weighter(args.weight_method, len(tasks), args.visatb_weights)
     except ValueError as error:
         raise InputError(str(error)) from None
@@ -98,6 +101,8 @@ def build_model(
     """
     conversation = conversation_for_version(model_args.version)
     config = _load_config(model_args.model_name_or_path, args)
+    if getattr(config, "mm_vision_tower", None) and not model_args.vision_tower:
+        raise InputError(f"{model_args.model_name_or_path} is a LLaVA model. Set --vision_tower to tune it further.")
     if model_args.vision_tower and getattr(config, "mm_vision_tower", None):
         # A LLaVA checkpoint is tuned further: its projector is loaded, and the tower is the one this run names.
         config.mm_vision_tower = model_args.vision_tower
@@ -106,7 +111,7 @@ def build_model(
     model, loading = LlavaLlamaForCausalLM.from_pretrained(
         model_args.model_name_or_path, config=config, cache_dir=args.cache_dir, output_loading_info=True
     )
-    _refuse_partial(model_args.model_name_or_path, loading)
+    _refuse_partial(model_args.model_name_or_path, loading, bool(model_args.pretrain_mm_mlp_adapter))
     model.config.use_cache = False
     if model_args.freeze_backbone:
         model.model.requires_grad_(False)
@@ -134,9 +139,9 @@ def _load_config(name_or_path: str, args: TrainingArguments) -> LlavaConfig:
     return LlavaConfig.from_dict(config)
 
 
-def _refuse_partial(name_or_path: str, loading: dict[str, list[str]]) -> None:
-    """Refuse weights that lack or exceed the language model's; the tower is loaded from its own place."""
-    elsewhere = ("vision_tower.", "mm_projector.", "rotary_emb.inv_freq")
+def _refuse_partial(name_or_path: str, loading: dict[str, list[str]], projector_given: bool) -> None:
+    """Refuse weights that lack or exceed the model's; the tower is loaded from its own place, a projector may be."""
+    elsewhere = ("vision_tower.", "rotary_emb.inv_freq", *(["mm_projector."] if projector_given else []))
     for what in ("missing_keys", "unexpected_keys"):
         keys = [key for key in loading[what] if not any(part in key for part in elsewhere)]
         if keys:
@@ -163,7 +168,7 @@ def _add_vision(
 ) -> None:
     """Vision tower (frozen) and projector, what is trained of them, and LLaVA's keys in the config."""
     model.get_model().initialize_vision_modules(model_args=model_args, fsdp=args.fsdp)
-    model.get_vision_tower().to(dtype=_tower_dtype(args), device=args.device)
+    model.get_vision_tower().to(dtype=_half_dtype(args), device=args.device)
     config = model.config
     config.image_aspect_ratio = data_args.image_aspect_ratio
     config.tokenizer_padding_side = tokenizer.padding_side
@@ -175,6 +180,9 @@ def _add_vision(
     config.mm_use_im_patch_token = model_args.mm_use_im_patch_token
     args.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
     projector = model.get_model().mm_projector
+    if is_deepspeed_zero3_enabled():
+        # A new projector is not made by from_pretrained, which ZeRO-3 makes half-precision; it demands one dtype.
+        projector.to(dtype=_half_dtype(args))
     if model_args.tune_mm_mlp_adapter:
         model.requires_grad_(False)
         projector.requires_grad_(True)
@@ -183,9 +191,8 @@ def _add_vision(
     model.initialize_vision_tokenizer(model_args, tokenizer=tokenizer)
 
 
-def _tower_dtype(args: TrainingArguments):
-    import torch
-
+def _half_dtype(args: TrainingArguments) -> torch.dtype:
+    """The dtype that --bf16 or --fp16 asks for, else float32."""
     if args.bf16:
         return torch.bfloat16
     return torch.float16 if args.fp16 else torch.float32
@@ -258,19 +265,38 @@ def _refuse_unsupervised(
             )
 
 
+def check_saved(model: LlavaLlamaForCausalLM, folder: Path) -> None:
+    """Reopen what was saved: all parameters, or the projector's alone, must be there in their shapes (ZeRO-3's too).
+
+    Raises:
+        RuntimeError: naming the parameters that are not.
+    """
+    projector = folder / PROJECTOR_FILE
+    saved = read_tensors(projector) if projector.exists() else read_state_dict(folder)
+    wrong = [
+        name
+        for name, parameter in model.named_parameters()
+        if ("mm_projector" in name or not projector.exists())
+        and (name not in saved or saved[name].shape != getattr(parameter, "ds_shape", parameter.shape))
+    ]
+    if wrong:
+        raise RuntimeError(f"{folder}: {len(wrong)} parameters are missing or of another shape: {', '.join(wrong[:5])}")
+
+
 def save_final_model(trainer: LLaVATrainer) -> None:
     """Save the trained model into the output folder: written beside first, then renamed file by file."""
     args = trainer.args
     output = Path(args.output_dir)
-    staging = output / ".saving" / "final"
+    staging = output / STAGING / "final"
     trainer.model.config.use_cache = True
     trainer.save_model(str(staging))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
+        check_saved(trainer.model, staging)
         trainer.state.save_to_json(str(staging / "trainer_state.json"))
         for file in sorted(staging.iterdir()):
             with open(file, "rb") as stream:
                 os.fsync(stream.fileno())
             os.replace(file, output / file.name)
-        shutil.rmtree(output / ".saving")
+        shutil.rmtree(output / STAGING)
     trainer.accelerator.wait_for_everyone()

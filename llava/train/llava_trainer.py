@@ -24,7 +24,7 @@ class LLaVATrainer(Trainer):
     Reads of the arguments: `mm_projector_lr`, `group_by_modality_length`, `tune_mm_mlp_adapter`.
     """
 
-    unsupervised_samples = 0
+    _unsupervised = 0
 
     def _get_train_sampler(self) -> Sampler | None:
         if not self.args.group_by_modality_length:
@@ -37,10 +37,15 @@ class LLaVATrainer(Trainer):
             seed=self.args.seed,
         )
 
-    def _count_step_tokens(self, window: list[Batch]) -> torch.Tensor:
-        for batch in window:
-            self.unsupervised_samples += int((batch["labels"][:, 1:] == IGNORE_INDEX).all(dim=1).sum())
-        return super()._count_step_tokens(window)
+    def training_step(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
+        """As the base class; counts samples without a supervised token."""
+        if inputs["sample_indices"]:
+            self._unsupervised += int((inputs["labels"][:, 1:] == IGNORE_INDEX).all(dim=1).sum())
+        return super().training_step(model, inputs)
+
+    def count_unsupervised(self) -> int:
+        """Samples without a supervised token that this call of the run has read, over all ranks (call it on all)."""
+        return int(self._sum_over_ranks(torch.tensor([self._unsupervised], device=self.args.device)))
 
     def describe_samples(self, indices: Sequence[int]) -> list[str]:
         """Record ids of samples of the training set."""
@@ -90,5 +95,6 @@ class LLaVATrainer(Trainer):
             return
         file = Path(resume_from_checkpoint) / PROJECTOR_FILE
         state = torch.load(file, map_location="cpu", weights_only=True)
-        unexpected = self.model.load_state_dict(state, strict=False).unexpected_keys
-        assert not unexpected, f"{file}: {unexpected}"
+        wanted = self._adapter_state(None)
+        assert set(state) == set(wanted), f"{file}: holds {sorted(state)}, not {sorted(wanted)}"
+        self.model.load_state_dict(state, strict=False)

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
+from transformers_patch.trainer import STAGING
 from visatb.errors import InputError
 from visatb.files import read_json, write_json
 
 RUN_FILE = "visatb_run.json"
 LOG_FILE = "train_log.jsonl"
+_RESULTS = ("model*.safetensors*", "pytorch_model*.bin*", "mm_projector.bin", "trainer_state.json")
 
 # What may change between two calls of one run: where it writes, what it shows, how work is split.
 _FREE = {
@@ -58,7 +60,7 @@ class RunFolder:
                 self._forget()
         self.finished = self._check_owner()
         if is_first_rank and not self.finished:
-            shutil.rmtree(self.path / ".saving", ignore_errors=True)
+            shutil.rmtree(self.path / STAGING, ignore_errors=True)
             self._write(finished=False)
 
     def newest_checkpoint(self) -> str | None:
@@ -79,7 +81,8 @@ class RunFolder:
     def _refuse_foreign(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: output_dir must be a folder. Choose another --output_dir.")
-        foreign = [p.name for p in self.path.glob("*")] if self.path.exists() else []
+        ours = (".lock", f".{RUN_FILE}.")  # what a kill before the first write of RUN_FILE leaves
+        foreign = [p.name for p in self.path.glob("*") if not p.name.startswith(ours)]
         if foreign and not (self.path / RUN_FILE).exists():
             raise InputError(
                 f"{self.path}: output_dir holds something else ({', '.join(sorted(foreign)[:3])}). "
@@ -97,8 +100,9 @@ class RunFolder:
     def _forget(self) -> None:
         for checkpoint in self.path.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-        for name in (RUN_FILE, LOG_FILE):
-            (self.path / name).unlink(missing_ok=True)
+        for pattern in (RUN_FILE, LOG_FILE, *_RESULTS):
+            for file in self.path.glob(pattern):
+                file.unlink()
 
     def _check_owner(self) -> bool:
         file = self.path / RUN_FILE

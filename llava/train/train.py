@@ -6,6 +6,7 @@
 Start the same command again after an interruption and it goes on; a finished run is left as it is.
 """
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from llava.data.dataset import SupervisedDataset as LazySupervisedDataset
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
 from llava.train.assembly import build_model, build_trainer, load_data, load_tasks, make_weighter, save_final_model
 from llava.train.run_folder import LOG_FILE, RunFolder, fingerprint
+from transformers_patch.trainer import NonFiniteLossError
 from visatb.cli import run
 
 __all__ = ["DataArguments", "LazySupervisedDataset", "ModelArguments", "TrainingArguments", "train"]
@@ -31,19 +33,24 @@ def train(argv: Sequence[str] | None = None) -> int:
     tasks = load_tasks(data_args, args)
     weighter = make_weighter(args, tasks)
     records = load_data(data_args, tasks)
-    folder = RunFolder(
-        args.output_dir,
-        fingerprint(model_args, data_args, args, args.world_size, tasks),
-        is_first_rank=args.process_index == 0,
-        overwrite=args.overwrite_output_dir,
-    )
+    with args.main_process_first(local=False, desc="run folder"):  # the others read what the first has decided
+        folder = RunFolder(
+            args.output_dir,
+            fingerprint(model_args, data_args, args, args.world_size, tasks),
+            is_first_rank=args.process_index == 0,
+            overwrite=args.overwrite_output_dir,
+        )
     if folder.finished:
         print(f"{folder.path}: this run is finished; nothing to do.")
         return 0
     started = time.monotonic()
     model, tokenizer, conversation = build_model(model_args, data_args, args)
     trainer = build_trainer(model, tokenizer, conversation, records, tasks, weighter, data_args, args)
-    trainer.train(resume_from_checkpoint=folder.newest_checkpoint())
+    try:
+        trainer.train(resume_from_checkpoint=folder.newest_checkpoint())
+    except NonFiniteLossError as error:
+        print(f"error: {error} Lower --learning_rate or check these samples.", file=sys.stderr)
+        return 1
     save_final_model(trainer)
     folder.finish(
         steps=trainer.state.global_step,
@@ -51,7 +58,7 @@ def train(argv: Sequence[str] | None = None) -> int:
         seconds=round(time.monotonic() - started, 3),
         tasks=tasks,
         weights=[float(weight) for weight in weighter.weight_K],
-        samples_without_supervised_token=trainer.unsupervised_samples,
+        samples_without_supervised_token=trainer.count_unsupervised(),
         bad_images=len(trainer.train_dataset.bad_images),
         log=LOG_FILE,
     )

@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from llava.mm_utils import expand2square
 from scripts_visatb.demo import annotations, drawing
 from scripts_visatb.demo.drawing import Box, Card, Picture, Scene
-from scripts_visatb.demo.language_model import warmup_cosine
+from scripts_visatb.demo.optimization import QuickOptimizer
 
 # B batch, P patches of a picture, D hidden
 
@@ -36,6 +35,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "color": ("none", *drawing.COLORS),
     "size": ("none", *drawing.SIZES),
     "character": ("none", *CHARACTERS),
+    "order": ("none", "1", "2", "3"),
     "value": ("none", *map(str, range(1, drawing.MAX_BAR + 1))),
 }
 COVERED = 0.25
@@ -52,9 +52,10 @@ class TowerRecipe:
     heads: int = 4
     image_size: int = 56
     patch_size: int = 8
-    steps: int = 1350
+    steps: int = 1600
     batch: int = 16
-    learning_rate: float = 2e-3
+    matrix_rate: float = 3e-3
+    other_rate: float = 2e-3
 
     @property
     def grid(self) -> int:
@@ -86,20 +87,14 @@ def train_vision_tower(folder: Path, recipe: TowerRecipe, seed: int) -> dict[str
     encoder = model.vision_model.encoder
     every_layer = encoder.layers
     encoder.layers = every_layer[:-1]  # LLaVA reads the layer before the last; the last stays as it is made
-    parameters = [*model.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(recipe.steps))
+    optimizer = QuickOptimizer([model, heads], recipe.steps, recipe.matrix_rate, recipe.other_rate)
     rng = random.Random(f"{seed}/vision tower")
     tallies = []
     for step in (bar := tqdm(range(recipe.steps), desc="vision tower", mininterval=2)):
         pixels, targets, boxes = sample_batch(rng, recipe)
         features_BPD = model(pixels).last_hidden_state[:, 1:]
         loss, tally = heads(features_BPD, targets, boxes)
-        loss.backward()
-        clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+        optimizer.step(loss)
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         if step >= recipe.steps - max(1, recipe.steps // 10):
             tallies.append(tally)
@@ -190,8 +185,8 @@ def patch_targets(picture: Picture, grid: int) -> tuple[np.ndarray, np.ndarray]:
             cover(shape.box, shape.box, {"kind": shape.kind, "color": shape.color, "size": shape.size})
     elif isinstance(picture, Card):
         whole = drawing.text_box(picture)
-        for letter, box in drawing.letter_boxes(picture):
-            cover(box, whole, {"kind": "letter", "color": picture.color, "character": letter})
+        for n, (letter, box) in enumerate(drawing.letter_boxes(picture), 1):
+            cover(box, whole, {"kind": "letter", "color": picture.color, "character": letter, "order": str(n)})
     else:
         for color, value, box in picture.bars:
             cover(box, box, {"kind": "bar", "color": color, "value": str(value)})

@@ -315,6 +315,8 @@ def test_bad_question_files_are_refused_before_anything_is_loaded(
         (["--image-folder", ""], "--image-folder"),
         (["--model-path", "nowhere/at/all"], "no such folder"),
         (["--device", "cuda:9"], "--device"),
+        (["--device", "toaster"], "--device must be cpu"),
+        (["--answers-folder", ""], "--answers-folder"),
     ],
 )
 def test_bad_flags_are_refused_before_anything_is_loaded(run, tmp_path, monkeypatch, flags, message):
@@ -340,3 +342,29 @@ def test_mistakes_end_with_one_line_and_exit_code_2(tmp_path, repository):
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: ")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_text_model_is_refused_for_images_before_it_is_loaded(run, tiny_checkpoint, tmp_path, monkeypatch):
+    no_model(monkeypatch)
+    with pytest.raises(InputError, match=r"record 0 \(id 'tiny-0'\): has an image, and .*llama has no vision tower"):
+        run(model=tiny_checkpoint / "llama")
+    assert not (tmp_path / "answers").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_answers_that_cannot_be_written_are_told_before_the_model_is_loaded(run, tmp_path, monkeypatch, flags):
+    no_model(monkeypatch)
+    final(tmp_path).mkdir(parents=True)
+    with pytest.raises(InputError, match="not a folder"):
+        run(*flags)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is no folder"):
+        run(*flags, answers=tmp_path / "file" / "answers")
+
+
+def test_answers_with_left_out_records_can_be_scored_against_their_questions(run, bad_image, tiny_dataset, tmp_path):
+    from eval.answers import read_answers
+
+    assert run("--image-folder", bad_image, "--on-bad-image", "skip") == 0
+    answers = read_answers(final(tmp_path), tiny_dataset)
+    assert (len(answers.answers), answers.omitted) == (23, 1)

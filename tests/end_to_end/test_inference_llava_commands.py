@@ -1,6 +1,8 @@
 """LLaVA's own commands for asking a model work over the one generation loop."""
 
 import json
+import subprocess
+import sys
 from argparse import Namespace
 
 import pytest
@@ -137,3 +139,37 @@ def test_a_text_model_can_be_asked_and_chatted_with(tiny_checkpoint, capsys, mon
     asked = iter(["Name a colour.", None])
     (spoken,) = cli.chat(answerer, None, lambda prompt: next(asked))
     assert spoken == answer.text
+
+
+def test_the_loader_refuses_what_it_cannot_do_before_the_model_is_loaded(
+    tiny_checkpoint, tiny_dataset, questions, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(common.Answerer, "load", None)
+    before = questions.read_bytes()
+    with pytest.raises(InputError, match="overwritten"):
+        model_vqa_loader.main(loader_arguments(tiny_checkpoint, tiny_dataset, questions, questions))
+    assert questions.read_bytes() == before
+    other = tmp_path / "other.jsonl"
+    with pytest.raises(InputError, match="--batch-size"):
+        model_vqa_loader.main(loader_arguments(tiny_checkpoint, tiny_dataset, questions, other, "--batch-size", "0"))
+    other.write_text("{}")
+    with pytest.raises(InputError, match="choose another --answers-file") as refusal:
+        model_vqa_loader.main(loader_arguments(tiny_checkpoint, tiny_dataset, questions, other))
+    assert "--overwrite" not in str(refusal.value), "this command has no such flag"
+
+
+def test_a_mistyped_model_is_told_without_asking_the_hub(tmp_path, monkeypatch):
+    from llava.model import builder
+
+    monkeypatch.setattr(builder, "load_pretrained_model", None)
+    for main, more in ((run_llava.main, ["--query", "What?"]), (cli.main, [])):
+        with pytest.raises(InputError, match="no such folder"):
+            main(["--model-path", str(tmp_path / "none"), *more])
+
+
+def test_loading_a_model_says_nothing_on_stderr(tiny_checkpoint, repository):
+    """The one line of an error must be the only one."""
+    code = "from llava.eval.common import Answerer, Settings\n"
+    code += f"Answerer.load({str(tiny_checkpoint / 'llava-tiny')!r}, None, Settings(), 'cpu', 'fp32')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

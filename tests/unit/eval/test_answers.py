@@ -125,6 +125,13 @@ def test_an_answer_that_was_not_asked_is_refused(two, write_answers):
         read_answers(write_answers(two), questions)
 
 
+def test_answers_to_another_task_are_refused(two, write_answers):
+    questions = questions_of(two)
+    questions[1]["task"] = "GQA"
+    with pytest.raises(InputError, match=r"record 1 .*task differs"):
+        read_answers(write_answers(two), write_answers(questions, "questions.json"))
+
+
 @pytest.mark.parametrize("by_position", [False, True])
 def test_answers_to_an_older_version_of_the_questions_are_refused(two, write_answers, by_position):
     questions = questions_of(two)
@@ -152,3 +159,19 @@ def test_the_question_file_beside_is_found_by_name(two, write_answers):
 def test_another_answer_file_beside_is_not_taken_for_the_questions(two, write_answers):
     write_answers(two, "caption.json")
     assert len(read_answers(write_answers(two[:1], "caption_list.json")).answers) == 1
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+def test_records_that_the_inference_left_out_and_listed_need_no_answer(two, write_answers, tmp_path, by_position):
+    questions = write_answers(questions_of(two), "questions.json")
+    short = write_answers(two[1:])
+    listed = short.with_suffix(".omitted.jsonl")
+    listed.write_text('{"position": 0, "id": "a", "image": "a.png", "reason": "damaged"}\n')
+    answers = read_answers(short, questions, by_position)
+    assert (len(answers.answers), answers.omitted) == (1, 1)
+    listed.write_text('{"position": 1}\n')
+    with pytest.raises(InputError):
+        read_answers(short, questions, by_position)
+    listed.write_text('{"position": [0]}\n')
+    with pytest.raises(InputError, match="position must be a whole number"):
+        read_answers(short, questions, by_position)

@@ -72,10 +72,23 @@ def test_a_refusal_writes_nothing(answer_file, make_record, write_answers, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == [answers.name]
 
 
+def test_an_output_that_cannot_be_written_leaves_the_other_unwritten_too(answer_file, tmp_path, monkeypatch):
+    answers = answer_file("qa")
+    with pytest.raises(InputError, match="not a folder"):
+        call(qa, monkeypatch, "-a", answers, "--per-record", tmp_path / "r.jsonl", "--output", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [answers.name]
+
+
 def test_several_tasks_are_told(make_record, write_answers, monkeypatch, capsys):
     answers = write_answers([make_record("a", "red", "red"), make_record("b", "red", "red", task="GQA")])
     call(qa, monkeypatch, "-a", answers)
     assert "2 tasks (VQAv2, GQA)" in capsys.readouterr().err
+
+
+def test_without_pycocoevalcap_the_message_says_what_to_install(answer_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
+    with pytest.raises(InputError, match="pip install pycocoevalcap"):
+        call(caption, monkeypatch, "-a", answer_file("caption"))
 
 
 def test_ptb_tokenisation_without_java_is_refused(answer_file, monkeypatch):

@@ -129,3 +129,10 @@ def test_a_baseline_of_several_models_must_be_chosen(tables, monkeypatch, capsys
     assert "| EW " in capsys.readouterr().out
     with pytest.raises(InputError, match="has no model 'TLA'"):
         call(monkeypatch, "--baseline", tables[1], "--results", tables[1], "--baseline-model", "TLA")
+
+
+def test_an_output_that_would_replace_a_table_or_the_other_output_is_refused(tables, tmp_path, monkeypatch):
+    for outputs in (("--output", tables[1]), ("--output", str(tmp_path / "o"), "--markdown", str(tmp_path / "o"))):
+        with pytest.raises(InputError, match="overwritten"):
+            call(monkeypatch, "--baseline", tables[0], "--results", tables[1], *outputs)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -38,6 +38,7 @@ def test_the_vision_tower_and_the_base_count(tiny_checkpoint):
     model = str(tiny_checkpoint / "llava-tiny")
     plain = model_fingerprint(model)
     assert set(plain) == {"model", "vision_tower"}
+    assert plain["vision_tower"] == folder_digest(tiny_checkpoint / "vision_tower"), "its content, not its path"
     assert model_fingerprint(model, str(tiny_checkpoint / "llama"))["base"]
 
 
@@ -81,3 +82,9 @@ def test_missing_model_folders_are_refused_and_hub_names_are_not(tmp_path):
 
 def test_the_key_depends_on_values_and_not_on_their_order():
     assert key_of({"a": 1, "b": "ä"}) == key_of({"b": "ä", "a": 1}) != key_of({"a": 1, "b": "b"})
+
+
+def test_a_config_that_is_no_object_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="config.json: must be a JSON object"):
+        model_fingerprint(str(tmp_path))

@@ -83,6 +83,20 @@ def test_draws_depend_on_seed_and_question_and_not_on_batches(tiny_checkpoint, q
     assert texts_of(load(tiny_checkpoint), questions) != single
 
 
+def test_a_small_top_p_leaves_the_likeliest_token_alone(tiny_checkpoint, answerer, questions):
+    narrow = load(tiny_checkpoint, temperature=1.5, top_p=1e-6)
+    assert texts_of(narrow, questions[:6]) == texts_of(answerer, questions[:6])
+
+
+def test_a_row_that_ends_early_carries_no_padding(answerer, questions):
+    prompts = [common.prompt_ids(answerer, q) for q in questions if not q.images]
+    whole = answerer.new_ids(prompts, [None] * len(prompts))
+    end = whole[0][2]
+    found = answerer.new_ids(prompts, [None] * len(prompts), generation={"eos_token_id": end})
+    assert found == [row[: row.index(end) + 1] if end in row else row for row in whole]
+    assert len({len(row) for row in found}) > 1, "rows must end at different places"
+
+
 def test_draws_follow_the_softmax():
     from llava.eval.logits import SeededNoise
 
@@ -97,8 +111,9 @@ def test_beams_do_not_depend_on_batches(tiny_checkpoint, questions):
     assert texts_of(beams, questions[:8], batch_size=1) == texts_of(beams, questions[:8], batch_size=8)
 
 
-def test_settled_questions_are_not_answered_again(answerer, questions):
+def test_settled_questions_are_not_answered_again(answerer, questions, monkeypatch):
     assert set(texts_of(answerer, questions, settled={0, 1, 2}, batch_size=4)) == set(range(3, len(questions)))
+    monkeypatch.setattr(answerer, "texts", None)
     assert texts_of(answerer, questions, settled=set(range(len(questions)))) == {}
 
 
@@ -225,10 +240,13 @@ def test_seed_and_top_p_count_only_where_tokens_are_drawn():
     assert Settings(seed=1, temperature=1.0).fingerprint() != Settings(seed=2, temperature=1.0).fingerprint()
 
 
-def test_templates_are_guessed_from_names_as_in_llava():
+def test_templates_are_guessed_from_names():
     from llava.conversation import conv_templates
 
     assert conv_mode_for("llava-llama-2-13b") == "llava_llama_2"
-    assert conv_mode_for("liuhaotian/llava-v1.5-7b") == "vicuna_v1"
+    assert conv_mode_for("llava-v1.5-7b") == "vicuna_v1"
+    assert conv_mode_for("prompted-llava-v1.5-7b") == "vicuna_v1", "mpt is in many words"
+    assert conv_mode_for("llava-mpt-7b") == "mpt"
+    assert conv_mode_for("llava-7b-v0") == "llava_v0"
     assert stop_strings(conv_templates["vicuna_v1"]) == ()
     assert stop_strings(conv_templates["mpt"]) == ("<|im_end|>",)

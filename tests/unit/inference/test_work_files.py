@@ -5,6 +5,7 @@ import multiprocessing
 
 import pytest
 
+from llava.eval import work as work_module
 from llava.eval.work import Answer, Work
 from visatb.errors import InputError
 
@@ -24,6 +25,15 @@ def test_answers_are_read_back_as_written(tmp_path):
         writer.append(ANSWERS[2:])
     assert work.answers() == {answer.position: answer for answer in ANSWERS}
     assert not work.final.exists()
+
+
+def test_every_batch_is_flushed_to_the_disk(tmp_path, monkeypatch):
+    flushed = []
+    with work_of(tmp_path).writing("one") as writer:
+        monkeypatch.setattr(work_module.os, "fsync", flushed.append)
+        writer.append(ANSWERS[:2])
+        writer.append(ANSWERS[2:])
+    assert len(flushed) == 2
 
 
 def test_a_line_torn_at_any_byte_is_dropped_and_the_others_stay(tmp_path):
@@ -95,14 +105,14 @@ def test_a_final_file_made_differently_is_refused_and_the_difference_named(tmp_p
     work_of(tmp_path).finish("[1]", {})
     other = work_of(tmp_path, **change)
     with pytest.raises(InputError, match=rf"val_m.json: exists and .*differs in: {next(iter(change))}"):
-        other.refuse_foreign()
-    work_of(tmp_path).refuse_foreign()
+        other.refuse_foreign("Move it away.")
+    work_of(tmp_path).refuse_foreign("Move it away.")
 
 
 def test_a_final_file_of_unknown_origin_is_refused(tmp_path):
     (tmp_path / "val_m.json").write_text("[]")
     with pytest.raises(InputError, match="something else"):
-        work_of(tmp_path).refuse_foreign()
+        work_of(tmp_path).refuse_foreign("Move it away.")
 
 
 def test_work_is_found_by_content_whatever_its_order(tmp_path):

@@ -192,6 +192,27 @@ def test_a_batch_without_images_still_reaches_every_trained_parameter(model):
     assert all(parameter.grad is None for parameter in model.model.mm_projector.parameters())
 
 
+def test_modules_run_in_the_same_order_with_and_without_images(model):
+    """Under ZeRO-3 every call gathers weights from all ranks: another order on one rank is a deadlock."""
+    orders = []
+    names = {module: name for name, module in model.named_modules() if not list(module.children())}
+    for module in names:
+        module.register_forward_pre_hook(lambda module, _: orders[-1].append(names[module]))
+    training(model)
+    for row, images in ((ROWS[0], pixels(1)), (ROWS[1], None)):
+        orders.append([])
+        loss_of(model, torch.tensor([row]), images).backward()
+    assert orders[0] == orders[1]
+
+
+def test_a_batch_without_images_adds_an_exact_zero_in_float16_too(model):
+    training(model)
+    with torch.no_grad():
+        model.model.mm_projector[-1].bias.fill_(60000)
+    model.model.mm_projector.half()
+    assert float(model._vision_zero().detach()) == 0
+
+
 def test_the_tower_stays_frozen_and_in_eval_mode(model):
     training(model)
     loss_of(model, torch.tensor([ROWS[0]]), pixels(1)).backward()

@@ -61,9 +61,15 @@ def test_every_flag_that_llava_scripts_pass_is_accepted():
     "given, told",
     [
         (["--nonsense", "1"], "nonsense"),
+        (["--visatb_weight", "1"], "visatb_weight"),
+        (["--seed", "x"], "argument --seed: invalid int value: 'x'. See --help"),
         (["--image_aspect_ratio", "round"], "image_aspect_ratio must be pad or square"),
         (["--bad_image", "zero"], "bad_image must be"),
         (["--model_max_length", "0"], "model_max_length must be at least 1"),
+        (["--per_device_train_batch_size", "0"], "per_device_train_batch_size must be at least 1"),
+        (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps must be at least 1"),
+        (["--num_train_epochs", "0"], "num_train_epochs must be above 0"),
+        (["--evaluation_strategy", "steps"], "evaluation_strategy must be no"),
     ],
 )
 def test_unknown_flags_and_values_are_refused(given, told):

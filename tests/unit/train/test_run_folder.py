@@ -22,8 +22,17 @@ def test_another_run_is_refused_with_the_keys_that_differ(tmp_path):
 def test_overwriting_forgets_the_other_run(tmp_path):
     RunFolder(str(tmp_path), {"lr": 1})._lock.close()
     (tmp_path / "checkpoint-5").mkdir()
+    for name in ("model.safetensors", "train_log.jsonl", "mm_projector.bin"):
+        (tmp_path / name).write_text("of the other run")
     folder = RunFolder(str(tmp_path), {"lr": 2}, overwrite=True)
     assert folder.newest_checkpoint() is None and not folder.finished
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "visatb_run.json"]
+
+
+def test_a_kill_before_the_first_write_does_not_make_the_folder_somebody_elses(tmp_path):
+    for name in (".lock", ".visatb_run.json.abc.part"):
+        (tmp_path / name).write_text("")
+    assert not RunFolder(str(tmp_path), {"lr": 1}).finished
 
 
 def test_the_same_run_goes_on_from_its_newest_checkpoint(tmp_path):

@@ -53,7 +53,13 @@ def test_an_interrupted_epoch_goes_on_at_its_step_without_reading_again():
 def test_micro_batches_past_the_end_count_nothing_but_are_there():
     batches = list(_loader())
     assert len(batches) == len(_loader()) == 6
-    assert batches[5]["sample_indices"] == [6] and (batches[5]["labels"] == -100).all()
+    assert batches[5]["sample_indices"] == [] and (batches[5]["labels"] == -100).all()
+
+
+def test_reading_an_epoch_leaves_the_global_random_state_alone_so_that_a_resumed_run_draws_the_same():
+    before = torch.random.get_rng_state()
+    list(_loader())
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_the_count_is_of_the_whole_window():

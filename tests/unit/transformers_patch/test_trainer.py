@@ -157,6 +157,57 @@ def test_not_a_number_stops_before_the_optimizer_step_and_names_step_task_and_sa
     assert run.state.global_step == 1
 
 
+def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_step(tmp_path):
+    run = trainer(tmp_path, per_device_train_batch_size=4, max_steps=2)
+    run.model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    with pytest.raises(NonFiniteLossError, match=r"gradient norm is (nan|inf) at step 1 .*samples of rank 0: \d+"):
+        run.train()
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+
+
+def test_a_run_that_starts_anew_does_not_leave_the_lines_of_the_attempt_before(tmp_path):
+    for _ in range(2):
+        trainer(tmp_path, per_device_train_batch_size=8, max_steps=2).train()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_time_in_the_log_goes_on_after_a_resume(tmp_path):
+    trainer(tmp_path, per_device_train_batch_size=8, max_steps=2, save_strategy="steps", save_steps=1).train()
+    first = lines(tmp_path)[0] | {"elapsed_s": 1000.0}
+    (tmp_path / "log.jsonl").write_text(json.dumps(first) + "\n")
+    trainer(tmp_path, per_device_train_batch_size=8, max_steps=2).train(str(tmp_path / "checkpoint-1"))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2] and lines(tmp_path)[1]["elapsed_s"] >= 1000
+
+
+def test_the_best_checkpoint_survives_rotation(tmp_path):
+    run = trainer(
+        tmp_path,
+        per_device_train_batch_size=8,
+        save_strategy="steps",
+        save_steps=1,
+        save_total_limit=1,
+        evaluation_strategy="steps",
+        eval_steps=1,
+        load_best_model_at_end=True,
+        greater_is_better=True,  # the first, so that later saves find the best one already renamed into place
+        label_names=["labels"],
+        prediction_loss_only=True,
+    )
+    run.eval_dataset = Sentences(6)
+    run.train()
+    assert run.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
+    assert (tmp_path / "checkpoint-1").is_dir()
+
+
+def test_a_sampler_without_epochs_of_its_own_gives_one_order_per_epoch_on_all_ranks(tmp_path):
+    run = trainer(tmp_path, group_by_length=True, per_device_train_batch_size=4)
+    order = run.epoch_order(0)
+    torch.rand(1)  # another rank's random state
+    assert run.epoch_order(0) == order and sorted(order) == list(range(22))
+    assert run.epoch_order(1) != order
+
+
 def test_log_tells_loss_weight_tokens_and_share_of_each_task(tmp_path):
     run = trainer(tmp_path, per_device_train_batch_size=22, max_steps=1)
     run.train()

@@ -1,5 +1,6 @@
 """Benchmark files: one definition of tasks, checked."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,9 @@ def test_yaml_that_asks_for_python_objects_builds_none(tmp_path):
     (tmp_path / "x.yaml").write_text("name: !!python/object/apply:os.getcwd []")
     with pytest.raises(InputError):
         load_benchmark(tmp_path / "x.yaml")
+
+
+def test_without_pyyaml_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(InputError, match="pip install pyyaml"):
+        load_benchmark(write(tmp_path))

@@ -1,6 +1,7 @@
 """Command lines: spelling of flags and how commands end."""
 
 import pytest
+import torch
 
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
@@ -40,6 +41,21 @@ def test_mistakes_of_the_user_end_with_2_and_one_line(capsys):
     assert capsys.readouterr().err == "error: a.json: record 3: broken\n"
 
 
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, n):
+        raise InputError("a.json: record 3: no image")
+
+
+def test_a_mistake_found_in_a_data_loaders_worker_is_told_without_its_traceback(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: list(torch.utils.data.DataLoader(Broken(), num_workers=1)))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: a.json: record 3: no image"
+
+
 def test_a_full_disk_ends_with_1_and_one_line(capsys):
     def main():
         raise OSError(28, "No space left on device", "out.json")
@@ -52,3 +68,10 @@ def test_a_full_disk_ends_with_1_and_one_line(capsys):
 def test_defects_of_ours_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 / 0)
+
+
+def test_a_path_that_the_system_refuses_ends_with_2_and_names_it(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: (tmp_path / "none").stat())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: No such file or directory\n"

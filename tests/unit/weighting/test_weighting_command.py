@@ -119,3 +119,23 @@ def test_an_excluded_task_is_told_and_printed_with_weight_one(rows, write_scores
     printed = capsys.readouterr()
     assert printed.out.split()[1] == "1.0"
     assert "note: B is left out" in printed.err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--output", "scores.csv"), ("--output", "x.png", "--plot", "x.png"), ("--plot", "x.png", "--output", "folder")],
+)
+def test_outputs_that_would_replace_the_scores_or_each_other_or_a_folder_are_refused(
+    rows, write_scores, tmp_path, call, monkeypatch, flags
+):
+    monkeypatch.chdir(tmp_path)
+    scores, _ = write_scores(rows), (tmp_path / "folder").mkdir()
+    before = scores.read_bytes()
+    with pytest.raises(InputError):
+        call("--scores", "scores.csv", *flags)
+    assert scores.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "scores.csv"]
+
+
+def test_a_table_whose_name_ends_in_capitals_is_read_as_csv(rows, write_scores, call, capsys):
+    assert call("--scores", write_scores(rows, name="SCORES.CSV")) == 0

@@ -51,11 +51,13 @@ def test_means_leave_the_diagonal_out():
 
 
 def test_a_task_that_gives_more_receives_less_or_is_harder_weighs_more():
-    out, into, hard = w.softmax_weights([0.5, 0.1], 0.5), w.softmax_weights([-0.5, -0.1], 0.5), [0.9, 0.2]
-    assert out[0] > out[1]
-    assert into[0] < into[1]
-    *_, weight = w.task_weights([0.1, 0.1], [0.1, 0.1], hard, 0.5, (0.25, 0.25, 0.5))
-    assert weight[0] > weight[1]
+    out, into, hard, weight = w.task_weights([0.5, 0.1], [0.2, 0.7], [0.9, 0.2], 0.5, (0.25, 0.25, 0.5))
+    for part in (out, into, hard, weight):
+        assert part[0] > part[1]
+    # N * softmax of (0.4, 0.5, 0.7) / T against 0
+    for part, lead in zip((out, into, hard), (0.4, 0.5, 0.7), strict=True):
+        assert part[0] == pytest.approx(2 / (1 + math.exp(-lead / 0.5)), rel=1e-12)
+    np.testing.assert_allclose(weight, 0.25 * out + 0.25 * into + 0.5 * hard)
 
 
 def test_contributions_of_a_failed_measurement_are_refused():
@@ -159,7 +161,7 @@ def test_a_temperature_that_leaves_a_task_nothing_is_refused():
         w.weigh(as_matrix([1, 1], np.array([[9.0, 1], [1, 2]])), 1e-5, (0, 0, 1))
 
 
-@pytest.mark.parametrize("own", [20.0, 19.0, 20.0 * (1 + 1e-9), 0.0])
+@pytest.mark.parametrize("own", [20.0, 19.0, 20.01, 0.0])
 def test_a_task_that_its_own_data_did_not_help_is_refused_with_both_scores(rows, write_scores, own):
     rows["B"]["B"] = own
     if own == 0:

@@ -1,0 +1,131 @@
+"""Annotations of the demo: the documented format, the same from the same seed, true of the pictures."""
+
+import random
+import re
+
+import pytest
+
+from scripts_visatb.data.subsets import size_label
+from scripts_visatb.demo import annotations, drawing
+from visatb.benchmark import load_benchmark
+from visatb.errors import InputError
+from visatb.records import check_records
+
+SMALL = {task: {split: 40 for split in splits} for task, splits in annotations.SIZES.items()}
+
+
+@pytest.fixture(scope="module")
+def made() -> dict:
+    """(task, split) -> [(record, picture)]."""
+    drawn: set = set()
+    return {
+        (task, split): list(annotations.make_records(task, split, count, 0, drawn))
+        for task, splits in SMALL.items()
+        for split, count in splits.items()
+    }
+
+
+def test_records_pass_the_check_of_every_other_part(made):
+    for (task, split), pairs in made.items():
+        records = [record for record, _ in pairs]
+        check_records(records, f"{task}_{split}.json", tuple(SMALL), training=split == "train")
+        assert all(record["task"] == task for record in records)
+
+
+def test_same_seed_gives_the_same_records_and_another_seed_others(made):
+    again = list(annotations.make_records("ShapeVQA", "train", 40, 0, set()))
+    other = list(annotations.make_records("ShapeVQA", "train", 40, 1, set()))
+    assert [record["conversations"] for record, _ in again] != [record["conversations"] for record, _ in other]
+    fresh = list(annotations.make_records("ShapeVQA", "train", 40, 0, set()))
+    assert again == fresh
+
+
+def test_no_two_records_share_a_picture_and_none_is_of_the_pretraining_half(made):
+    pictures = [picture for pairs in made.values() for _, picture in pairs if picture is not None]
+    assert len(pictures) == len(set(pictures))
+    assert not any(map(drawing.is_for_pretraining, pictures))
+    alignment = [picture for _, picture in annotations.make_alignment("Alignment", 50, 0)]
+    assert all(map(drawing.is_for_pretraining, alignment))
+
+
+def test_held_out_records_ask_one_question_and_region_captions_have_references(made):
+    for (task, split), pairs in made.items():
+        for record, _ in pairs:
+            if split != "train":
+                assert len(record["conversations"]) == 2
+            answer = record["conversations"][1]["value"]
+            is_list = task == "RegionCaption" and split != "train"
+            assert isinstance(answer, list if is_list else str)
+            if is_list:
+                assert len(set(answer)) == 3
+
+
+def test_grounding_answers_are_the_boxes_of_what_is_named(made):
+    for record, scene in made["Grounding", "val"]:
+        phrase = record["conversations"][0]["value"].split("\n")[1]
+        (shape,) = [shape for shape in scene.shapes if shape.name == phrase]
+        text = record["conversations"][1]["value"]
+        assert re.fullmatch(r"\[\d\.\d\d, \d\.\d\d, \d\.\d\d, \d\.\d\d\]", text)
+        box = [float(edge) for edge in text.strip("[]").split(",")]
+        wanted = drawing.in_padded_square(shape.box, scene.width, scene.height)
+        assert all(abs(a - b) <= 0.005 + 1e-9 for a, b in zip(box, wanted, strict=True))
+        assert 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1
+
+
+def test_answers_of_shape_questions_are_true(made):
+    for record, scene in made["ShapeVQA", "train"]:
+        turns = record["conversations"]
+        for asked, told in zip(turns[::2], turns[1::2], strict=True):
+            question, answer = asked["value"].removeprefix("<image>\n").split("\n")[0], told["value"]
+            assert asked["value"].endswith(annotations.SHORT_ANSWER)
+            if question.startswith("How many"):
+                assert answer == str(len(scene.shapes))
+            elif found := re.fullmatch(r"Is there an? (\w+) (\w+)\?", question):
+                there = any((shape.color, shape.kind) == found.groups() for shape in scene.shapes)
+                assert answer == ("yes" if there else "no")
+            elif found := re.fullmatch(r"What color is the (\w+)\?", question):
+                assert [shape.color for shape in scene.shapes if shape.kind == found[1]] == [answer]
+            elif found := re.fullmatch(r"What shape is the (\w+) object\?", question):
+                assert [shape.kind for shape in scene.shapes if shape.color == found[1]] == [answer]
+
+
+def test_every_answer_of_a_two_way_question_occurs_often(made):
+    answers = [turn["value"] for record, _ in made["ShapeVQA", "train"] for turn in record["conversations"][1::2]]
+    yes, no = answers.count("yes"), answers.count("no")
+    assert min(yes, no) > 0.25 * (yes + no)
+
+
+def test_scene_captions_name_every_shape(made):
+    for record, scene in made["SceneCaption", "test"]:
+        caption = record["conversations"][1]["value"].lower()
+        assert all(shape.name in caption for shape in scene.shapes)
+
+
+def test_benchmark_file_names_tasks_and_sizes_that_are_drawn(repository):
+    benchmark = load_benchmark(repository / "scripts_visatb" / "benchmarks" / "demo.yaml")
+    assert benchmark.task_names == list(annotations.SIZES)
+    for task in benchmark.tasks:
+        for split, name in task.files.items():
+            assert name == f"{task.name}_{split}-{size_label(annotations.SIZES[task.name][split])}.json"
+
+
+def test_text_pictures_say_what_covers_each_cell():
+    from scripts_visatb.demo.pretraining_text import text_picture
+
+    shape = drawing.Shape("circle", "red", "large", (16, 16, 40, 40))
+    scene = drawing.Scene(56, 56, "black", (shape,))
+    words = text_picture(scene, 7, random.Random(0)).split(" ")
+    assert len(words) == 49
+    inside = {row * 7 + column for row in range(2, 5) for column in range(2, 5)}
+    for cell, word in enumerate(words):
+        assert word in ({"circle", "red", "large"} if cell in inside else {"black"})
+
+
+def test_a_benchmark_file_with_other_tasks_is_refused(repository, tmp_path):
+    from scripts_visatb.demo.dataset import check_sizes
+
+    text = (repository / "scripts_visatb" / "benchmarks" / "demo.yaml").read_text()
+    file = tmp_path / "other.yaml"
+    file.write_text(text.replace("name: Grounding ", "name: Pointing "))
+    with pytest.raises(InputError, match="other.yaml: the demo's tasks are SceneCaption"):
+        check_sizes(load_benchmark(file), annotations.SIZES)

@@ -1,0 +1,70 @@
+"""The parts of a run: what is refused when a base model is loaded, and what is checked when the result is saved."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import make_tiny_checkpoint
+
+from llava.model import LlavaLlamaForCausalLM
+from llava.train import arguments
+from llava.train.arguments import parse_arguments
+from llava.train.assembly import build_model, check_saved
+from visatb.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("assembly"))
+
+
+def build(place, base, *flags):
+    given = ["--model_name_or_path", base, "--version", "v1", "--data_path", "d", "--output_dir", "o"]
+    given += ["--mm_projector_type", "mlp2x_gelu", "--mm_use_im_patch_token", "False"]
+    return build_model(*parse_arguments([*map(str, given), "--no_cuda", "True", "--report_to", "none", *flags]))[0]
+
+
+def test_a_llava_model_is_tuned_further_with_its_own_projector(place):
+    tower = ("--vision_tower", str(place / "vision_tower"), "--mm_vision_select_layer", "-2")
+    model = build(place, place / "llava-tiny", *tower)
+    stored = torch.load(place / "mm_projector.bin", weights_only=True)
+    assert torch.equal(model.model.mm_projector[0].weight, stored["model.mm_projector.0.weight"])
+    with pytest.raises(InputError, match="Set --vision_tower"):
+        build(place, place / "llava-tiny")
+
+
+def test_a_llava_model_without_its_projector_is_refused_unless_one_is_given(place, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(place / "llava-tiny", base)
+    weights = load_file(base / "model.safetensors")
+    rest = {key: value for key, value in weights.items() if "mm_projector" not in key}
+    save_file(rest, base / "model.safetensors", metadata={"format": "pt"})
+    tower = ("--vision_tower", str(place / "vision_tower"), "--mm_vision_select_layer", "-2")
+    with pytest.raises(InputError, match="missing keys model.mm_projector"):
+        build(place, base, *tower)
+    build(place, base, *tower, "--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"))
+
+
+def test_a_saved_model_with_an_empty_or_missing_tensor_is_noticed(place, tmp_path):
+    model = LlavaLlamaForCausalLM.from_pretrained(place / "llava-tiny")
+    model.save_pretrained(tmp_path, safe_serialization=True)
+    check_saved(model, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = torch.empty(0)  # what ZeRO-3 leaves of a parameter that was not gathered
+    del weights["model.norm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match="2 parameters .*: model.norm.weight, lm_head.weight"):
+        check_saved(model, tmp_path)
+    torch.save({"model.mm_projector.0.weight": torch.empty(0)}, tmp_path / "mm_projector.bin")
+    with pytest.raises(RuntimeError, match="4 parameters"):
+        check_saved(model, tmp_path)
+
+
+def test_zero3_that_saves_no_whole_model_is_refused():
+    model, data, training = parse_arguments(["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o"])
+    zero3 = SimpleNamespace(is_zero3=lambda: True, is_true=lambda key: False)
+    settings = SimpleNamespace(**vars(training) | {"deepspeed": "zero3.json", "hf_deepspeed_config": zero3})
+    with pytest.raises(InputError, match="zero3.json: .*stage3_gather_16bit_weights_on_model_save must be true"):
+        arguments._check(model, data, settings)
