@@ -40,9 +40,9 @@ class LanguageRecipe:
     heads: int = 4
     grid: int = 7
     rounds: int = 6
-    steps: int = 600
+    steps: int = 550
     batch: int = 8
-    matrix_rate: float = 3e-3
+    matrix_rate: float = 6e-3
     other_rate: float = 4e-3
 
 

@@ -52,9 +52,9 @@ class TowerRecipe:
     heads: int = 4
     image_size: int = 56
     patch_size: int = 8
-    steps: int = 1600
+    steps: int = 1500
     batch: int = 16
-    matrix_rate: float = 3e-3
+    matrix_rate: float = 4e-3
     other_rate: float = 2e-3
 
     @property
