@@ -19,10 +19,10 @@ SIZES: dict[str, dict[str, int]] = {
     "ShapeVQA": {"train": 1000, "val": 240, "test": 240},
     "TextChartQA": {"train": 1000, "val": 240, "test": 240},
     "Grounding": {"train": 1000, "val": 240, "test": 240},
-    "Chat": {"train": 400},
+    "Chat": {"train": 300},
 }
 # Questions about one picture in a training record; val and test records ask one, which is what gets answered.
-TRAIN_ROUNDS = {"RegionCaption": 2, "ShapeVQA": 3, "TextChartQA": 3, "Grounding": 2}
+TRAIN_ROUNDS = {"RegionCaption": 3, "ShapeVQA": 4, "TextChartQA": 3, "Grounding": 3}
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 DESCRIBE_REGION = "Provide a short description for this region."
@@ -209,6 +209,8 @@ def make_record(task: str, split: str, n: int, picture: Picture | None, rng: ran
     for k, (question, answer) in enumerate(rounds):
         if not isinstance(answer, str):
             answer = rng.choice(answer) if split == "train" else list(answer)
+        if k > 0:
+            question = question.split("\n")[0]  # as in LLaVA's data, the first turn tells the form of all answers
         first = picture is not None and k == 0
         turns.append({"from": "human", "value": f"<image>\n{question}" if first else question})
         turns.append({"from": "gpt", "value": answer})

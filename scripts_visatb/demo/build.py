@@ -52,11 +52,11 @@ class Recipe:
     """
 
     sizes: dict[str, dict[str, int]] = field(default_factory=lambda: SIZES)
-    alignment: int = 1000
+    alignment: int = 1500
     tower: dict[str, Any] = field(default_factory=dict)
     language: dict[str, Any] = field(default_factory=dict)
     stage1: dict[str, str] = field(
-        default_factory=lambda: {"PER_DEVICE_TRAIN_BATCH_SIZE": "8", "LEARNING_RATE": "2e-3", "NUM_TRAIN_EPOCHS": "1"}
+        default_factory=lambda: {"PER_DEVICE_TRAIN_BATCH_SIZE": "16", "LEARNING_RATE": "2e-3", "NUM_TRAIN_EPOCHS": "1"}
     )
 
 

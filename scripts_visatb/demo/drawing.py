@@ -28,15 +28,16 @@ COLORS: dict[str, Rgb] = {
 BACKGROUNDS: dict[str, Rgb] = {"black": (12, 12, 18), "gray": (66, 68, 74)}
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = ("small", "large")
-# Words a card may show. Their first letters differ, so that few patches decide, but every letter is drawn.
-WORDS = ("bed", "cat", "dog", "fig", "hut", "jam", "key", "map", "owl", "sun", "tie", "van")
-MAX_BAR = 6
+# Words a card may show, short enough to be drawn large.
+WORDS = ("ax", "bee", "cow", "dog", "fly", "hut", "jam", "map", "owl", "sun")
+MAX_BAR = 5
 
-# Widths and heights of pictures. Most are not square, so that padding to the square matters.
-_CANVASES = ((64, 64), (72, 54), (54, 72), (80, 60), (60, 80), (64, 48), (48, 64))
-# Side of a shape as a share of the padded square.
-_SIDES = {"small": (0.25, 0.3), "large": (0.38, 0.46)}
-_GAP = 2
+# Side of the padded square, and widths and heights of pictures. Most are not square, so that padding matters.
+_SIDE = 60
+_CANVASES = ((60, 60), (60, 48), (48, 60), (60, 36), (36, 60))
+# Edges lie on tenths of the padded square: a box is then few digits, which a short training can learn.
+_UNIT = _SIDE // 10
+_SIDES = {"small": 3 * _UNIT, "large": 5 * _UNIT}
 _TRIES = 40
 
 
@@ -73,7 +74,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Card:
-    """A word (drawn in capitals) or a number of two digits."""
+    """A word (drawn in capitals) or a digit."""
 
     width: int
     height: int
@@ -86,7 +87,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Chart:
-    """Two to four bars from left to right: (colour, value 1..MAX_BAR, box)."""
+    """Two or three bars from left to right: (colour, value 1..MAX_BAR, box)."""
 
     width: int
     height: int
@@ -100,7 +101,7 @@ Picture = Scene | Card | Chart
 def describe_scene(rng: random.Random, count: int | None = None) -> Scene:
     """A random scene of `count` shapes, or of one to three."""
     width, height = rng.choice(_CANVASES)
-    wanted = count or rng.choice((1, 2, 2, 3))
+    wanted = count or rng.choice((1, 2, 2, 3, 3))
     while True:
         shapes: list[Shape] = []
         looks = rng.sample([(kind, color) for kind in SHAPES for color in COLORS], wanted)
@@ -116,12 +117,12 @@ def describe_scene(rng: random.Random, count: int | None = None) -> Scene:
 
 
 def describe_card(rng: random.Random, number: bool | None = None) -> Card:
-    """A random card with a number of two digits or a word; either if `number` is None."""
+    """A random card with a digit or a word; either if `number` is None."""
     width, height = rng.choice(_CANVASES)
     is_number = rng.random() < 0.5 if number is None else number
-    text = str(rng.randint(10, 99)) if is_number else rng.choice(WORDS)
-    margin = 3
-    font_size = round(rng.uniform(0.42, 0.5) * min(width, height))
+    text = str(rng.randint(0, 9)) if is_number else rng.choice(WORDS)
+    margin = 2
+    font_size = round(0.9 * min(width, height))
     while True:
         x1, y1, x2, y2 = _text_box(text, font_size)
         if x2 - x1 <= width - 2 * margin and y2 - y1 <= height - 2 * margin:
@@ -136,9 +137,9 @@ def describe_card(rng: random.Random, number: bool | None = None) -> Card:
 
 
 def describe_chart(rng: random.Random, count: int | None = None) -> Chart:
-    """A random chart of `count` bars, or of two to four, all of different colour and one of them the highest."""
+    """A random chart of `count` bars, or of two or three, all of different colour and one of them the highest."""
     width, height = rng.choice(_CANVASES)
-    bars = count or rng.randint(2, 4)
+    bars = count or rng.randint(2, 3)
     colors = rng.sample(tuple(COLORS), bars)
     values = [rng.randint(1, MAX_BAR) for _ in range(bars)]
     while values.count(max(values)) > 1:
@@ -208,10 +209,9 @@ def _place(
     rng: random.Random, kind: str, color: str, size: str, width: int, height: int, others: list[Shape]
 ) -> Shape | None:
     """A shape at a free place, None if none was found."""
-    low, high = _SIDES[size]
+    side = _SIDES[size]
     for _ in range(_TRIES):
-        side = round(rng.uniform(low, high) * max(width, height))
-        x1, y1 = rng.randint(1, width - side - 1), rng.randint(1, height - side - 1)
+        x1, y1 = rng.randrange(0, width - side + 1, _UNIT), rng.randrange(0, height - side + 1, _UNIT)
         box = (x1, y1, x1 + side, y1 + side)
         if not any(_touch(box, other.box) for other in others):
             return Shape(kind, color, size, box)
@@ -219,7 +219,7 @@ def _place(
 
 
 def _touch(a: Box, b: Box) -> bool:
-    return a[0] < b[2] + _GAP and b[0] < a[2] + _GAP and a[1] < b[3] + _GAP and b[1] < a[3] + _GAP
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 @lru_cache(maxsize=256)

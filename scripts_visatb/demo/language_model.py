@@ -1,12 +1,16 @@
-"""The demo's language model: a small Llama that has read conversations about pictures told in words."""
+"""The demo's language model: a small Llama that has talked about pictures whose cells were told to it.
+
+A Vicuna knows what a red circle is before it sees one. A model of this size would need most of its finetuning to learn
+to look things up at all, so that is learned before: at the place where LLaVA later puts the patches of the vision
+tower, it gets the cells of a picture (cells.py) through an embedding that is thrown away afterwards. What is left to
+learn is to see.
+"""
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -15,14 +19,13 @@ from transformers import LlamaConfig, LlamaTokenizer, PreTrainedTokenizer
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.data.preprocess import preprocess
+from scripts_visatb.demo.cells import QUESTIONS, answers_of_cells
 from scripts_visatb.demo.drawing import Picture
-from scripts_visatb.demo.optimization import QuickOptimizer
-from scripts_visatb.demo.pretraining_text import sample_conversation, told_picture, told_pieces
-from transformers_patch import LlamaForCausalLM
+from scripts_visatb.demo.optimization import make_optimizer, take_step
+from scripts_visatb.demo.pretraining_text import sample_conversation
+from transformers_patch import EqualWeighting, LlamaForCausalLM
 
-# B batch, S sequence, W words said at a position, P cells of a picture, D hidden
-
-WORDS_PER_CELL = 7
+# B batch, S sequence, P cells of a picture, Q questions about a cell, D hidden
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class LanguageRecipe:
     """Size and training of the language model.
 
     Attributes:
-        grid: cells along a side of a told picture: the patches along a side of the tower's input.
+        grid: cells along a side of a picture: the patches along a side of the tower's input.
         rounds: questions about one picture.
     """
 
@@ -38,20 +41,33 @@ class LanguageRecipe:
     intermediate: int = 256
     layers: int = 2
     heads: int = 4
-    grid: int = 7
-    rounds: int = 6
-    steps: int = 550
-    batch: int = 8
-    matrix_rate: float = 6e-3
-    other_rate: float = 4e-3
+    grid: int = 5
+    rounds: int = 4
+    steps: int = 800
+    batch: int = 16
+    learning_rate: float = 3e-3
+
+
+class CellEmbedding(nn.Module):
+    """The cells of pictures as hidden states: the sum of one embedding for each answer."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        widths = [len(choices) for choices in QUESTIONS.values()]
+        self.register_buffer("first_Q", torch.tensor([0, *widths[:-1]]).cumsum(0))
+        self.embedding = nn.Embedding(sum(widths), hidden)
+        # Far larger than the words' embeddings, and apart from them: told through the words' own, nothing is learned.
+        nn.init.normal_(self.embedding.weight, std=0.4)
+
+    def forward(self, answers_PQ: Tensor) -> Tensor:
+        """Hidden states [P, D] of answers int64 [P, Q]."""
+        return self.embedding(answers_PQ + self.first_Q).sum(dim=1)
 
 
 def train_language_model(tokenizer_folder: Path, folder: Path, recipe: LanguageRecipe, seed: int) -> float:
     """Train the model from scratch and save it with its tokenizer; returns the last tenth's mean loss."""
     torch.manual_seed(seed)
     tokenizer = LlamaTokenizer.from_pretrained(tokenizer_folder)
-    unknown = [piece for piece in told_pieces() if piece not in tokenizer.get_vocab()]
-    assert not unknown, f"the tokenizer has no piece for {unknown}"
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -61,19 +77,22 @@ def train_language_model(tokenizer_folder: Path, folder: Path, recipe: LanguageR
             num_attention_heads=recipe.heads,
             max_position_embeddings=512,
             rms_norm_eps=1e-5,
-            initializer_range=0.04,  # LLaMA's 0.02 is made for widths in the thousands
             pad_token_id=0,
         )
     )
     model.train()
-    optimizer = QuickOptimizer([model], recipe.steps, recipe.matrix_rate, recipe.other_rate)
+    cells = CellEmbedding(recipe.hidden)
+    optimizer, schedule = make_optimizer([*model.parameters(), *cells.parameters()], recipe.learning_rate, recipe.steps)
     losses = []
-    batches = _batches(tokenizer, recipe, seed)
+    rng = random.Random(f"{seed}/language model")
     for _ in (bar := tqdm(range(recipe.steps), desc="language model", mininterval=2)):
-        words_BSW, labels_BS = next(batches)
-        embeds_BSD = embed_words(model.get_input_embeddings(), words_BSW)
-        loss = model(inputs_embeds=embeds_BSD, labels=labels_BS, use_cache=False).loss
-        optimizer.step(loss)
+        batch = [encode(*sample_conversation(rng, recipe.rounds), tokenizer, recipe.grid) for _ in range(recipe.batch)]
+        embeds_BSD = pad_sequence(
+            [embed(sample, model.model.embed_tokens, cells) for sample in batch], batch_first=True
+        )
+        labels_BS = pad_sequence([sample.labels_S for sample in batch], batch_first=True, padding_value=IGNORE_INDEX)
+        loss = model(inputs_embeds=embeds_BSD, labels=labels_BS, weighter=EqualWeighting(1)).loss
+        take_step(loss, optimizer, schedule)
         losses.append(loss.item())
         bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     model.save_pretrained(folder, safe_serialization=True)
@@ -82,39 +101,33 @@ def train_language_model(tokenizer_folder: Path, folder: Path, recipe: LanguageR
     return sum(last) / len(last)
 
 
-def embed_words(embedding: nn.Embedding, words_BSW: Tensor) -> Tensor:
-    """The sum of the embeddings of the words at each position [B, S, D]; id -1 is no word."""
-    said_BSW = words_BSW >= 0
-    return (embedding(words_BSW.clamp(min=0)) * said_BSW.unsqueeze(-1)).sum(dim=2)
+@dataclass(frozen=True)
+class Sample:
+    """A conversation as ids: what stands before and after the picture's cells (None: no picture)."""
+
+    before_S: Tensor
+    cells_PQ: Tensor | None
+    after_S: Tensor
+    labels_S: Tensor
 
 
-def told_sample(
-    turns: list[dict[str, str]], picture: Picture | None, tokenizer: PreTrainedTokenizer, grid: int
-) -> tuple[Tensor, Tensor]:
-    """Word ids [S, W] (one word per position, several for a cell of the picture) and labels [S] of a conversation."""
-    sample = preprocess(turns, tokenizer, conv_templates["vicuna_v1"], image_count=int(picture is not None))
-    ids_S, labels_S = sample["input_ids"], sample["labels"]
-    words_SW = F.pad(ids_S.unsqueeze(1), (0, WORDS_PER_CELL - 1), value=-1)
+def encode(turns: list[dict[str, str]], picture: Picture | None, tokenizer: PreTrainedTokenizer, grid: int) -> Sample:
+    """The ids, cells and labels (cells included) of a conversation, without v1's system sentence."""
+    conversation = conv_templates["vicuna_v1"].copy()
+    conversation.system = ""  # half of the time would go into reading one sentence again and again
+    ids_and_labels = preprocess(turns, tokenizer, conversation, image_count=int(picture is not None))
+    ids_S, labels_S = ids_and_labels["input_ids"], ids_and_labels["labels"]
     if picture is None:
-        return words_SW, labels_S
+        return Sample(ids_S, None, ids_S[:0], labels_S)
     at = ids_S.tolist().index(IMAGE_TOKEN_INDEX)
-    cells = [tokenizer.convert_tokens_to_ids(list(cell)) for cell in told_picture(picture, grid)]
-    cells_PW = torch.tensor([cell + [-1] * (WORDS_PER_CELL - len(cell)) for cell in cells])
-    unlabelled_P = torch.full((len(cells),), IGNORE_INDEX)
-    return (
-        torch.cat([words_SW[:at], cells_PW, words_SW[at + 1 :]]),
-        torch.cat([labels_S[:at], unlabelled_P, labels_S[at + 1 :]]),
-    )
+    cells_PQ = torch.from_numpy(answers_of_cells(picture, grid))
+    unlabelled_P = torch.full((len(cells_PQ),), IGNORE_INDEX)
+    labels = torch.cat([labels_S[:at], unlabelled_P, labels_S[at + 1 :]])
+    return Sample(ids_S[:at], cells_PQ, ids_S[at + 1 :], labels)
 
 
-def _batches(tokenizer: PreTrainedTokenizer, recipe: LanguageRecipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches: words [B, S, W], labels [B, S], padded on the right (the causal mask hides what is behind)."""
-    rng = random.Random(f"{seed}/language model")
-    while True:
-        samples = [
-            told_sample(*sample_conversation(rng, recipe.rounds), tokenizer, recipe.grid) for _ in range(recipe.batch)
-        ]
-        yield (
-            pad_sequence([words_SW for words_SW, _ in samples], batch_first=True, padding_value=-1),
-            pad_sequence([labels_S for _, labels_S in samples], batch_first=True, padding_value=IGNORE_INDEX),
-        )
+def embed(sample: Sample, words: nn.Embedding, cells: CellEmbedding) -> Tensor:
+    """Hidden states [S, D] of a sample's words and cells."""
+    if sample.cells_PQ is None:
+        return words(sample.before_S)
+    return torch.cat([words(sample.before_S), cells(sample.cells_PQ), words(sample.after_S)])

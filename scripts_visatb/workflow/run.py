@@ -56,11 +56,12 @@ def snakemake_command(benchmark: str, cores: int, seeds: list[int] | None, runs:
     settings = [f"runs={runs}"] + ([f"seeds={seeds}".replace(" ", "")] if seeds is not None else [])
     return [
         *(sys.executable, "-m", "snakemake"),
-        *("-s", str(ROOT / "scripts_visatb" / "workflow" / "Snakefile")),
         *("--configfile", benchmark),
-        *("--cores", str(cores)),
         *("--config", *settings),
         *(() if PLAN_FLAGS & set(more) else ("--quiet", "rules", "reason", "host", "progress")),
+        # These two end the lists above: what follows may be a target.
+        *("--cores", str(cores)),
+        *("-s", str(ROOT / "scripts_visatb" / "workflow" / "Snakefile")),
         *more,
     ]
 

@@ -1,6 +1,5 @@
 """Annotations of the demo: the documented format, the same from the same seed, true of the pictures."""
 
-import random
 import re
 
 import pytest
@@ -77,7 +76,7 @@ def test_answers_of_shape_questions_are_true(made):
         turns = record["conversations"]
         for asked, told in zip(turns[::2], turns[1::2], strict=True):
             question, answer = asked["value"].removeprefix("<image>\n").split("\n")[0], told["value"]
-            assert asked["value"].endswith(annotations.SHORT_ANSWER)
+            assert asked["value"].endswith(annotations.SHORT_ANSWER) == (asked is turns[0])
             if question.startswith("How many"):
                 assert answer == str(len(scene.shapes))
             elif found := re.fullmatch(r"Is there an? (\w+) (\w+)\?", question):
@@ -109,16 +108,24 @@ def test_benchmark_file_names_tasks_and_sizes_that_are_drawn(repository):
             assert name == f"{task.name}_{split}-{size_label(annotations.SIZES[task.name][split])}.json"
 
 
-def test_text_pictures_say_what_covers_each_cell():
-    from scripts_visatb.demo.pretraining_text import text_picture
+def test_cells_tell_what_covers_them():
+    from scripts_visatb.demo.cells import QUESTIONS, answers_of_cells
 
-    shape = drawing.Shape("circle", "red", "large", (16, 16, 40, 40))
-    scene = drawing.Scene(56, 56, "black", (shape,))
-    words = text_picture(scene, 7, random.Random(0)).split(" ")
-    assert len(words) == 49
-    inside = {row * 7 + column for row in range(2, 5) for column in range(2, 5)}
-    for cell, word in enumerate(words):
-        assert word in ({"circle", "red", "large"} if cell in inside else {"black"})
+    shape = drawing.Shape("circle", "red", "large", (24, 24, 54, 54))
+    answers = answers_of_cells(drawing.Scene(60, 60, "black", (shape,)), 5)
+    inside = {row * 5 + column for row in range(2, 5) for column in range(2, 5)}
+    told = {"kind": "circle", "color": "red", "size": "large", "left": "4", "top": "4", "right": "9", "bottom": "9"}
+    for n, cell in enumerate(answers):
+        said = {name: choices[k] for (name, choices), k in zip(QUESTIONS.items(), cell, strict=True) if k > 0}
+        assert said == {"ground": "black"} | (told if n in inside else {})
+
+
+def test_every_picture_of_the_benchmark_can_be_told_in_cells(made):
+    from scripts_visatb.demo.cells import answers_of_cells
+
+    for pairs in made.values():
+        for _, picture in pairs:
+            assert picture is None or answers_of_cells(picture, 5).any()
 
 
 def test_a_benchmark_file_with_other_tasks_is_refused(repository, tmp_path):

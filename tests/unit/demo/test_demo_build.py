@@ -1,0 +1,110 @@
+"""Building the demo: a tiny one end to end, going on after a kill, refusing folders of others."""
+
+import json
+from contextlib import nullcontext
+
+import pytest
+
+from scripts_visatb.demo import build as build_module
+from scripts_visatb.demo.annotations import SIZES
+from scripts_visatb.demo.build import MARKER, PREPARED, Recipe, build
+from visatb.benchmark import load_benchmark
+from visatb.errors import InputError
+
+TINY = Recipe(
+    sizes={task: dict.fromkeys(splits, 4) for task, splits in SIZES.items()},
+    alignment=8,
+    tower={"hidden": 32, "layers": 2, "heads": 2, "steps": 2, "batch": 2},
+    language={"hidden": 32, "intermediate": 48, "layers": 1, "heads": 2, "steps": 2, "batch": 2},
+    stage1={"PER_DEVICE_TRAIN_BATCH_SIZE": "4"},
+)
+
+
+def benchmark_for(output, repository, folder):
+    text = (repository / "scripts_visatb" / "benchmarks" / "demo.yaml").read_text()
+    file = folder / "demo.yaml"
+    file.write_text(text.replace("runs/demo", str(output)))
+    return load_benchmark(file)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, repository):
+    folder = tmp_path_factory.mktemp("demo")
+    output = folder / "out"
+    benchmark = benchmark_for(output, repository, folder)
+    return output, benchmark, build(benchmark, output, 0, TINY)
+
+
+def test_build_makes_all_parts_and_lists_them_last(built):
+    output, benchmark, prepared = built
+    assert json.loads((output / PREPARED).read_text()) == prepared
+    for task in benchmark.tasks:
+        assert {f"data/{name}" for name in task.files.values()} <= set(prepared["files"])
+    for name in ("base/llama/tokenizer.model", "base/vision_tower/preprocessor_config.json"):
+        assert name in prepared["files"]
+    assert "base/projector/mm_projector.bin" in prepared["files"]
+    assert set(prepared["seconds"]) >= {"language model", "vision tower", "stage 1"}
+
+
+def test_a_finished_build_makes_nothing_again(built, monkeypatch):
+    output, benchmark, prepared = built
+    monkeypatch.setattr(build_module, "_draw", None)
+    assert build(benchmark, output, 0, TINY) == prepared
+
+
+def test_another_seed_in_the_same_folder_is_refused(built):
+    output, benchmark, _ = built
+    with pytest.raises(InputError, match="other settings .seed differ"):
+        build(benchmark, output, 1, TINY)
+
+
+def test_a_lost_file_is_named(built):
+    output, benchmark, _ = built
+    lost = output / "base" / "vision_tower" / "config.json"
+    content = lost.read_bytes()
+    lost.unlink()
+    try:
+        with pytest.raises(InputError, match="vision_tower/config.json: missing"):
+            build(benchmark, output, 0, TINY)
+    finally:
+        lost.write_bytes(content)
+
+
+def test_a_folder_that_holds_something_else_is_refused_untouched(tmp_path, repository):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds something else .thesis.txt"):
+        build(benchmark_for(output, repository, tmp_path), output, 0, TINY)
+    assert [path.name for path in output.iterdir()] == ["thesis.txt"]
+
+
+def test_an_interrupted_build_goes_on_with_what_is_missing(tmp_path, repository, monkeypatch):
+    output = tmp_path / "out"
+    benchmark = benchmark_for(output, repository, tmp_path)
+    monkeypatch.setattr(build_module, "_beside", lambda *args: nullcontext())
+    monkeypatch.setattr(build_module, "_make_tokenizer", _interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build(benchmark, output, 0, TINY)
+    assert (output / MARKER).is_file() and not (output / PREPARED).exists()
+    before = {path: path.read_bytes() for path in (output / "data").iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        monkeypatch.setattr(build_module, "_draw", None)
+        build(benchmark, output, 0, TINY)
+    assert {path: path.read_bytes() for path in (output / "data").iterdir()} == before
+
+
+def test_same_seed_writes_the_same_bytes(tmp_path, repository):
+    from scripts_visatb.demo.dataset import draw_benchmark
+
+    benchmark = benchmark_for(tmp_path, repository, tmp_path)
+    contents = []
+    for name in ("once", "again"):
+        draw_benchmark(benchmark, TINY.sizes, 0, tmp_path / name / "data", tmp_path / name / "images")
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        contents.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in files])
+    assert contents[0] == contents[1]
+
+
+def _interrupt(*_args):
+    raise KeyboardInterrupt
