@@ -36,7 +36,7 @@ PREPARED = "prepared.json"
 # Counts up when the drawings, texts or models change: folders of earlier versions are refused, not mixed.
 VERSION = 1
 # What the run graph puts beside our own products.
-_NEIGHBOURS = ("done", "logs", "seed", "report", "subsets", ".lock", ".snakemake")
+_NEIGHBOURS = ("done", "logs", "seed", "report", ".")
 _ROOT = Path(__file__).resolve().parents[2]
 
 

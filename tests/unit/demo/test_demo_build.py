@@ -79,6 +79,14 @@ def test_a_folder_that_holds_something_else_is_refused_untouched(tmp_path, repos
     assert [path.name for path in output.iterdir()] == ["thesis.txt"]
 
 
+def test_the_run_graphs_own_files_are_no_strangers(tmp_path, repository, monkeypatch):
+    for name in (".lock", ".plan.json", "done", "logs"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    monkeypatch.setattr(build_module, "_beside", _interrupt)
+    with pytest.raises(KeyboardInterrupt):  # it gets as far as making the first part
+        build(benchmark_for(tmp_path / "out", repository, tmp_path), tmp_path / "out", 0, TINY)
+
+
 def test_an_interrupted_build_goes_on_with_what_is_missing(tmp_path, repository, monkeypatch):
     output = tmp_path / "out"
     benchmark = benchmark_for(output, repository, tmp_path)
