@@ -14,11 +14,11 @@ from visatb.records import Record
 
 # Records per split. The names of the files in demo.yaml say the same.
 SIZES: dict[str, dict[str, int]] = {
-    "SceneCaption": {"train": 1000, "val": 160, "test": 160},
-    "RegionCaption": {"train": 1000, "val": 160, "test": 160},
-    "ShapeVQA": {"train": 1000, "val": 240, "test": 240},
-    "TextChartQA": {"train": 1000, "val": 240, "test": 240},
-    "Grounding": {"train": 1000, "val": 240, "test": 240},
+    "SceneCaption": {"train": 1000, "val": 200, "test": 300},
+    "RegionCaption": {"train": 1000, "val": 200, "test": 300},
+    "ShapeVQA": {"train": 1000, "val": 300, "test": 400},
+    "TextChartQA": {"train": 1000, "val": 300, "test": 400},
+    "Grounding": {"train": 1000, "val": 300, "test": 400},
     "Chat": {"train": 300},
 }
 # Questions about one picture in a training record; val and test records ask one, which is what gets answered.

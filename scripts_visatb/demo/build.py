@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -293,6 +294,7 @@ def _stage1(job: Build) -> None:
         "REPORT_TO": "none",
         "LOGGING_STEPS": "5",
         "SEED": str(job.seed),
+        "PYTHON": sys.executable,
         "OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)),  # nothing else runs now
         **job.recipe.stage1,
     }

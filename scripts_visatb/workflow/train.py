@@ -8,6 +8,7 @@ A killed training is continued by the script itself. A model that was trained wi
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,10 @@ def train(current: Run, model: str) -> int:
         print(f"{folder}: already trained with these settings", flush=True)
         return 0
     write_json(note, {"settings": wanted, "finished": False})
-    code = subprocess.run(["bash", str(find_script(name))], env=os.environ | environment, check=False).returncode
+    python = {"PYTHON": os.environ.get("PYTHON", sys.executable)}
+    code = subprocess.run(
+        ["bash", str(find_script(name))], env=os.environ | python | environment, check=False
+    ).returncode
     if code == 0:
         if not (folder / "config.json").is_file():
             raise InputError(f"{name}: ended without a model in {folder}. The script must save to OUTPUT_DIR.")
