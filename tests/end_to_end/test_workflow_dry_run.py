@@ -210,16 +210,19 @@ def test_settings_that_shape_no_result_repeat_nothing(finished, repository):
 def test_killed_run_leaves_no_process_and_goes_on(toy, repository):
     (toy / "slow").touch()
     environment = os.environ | {"PYTHONPATH": str(repository)}
-    progress = toy / "runs/toy/seed0/models/mini/progress"
+    models = toy / "runs/toy/seed0/models"
     with open(toy / "out.txt", "w") as out:
         # As in quickstart.sh: the shell becomes the command.
         script = f"exec {shlex.join(command())}"
         running = subprocess.Popen(["bash", "-c", script], cwd=toy, env=environment, stdout=out, stderr=out)
-        _wait_for(progress.exists, 60)
-        descendants = psutil.Process(running.pid).children(recursive=True)
-        assert descendants
-        running.send_signal(signal.SIGKILL)
-        running.wait()
+        try:
+            _wait_for(lambda: list(models.glob("*/progress")), 60)
+            (progress, *_) = models.glob("*/progress")
+            descendants = psutil.Process(running.pid).children(recursive=True)
+            assert descendants
+        finally:
+            running.send_signal(signal.SIGKILL)
+            running.wait()
     _, alive = psutil.wait_procs(descendants, timeout=30)
     assert not alive
     (toy / "slow").unlink()
