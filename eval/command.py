@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -94,23 +95,34 @@ def answers_of(options: argparse.Namespace) -> AnswerFile:
 
 def report(scores: Scores, answers: AnswerFile, options: argparse.Namespace) -> int:
     """Write the files that the flags ask for, then print the score. Returns the exit code."""
-    if options.per_record is not None:
-        lines = (json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in scores["per_record"])
-        write_text(options.per_record, "".join(line + "\n" for line in lines))
-    if options.output is not None:
-        write_json(options.output, metrics(scores, answers))
-    print_notes(_notes(scores, answers))
+    write_scores(scores, answers, options.output, options.per_record)
+    print_notes(notes_on(scores, answers))
     print(scores["summary"])
     return 0
 
 
-def metrics(scores: Scores, answers: AnswerFile) -> dict[str, Any]:
-    """The content of a metric file, as `--output` writes it and the run graph reads it."""
+def write_scores(
+    scores: Scores, answers: AnswerFile, output: str | os.PathLike | None, per_record: str | os.PathLike | None
+) -> None:
+    """Write the metric file (JSON) and the score of every record (JSON Lines); None leaves a file out.
+
+    The metric file comes last: where it is, the other is complete.
+    """
+    if per_record is not None:
+        lines = (json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in scores["per_record"])
+        write_text(per_record, "".join(line + "\n" for line in lines))
+    if output is not None:
+        write_json(output, _metrics(scores, answers))
+
+
+def _metrics(scores: Scores, answers: AnswerFile) -> dict[str, Any]:
+    """The content of a metric file, which the run graph and the score tables read."""
     return {
         "metric": scores["metric"],
         "score": scores["score"],
         "n": scores["n"],
         "malformed": scores["malformed"],
+        "omitted": answers.omitted,
         "task": answers.task,
         "generator": answers.generator,
         "answers": answers.path.name,
@@ -123,7 +135,8 @@ def print_notes(notes: Sequence[str]) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def _notes(scores: Scores, answers: AnswerFile) -> list[str]:
+def notes_on(scores: Scores, answers: AnswerFile) -> list[str]:
+    """What a reader of the score should know: malformed and omitted answers, several tasks in one file."""
     notes = []
     if scores["malformed"]:
         first = next(entry for entry in scores["per_record"] if entry["malformed"])

@@ -30,6 +30,8 @@ launch_training() {
         deepspeed "${choice[@]}" "$entry" --deepspeed "${DEEPSPEED_CONFIG:-$SCRIPTS/zero3.json}" \
             --bf16 True --tf32 True "$@"
     else
+        # Told to leave the GPUs alone: torch would take them nevertheless.
+        [ "${NUM_GPUS:-}" != 0 ] || export CUDA_VISIBLE_DEVICES=""
         "${PYTHON:-python}" "$entry" "$@"
     fi
 }

@@ -178,9 +178,12 @@ class Trainer(transformers.Trainer):
             self.args.ignore_data_skip = True
             self._micro_batch = 0
         try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._close_progress_bar()
+        if self.weighter is not None and self.is_strategy:
+            self._write_task_line(self._get_learning_rate())  # of the steps since the last logging step
+        return result
 
     def _close_progress_bar(self) -> None:
         """transformers leaves the bar open when training fails, in the middle of the line of the error message."""
@@ -288,18 +291,20 @@ class Trainer(transformers.Trainer):
     def log(self, logs: dict[str, float]) -> None:
         """transformers' log; training losses at full precision and per task, also to the JSON Lines file."""
         if self.weighter is not None and self.is_strategy and "loss" in logs:
-            line = self._task_log.write(
-                self.state.global_step,
-                self.state.epoch,
-                logs["learning_rate"],
-                time.monotonic() - self._started,
-                self.weighter.weight_K.detach().cpu(),
-            )
-            logs |= {
-                f"task_loss/{name}": task["loss"] for name, task in line.get("tasks", {}).items() if task["tokens"]
-            }
-            logs |= {f"task_weight/{name}": task["weight"] for name, task in line.get("tasks", {}).items()}
+            tasks = self._write_task_line(logs["learning_rate"]).get("tasks", {})
+            logs |= {f"task_loss/{name}": task["loss"] for name, task in tasks.items() if task["tokens"]}
+            logs |= {f"task_weight/{name}": task["weight"] for name, task in tasks.items()}
         super().log(logs)
+
+    def _write_task_line(self, learning_rate: float) -> dict[str, Any]:
+        """Append the steps since the last line to the task log; returns the line, {} if there were none."""
+        return self._task_log.write(
+            self.state.global_step,
+            self.state.epoch,
+            learning_rate,
+            time.monotonic() - self._started,
+            self.weighter.weight_K.detach().cpu(),
+        )
 
     # Optimizer
 

@@ -134,6 +134,8 @@ def _check(model: ModelArguments, data: DataArguments, training: TrainingArgumen
             raise InputError(f"{name} must be at least 1, got {getattr(training, name)}. Raise it.")
     if training.max_steps <= 0 and not training.num_train_epochs > 0:
         raise InputError(f"num_train_epochs must be above 0, got {training.num_train_epochs}. Raise it.")
+    if training.resume_from_checkpoint:
+        raise InputError("resume_from_checkpoint is not needed: the same command goes on by itself. Leave it out.")
     if training.evaluation_strategy != "no":
         raise InputError("evaluation_strategy must be no: training has no validation set. Score answers with eval/.")
     if training.model_max_length < 1:

@@ -64,11 +64,23 @@ class RunFolder:
             self._write(finished=False)
 
     def newest_checkpoint(self) -> str | None:
-        """The complete checkpoint with the most steps (they are renamed into place when complete), or None."""
+        """The checkpoint with the most steps (they are renamed into place when complete), or None.
+
+        Raises:
+            InputError: it has lost a file; transformers would go on without optimizer or schedule and say nothing.
+        """
         found = [
             (int(m[1]), p) for p in self.path.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))
         ]
-        return str(max(found)[1]) if found else None
+        if not found:
+            return None
+        newest = max(found)[1]
+        lost = [name for name in ("trainer_state.json", "scheduler.pt") if not (newest / name).is_file()]
+        if not (newest / "optimizer.pt").is_file() and not list(newest.glob("global_step*")):  # DeepSpeed's own folder
+            lost.append("optimizer.pt")
+        if lost:
+            raise InputError(f"{newest}: has lost {', '.join(lost)}. Delete this folder to go on from the one before.")
+        return str(newest)
 
     def finish(self, **facts: Any) -> None:
         """Mark the run finished and note facts about it (steps, seconds, ...)."""

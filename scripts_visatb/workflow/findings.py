@@ -66,7 +66,7 @@ def _verdict(mine: float, equal: float) -> str:
 def _wins(test: list[dict[str, Any]]) -> list[str]:
     better = [row["task"] for row in test if row["difference"] > 0]
     clear = [row["task"] for row in test if is_clear(row)]
-    sentence = f"It scores higher than equal weights on {len(better)} of {len(test)} tasks. "
+    sentence = f"VisATB scores higher than equal weights on {len(better)} of {len(test)} tasks. "
     if clear:
         sentence += f"The difference exceeds two standard errors on {', '.join(clear)}; on the others it may be chance."
     else:

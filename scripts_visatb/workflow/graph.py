@@ -167,6 +167,18 @@ def result_settings(section: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def data_inputs(benchmark: Benchmark) -> list[str]:
+    """The annotation files that are there before the run: a changed one draws the sub-datasets anew.
+
+    Those that `prepare` makes are its own business. A missing file is left to the step, which tells it by task.
+    """
+    if benchmark.prepare:
+        return []
+    names = {name for task in benchmark.tasks for name in task.files.values()}
+    paths = [Path(benchmark.data_folder) / name for name in sorted(names)]
+    return [str(path) for path in paths if path.is_file()]
+
+
 def subset_settings(benchmark: Benchmark) -> str:
     """What the sub-datasets depend on beside the data."""
     tasks = [(task.name, task.measured, task.group, task.files) for task in benchmark.tasks]
@@ -174,10 +186,14 @@ def subset_settings(benchmark: Benchmark) -> str:
     return settings_key(benchmark.name, tasks, benchmark.mini_rate, benchmark.large_rate, folders)
 
 
-def training_settings(benchmark: Benchmark, weighted: bool = False) -> str:
-    """What a training depends on beside its data; a weighted one also on the fixed weights."""
-    fixed = [task.weight for task in benchmark.tasks] if weighted else None
-    return settings_key(result_settings(benchmark.training), benchmark.task_names, fixed)
+def training_settings(benchmark: Benchmark) -> str:
+    """What a training depends on beside its data and its weights."""
+    return settings_key(result_settings(benchmark.training), benchmark.task_names)
+
+
+def weighting_settings(benchmark: Benchmark) -> str:
+    """What weights.json depends on beside the scores, the temperature and the alphas."""
+    return settings_key([(task.name, task.group, task.weight) for task in benchmark.tasks])
 
 
 def inference_settings(benchmark: Benchmark, model: str, split: str) -> str:
@@ -224,8 +240,9 @@ def placement(section: Mapping[str, Any], key: str, default: int, where: str) ->
 
 
 def gpus_visible() -> bool:
-    """Whether this machine has an NVIDIA GPU that may be used: a job then takes the whole machine by default."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(Path("/dev").glob("nvidia[0-9]*"))
+    """Whether this machine has an NVIDIA GPU that trainings use (as launch.sh decides): a job then takes it whole."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or os.environ.get("NUM_GPUS") == "0"
+    return not hidden and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def seeds_of(config: Mapping[str, Any], benchmark: Benchmark) -> list[int]:

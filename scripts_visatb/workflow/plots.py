@@ -79,12 +79,12 @@ def draw_all(data: dict[str, Any], folder: Path) -> dict[str, Path]:
 
 
 def draw_matrix(data: dict[str, Any], path: Path) -> None:
-    """Validation scores of the N+1 models, coloured by their gain over `mini` as a share of the own-data gain."""
+    """Validation scores of the N+1 models, coloured by their gain over `mini` as a share of the column's largest."""
     matrix = data["matrix"]
     rows, columns, values = matrix["rows"], matrix["columns"], matrix["values"]
     mini = values[rows.index("mini")]
-    best_gain = [max(abs(row[j] - mini[j]) for row in values) or 1.0 for j in range(len(columns))]
-    shade = [[(row[j] - mini[j]) / best_gain[j] for j in range(len(columns))] for row in values]
+    largest = [max(abs(row[j] - mini[j]) for row in values) or 1.0 for j in range(len(columns))]
+    shade = [[(row[j] - mini[j]) / largest[j] for j in range(len(columns))] for row in values]
     with _figure(path, 1.5 * len(columns) + 3, 0.52 * len(rows) + 1.5) as axes:
         names = ["mini" if row == "mini" else f"{row} + mini" for row in rows]
         _heat_map(axes, shade, [[f"{v:.3f}" for v in row] for row in values], names, columns, limit=1.0)

@@ -17,6 +17,7 @@ from eval.overall import improvements, overall_deterioration, overall_improvemen
 from scripts_visatb.data.subsets import read_manifest
 from scripts_visatb.workflow.graph import (
     EW,
+    MINI,
     STL,
     VISATB,
     Run,
@@ -73,7 +74,7 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
             for key, entry in subsets["files"].items()
         ],
         "evaluation_records": subsets["evaluation_records"],
-        "warnings": subsets["warnings"],
+        "warnings": subsets["warnings"] + omissions(first),
         "settings": settings(benchmark),
         "versions": versions(),
     }
@@ -108,6 +109,17 @@ def test_scores(current: Run) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def omissions(current: Run) -> list[str]:
+    """A sentence for every task of which the inference left records out (`on-bad-image: skip`)."""
+    found = []
+    for model, split in ((MINI, "val"), (EW, "test")):
+        for task in current.benchmark.measured:
+            count = read_json(current.metric_file(model, split, task.name)).get("omitted", 0)
+            if count:
+                found.append(f"{task.name}: {count} {split} records were left out by the inference and are not scored")
+    return found
 
 
 def paired_difference(current: Run, task: str) -> tuple[float, float | None]:

@@ -3,17 +3,15 @@
 python -m scripts_visatb.workflow.score --benchmark B.yaml --run runs/demo --seed 0 --model mini --split val
 """
 
-import json
 from collections.abc import Callable
 
 from eval import caption, caption_list, grounding, qa
 from eval.answers import read_answers
-from eval.command import Scores, metrics
+from eval.command import Scores, notes_on, print_notes, write_scores
 from scripts_visatb.workflow.graph import Run, evaluated_tasks
 from scripts_visatb.workflow.step import run_of, step_parser
 from visatb.cli import run
 from visatb.errors import InputError
-from visatb.files import write_json, write_text
 
 
 def scorer(metric: str) -> Callable[..., Scores]:
@@ -43,11 +41,10 @@ def score_model(current: Run, model: str, split: str) -> dict[str, float]:
             )
         outcome = scorer(task.metric)(answers.answers)
         target = current.metric_file(model, split, task.name)
-        lines = (json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in outcome["per_record"])
-        write_text(target.with_suffix(".per_record.jsonl"), "".join(f"{line}\n" for line in lines))
-        write_json(target, metrics(outcome, answers))
+        write_scores(outcome, answers, output=target, per_record=target.with_suffix(".per_record.jsonl"))
         scores[task.name] = outcome["score"]
-        print(f"{task.name}: {outcome['summary']} ({outcome['malformed']} malformed)", flush=True)
+        print(f"{task.name}: {outcome['summary']}", flush=True)
+        print_notes([f"{task.name}: {note}" for note in notes_on(outcome, answers)])
     return scores
 
 

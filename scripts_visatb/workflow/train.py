@@ -9,6 +9,7 @@ A killed training is continued by the script itself. A model that was trained wi
 import os
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def model_weights(current: Run, model: str) -> list[float]:
 
 
 def fingerprint(current: Run, model: str) -> dict[str, Any]:
-    """Everything the graph hands to the training that shapes its result; paths do not."""
+    """Everything the graph hands to the training that shapes its result; the data by content, not by place."""
     entry = read_manifest(current.subsets)["files"][training_data(model)]
     return {
         "data": entry["sha256"],
@@ -108,8 +109,8 @@ def _move_aside(folder: Path) -> None:
         return
     attic = folder.parent / "superseded"
     attic.mkdir(exist_ok=True)
-    number = 1 + sum(1 for path in attic.iterdir() if path.name.startswith(f"{folder.name}."))
-    target = attic / f"{folder.name}.{number}"
+    places = (attic / f"{folder.name}.{number}" for number in count(1))
+    target = next(place for place in places if not place.exists())
     folder.rename(target)
     print(f"{folder}: holds a model of other settings; moved to {target} (delete it if you do not need it)", flush=True)
 

@@ -39,9 +39,21 @@ def test_the_same_run_goes_on_from_its_newest_checkpoint(tmp_path):
     RunFolder(str(tmp_path), {"lr": 1})._lock.close()
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x", ".saving"):
         (tmp_path / name).mkdir()
+    for name in ("trainer_state.json", "scheduler.pt", "optimizer.pt"):
+        (tmp_path / "checkpoint-10" / name).touch()
     folder = RunFolder(str(tmp_path), {"lr": 1})
     assert folder.newest_checkpoint() == str(tmp_path / "checkpoint-10")
     assert not (tmp_path / ".saving").exists()
+
+
+@pytest.mark.parametrize("lost", ["trainer_state.json", "scheduler.pt", "optimizer.pt"])
+def test_a_checkpoint_that_has_lost_a_file_is_refused_instead_of_resumed_without_it(tmp_path, lost):
+    folder = RunFolder(str(tmp_path), {"lr": 1})
+    (tmp_path / "checkpoint-10").mkdir()
+    for name in {"trainer_state.json", "scheduler.pt", "optimizer.pt"} - {lost}:
+        (tmp_path / "checkpoint-10" / name).touch()
+    with pytest.raises(InputError, match=rf"checkpoint-10: has lost {lost}. Delete this folder"):
+        folder.newest_checkpoint()
 
 
 def test_a_finished_run_is_known_as_finished(tmp_path):

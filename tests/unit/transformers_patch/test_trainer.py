@@ -222,6 +222,11 @@ def test_log_tells_loss_weight_tokens_and_share_of_each_task(tmp_path):
     assert sum(task["share"] for task in tasks.values()) == pytest.approx(1)
 
 
+def test_steps_after_the_last_logging_step_are_in_the_log(tmp_path):
+    trainer(tmp_path, per_device_train_batch_size=4, max_steps=5, logging_steps=3).train()
+    assert [line["step"] for line in lines(tmp_path)] == [3, 5]
+
+
 def test_several_gpus_in_one_process_are_refused(tmp_path):
     run = trainer(tmp_path)
     run.args._n_gpu = 2
