@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
 flags=(
     --model_name_or_path "$BASE_MODEL_PATH"
-    --version "${VERSION:-v1}"
+    --version "${PROMPT_VERSION:-v1}"
     --benchmark "$BENCHMARK"
     --data_path "$DATA_PATH"
     --vision_tower "${VISION_TOWER:-openai/clip-vit-large-patch14-336}"

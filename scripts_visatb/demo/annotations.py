@@ -1,8 +1,8 @@
 """Annotation files of the demo: six tasks that mirror the Academic benchmark, in LLaVA's format.
 
 One record has one picture (none for Chat). Everything about it comes from a generator seeded by data seed, task, split
-and position, so a record does not depend on the others; pictures that were drawn before are drawn again, so that no
-two splits share one.
+and position, so a record does not depend on the others; a picture that another record has is replaced by the next one
+drawn, so that no two splits share one.
 """
 
 import random
@@ -145,6 +145,14 @@ def describe(task: str, rng: random.Random) -> Picture | None:
     return drawing.describe_scene(rng)
 
 
+def describe_for_pretraining(task: str, rng: random.Random) -> Picture | None:
+    """The same from the half that only the base model may see."""
+    picture = describe(task, rng)
+    while picture is not None and not drawing.is_for_pretraining(picture):
+        picture = describe(task, rng)
+    return picture
+
+
 ROUNDS: dict[str, Callable[..., list[Round]]] = {
     "SceneCaption": scene_caption_rounds,
     "RegionCaption": region_rounds,
@@ -182,9 +190,7 @@ def make_alignment(name: str, count: int, seed: int) -> Iterator[tuple[Record, P
     for n in range(count):
         rng = random.Random(f"{seed}/{name}/{n}")
         task = rng.choice(("SceneCaption", "SceneCaption", "TextChartQA"))
-        picture = describe(task, rng)
-        while not drawing.is_for_pretraining(picture):
-            picture = describe(task, rng)
+        picture = describe_for_pretraining(task, rng)
         turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": alignment_caption(picture)}]
         image = f"{name}/{n:05d}.png"
         yield {"id": f"{name}-{n:05d}", "image": image, "task": name, "conversations": turns}, picture

@@ -116,11 +116,10 @@ def describe_scene(rng: random.Random, count: int | None = None) -> Scene:
             return Scene(width, height, rng.choice(tuple(BACKGROUNDS)), tuple(shapes))
 
 
-def describe_card(rng: random.Random, number: bool | None = None) -> Card:
-    """A random card with a digit or a word; either if `number` is None."""
+def describe_card(rng: random.Random) -> Card:
+    """A random card with a digit or a word."""
     width, height = rng.choice(_CANVASES)
-    is_number = rng.random() < 0.5 if number is None else number
-    text = str(rng.randint(0, 9)) if is_number else rng.choice(WORDS)
+    text = str(rng.randint(0, 9)) if rng.random() < 0.5 else rng.choice(WORDS)
     margin = 2
     font_size = round(0.9 * min(width, height))
     while True:
@@ -136,10 +135,10 @@ def describe_card(rng: random.Random, number: bool | None = None) -> Card:
     return Card(width, height, background, text, rng.choice(tuple(COLORS)), origin, font_size)
 
 
-def describe_chart(rng: random.Random, count: int | None = None) -> Chart:
-    """A random chart of `count` bars, or of two or three, all of different colour and one of them the highest."""
+def describe_chart(rng: random.Random) -> Chart:
+    """A random chart of two or three bars, all of different colour and one of them the highest."""
     width, height = rng.choice(_CANVASES)
-    bars = count or rng.randint(2, 3)
+    bars = rng.randint(2, 3)
     colors = rng.sample(tuple(COLORS), bars)
     values = [rng.randint(1, MAX_BAR) for _ in range(bars)]
     while values.count(max(values)) > 1:

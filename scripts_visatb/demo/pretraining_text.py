@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 
 from llava.conversation import conv_templates
-from scripts_visatb.demo import annotations, drawing
+from scripts_visatb.demo import annotations
 from scripts_visatb.demo.drawing import Picture, Scene
 
 # How often a conversation is about a scene, about a text or chart, or about nothing seen.
@@ -18,7 +18,7 @@ def sample_conversation(rng: random.Random, rounds: int) -> tuple[list[dict[str,
     The first turn opens with `<image>` if there is a picture. Several questions are asked about one picture, of all
     tasks that fit it: that is how a short training sees many answers.
     """
-    picture = draw_for_pretraining(rng, rng.choices(tuple(_KINDS), _KINDS.values())[0])
+    picture = annotations.describe_for_pretraining(rng.choices(tuple(_KINDS), _KINDS.values())[0], rng)
     if picture is None:
         asked = annotations.chat_rounds(rng)
     elif isinstance(picture, Scene):
@@ -31,14 +31,6 @@ def sample_conversation(rng: random.Random, rounds: int) -> tuple[list[dict[str,
         turns.append({"from": "human", "value": f"<image>\n{question}" if picture is not None and n == 0 else question})
         turns.append({"from": "gpt", "value": answer if isinstance(answer, str) else rng.choice(answer)})
     return turns, picture
-
-
-def draw_for_pretraining(rng: random.Random, task: str) -> Picture | None:
-    """A picture of a task's kind from the half that only the base model may see; None for Chat."""
-    picture = annotations.describe(task, rng)
-    while picture is not None and not drawing.is_for_pretraining(picture):
-        picture = annotations.describe(task, rng)
-    return picture
 
 
 def tokenizer_texts(seed: int, count: int = 600) -> Iterator[str]:

@@ -18,9 +18,9 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from llava.mm_utils import expand2square
 from scripts_visatb.demo import drawing
+from scripts_visatb.demo.annotations import describe_for_pretraining
 from scripts_visatb.demo.cells import QUESTIONS, answers_of_cells
 from scripts_visatb.demo.optimization import make_optimizer, take_step
-from scripts_visatb.demo.pretraining_text import draw_for_pretraining
 
 # B batch, P patches of a picture, Q questions about a patch, D hidden
 
@@ -122,7 +122,7 @@ class PatchQuestions(nn.Module):
 
 def sample_batch(rng: random.Random, recipe: TowerRecipe) -> tuple[Tensor, Tensor]:
     """Pixels [B, 3, H, W] and answers int64 [B, P, Q] of pictures of the pretraining half."""
-    pictures = [draw_for_pretraining(rng, rng.choice(_SEEN)) for _ in range(recipe.batch)]
+    pictures = [describe_for_pretraining(rng.choice(_SEEN), rng) for _ in range(recipe.batch)]
     pixels_BHWC = np.stack([_pixels(drawing.render(picture), recipe.image_size) for picture in pictures])
     normalised = (torch.from_numpy(pixels_BHWC).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     answers = np.stack([answers_of_cells(picture, recipe.grid) for picture in pictures])

@@ -25,13 +25,12 @@ def scorer(metric: str) -> Callable[..., Scores]:
     return functions[metric]
 
 
-def score_model(current: Run, model: str, split: str) -> dict[str, float]:
-    """Score a model on its tasks and write a metric file and per-record file for each; returns task -> score.
+def score_model(current: Run, model: str, split: str) -> None:
+    """Score a model on its tasks and write a metric file and a per-record file for each.
 
     Raises:
         InputError: if answers are missing, are another model's or are not those to the question file.
     """
-    scores = {}
     for task in evaluated_tasks(current.benchmark, model):
         path = current.answer_file(model, split, task)
         answers = read_answers(path, current.question_file(split, task))
@@ -42,10 +41,8 @@ def score_model(current: Run, model: str, split: str) -> dict[str, float]:
         outcome = scorer(task.metric)(answers.answers)
         target = current.metric_file(model, split, task.name)
         write_scores(outcome, answers, output=target, per_record=target.with_suffix(".per_record.jsonl"))
-        scores[task.name] = outcome["score"]
         print(f"{task.name}: {outcome['summary']}", flush=True)
         print_notes([f"{task.name}: {note}" for note in notes_on(outcome, answers)])
-    return scores
 
 
 def main() -> None:

@@ -30,6 +30,36 @@ OWN_VARIABLES = (
     "VISATB_WEIGHTS",
 )
 
+# What the training script reads of its recipe. The graph takes it from the benchmark file alone: a variable that happens
+# to be set in the caller's shell would change the models and stand in no record.
+RECIPE_VARIABLES = frozenset(
+    [
+        "BASE_MODEL_PATH",
+        "VISION_TOWER",
+        "PRETRAIN_MM_MLP_ADAPTER",
+        "MM_PROJECTOR_TYPE",
+        "MM_VISION_SELECT_LAYER",
+        "IMAGE_ASPECT_RATIO",
+        "PROMPT_VERSION",
+        "PER_DEVICE_TRAIN_BATCH_SIZE",
+        "GRADIENT_ACCUMULATION_STEPS",
+        "NUM_TRAIN_EPOCHS",
+        "LEARNING_RATE",
+        "WEIGHT_DECAY",
+        "WARMUP_RATIO",
+        "LR_SCHEDULER_TYPE",
+        "MODEL_MAX_LENGTH",
+        "LOSS_NORMALIZATION",
+        "GRADIENT_CHECKPOINTING",
+        "SAVE_STRATEGY",
+        "SAVE_STEPS",
+        "SAVE_TOTAL_LIMIT",
+        "LOGGING_STEPS",
+        "REPORT_TO",
+        "DATALOADER_NUM_WORKERS",
+    ]
+)
+
 
 def training_environment(current: Run, model: str) -> dict[str, str]:
     """The variables the training script gets for a model.
@@ -93,10 +123,9 @@ def train(current: Run, model: str) -> int:
         print(f"{folder}: already trained with these settings", flush=True)
         return 0
     write_json(note, {"settings": wanted, "finished": False})
-    python = {"PYTHON": os.environ.get("PYTHON", sys.executable)}
-    code = subprocess.run(
-        ["bash", str(find_script(name))], env=os.environ | python | environment, check=False
-    ).returncode
+    inherited = {name: value for name, value in os.environ.items() if name not in RECIPE_VARIABLES}
+    inherited.setdefault("PYTHON", sys.executable)
+    code = subprocess.run(["bash", str(find_script(name))], env=inherited | environment, check=False).returncode
     if code == 0:
         if not (folder / "config.json").is_file():
             raise InputError(f"{name}: ended without a model in {folder}. The script must save to OUTPUT_DIR.")

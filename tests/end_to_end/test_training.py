@@ -145,7 +145,7 @@ def test_another_run_in_the_same_folder_is_refused_and_the_model_kept(repository
         ({"DATA_PATH": "absent.json"}, "absent.json: no such file"),
         ({"BENCHMARK": "absent.yaml"}, "absent.yaml: no such file"),
         ({"IMAGE_FOLDER": "nowhere"}, "not found in nowhere"),
-        ({"VERSION": "v9"}, "version must be one of"),
+        ({"PROMPT_VERSION": "v9"}, "version must be one of"),
         ({"LOSS_NORMALIZATION": "token"}, "loss_normalization must be step or batch"),
         ({"LOSS_NORMALIZATION": "batch", "PER_DEVICE_TRAIN_BATCH_SIZE": "1"}, "weights cancel out"),
         ({"MODEL_MAX_LENGTH": "20"}, "keep no supervised token"),

@@ -15,6 +15,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from scripts_visatb.workflow.graph import Run
+from scripts_visatb.workflow.report_data import omissions
+from visatb.benchmark import load_benchmark
+from visatb.records import omitted_file
+
 TRAIN = """#!/usr/bin/env bash
 set -euo pipefail
 echo "$(basename "$OUTPUT_DIR") seed=$SEED data=$(basename "$DATA_PATH") weights=$VISATB_WEIGHTS" >> calls.log
@@ -197,6 +202,35 @@ def test_changed_temperature_repeats_only_what_depends_on_it(finished, repositor
     assert (models / "superseded/VisATB.1/config.json").exists()
     assert json.loads((finished / "runs/toy/seed0/weights.json").read_text())["temperature"] == 0.25
     assert "Temperature 0.25" in (finished / "runs/toy/report.html").read_text()
+
+
+def test_changed_annotation_file_repeats_the_trainings_that_read_it(toy, repository):
+    write_benchmark(toy, prepare=None)
+    run_graph(toy, repository)
+    before = len(calls(toy))
+    file = toy / "data/Box_train-40.json"
+    file.write_text(file.read_text().replace("Box train 7?", "Box train seven?"))
+    run_graph(toy, repository)
+    assert "STL-Box" in calls(toy)[before:]
+    assert "STL-Vqa" not in calls(toy)[before:]
+
+
+def test_records_left_out_by_the_inference_are_told(finished, repository):
+    current = Run(load_benchmark(finished / "toy.yaml"), finished / "runs/toy", 0)
+    answers = current.answer_file("EW", "test", current.benchmark.task("Vqa"))
+    answers.write_text(json.dumps(json.loads(answers.read_text())[:-1]))
+    omitted_file(answers).write_text('{"position": 39, "id": "Vqa-test-39", "image": "one.png", "reason": "broken"}\n')
+    words = ["--benchmark", "toy.yaml", "--run", "runs/toy", "--seed", "0", "--model", "EW", "--split", "test"]
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts_visatb.workflow.score", *words],
+        cwd=finished,
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "note: Vqa: 1 records were left out by the inference" in done.stderr
+    assert omissions(current) == ["Vqa: 1 test records were left out by the inference and are not scored"]
 
 
 def test_settings_that_shape_no_result_repeat_nothing(finished, repository):

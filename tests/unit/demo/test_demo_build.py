@@ -1,6 +1,8 @@
 """Building the demo: a tiny one end to end, going on after a kill, refusing folders of others."""
 
 import json
+import os
+import subprocess
 from contextlib import nullcontext
 
 import pytest
@@ -112,6 +114,18 @@ def test_same_seed_writes_the_same_bytes(tmp_path, repository):
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
         contents.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in files])
     assert contents[0] == contents[1]
+
+
+def test_the_benchmarks_command_finds_an_interpreter_whose_path_has_a_space(tmp_path, repository):
+    python = tmp_path / "my tools" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/bash\necho "$2"\n')
+    python.chmod(0o755)
+    prepare = load_benchmark(repository / "scripts_visatb" / "benchmarks" / "demo.yaml").prepare
+    shown = subprocess.run(
+        ["bash", "-c", prepare], env=os.environ | {"PYTHON": str(python)}, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == "scripts_visatb.demo.build\n"
 
 
 def _interrupt(*_args):

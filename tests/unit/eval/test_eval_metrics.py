@@ -1,5 +1,6 @@
 """The four metrics on small cases that anyone can check by hand."""
 
+import numpy as np
 import pytest
 
 from eval import caption, caption_list, grounding, grounding_bbox, qa
@@ -39,6 +40,16 @@ def test_the_summary_counts_hits():
     scores = qa.score(answers(("a", "a"), ("b", "c"), ("d", "d")))
     assert scores["summary"] == "2 / 3 = 0.6666666666666666"
     assert [entry["score"] for entry in scores["per_record"]] == [1.0, 0.0, 1.0]
+
+
+def test_overlap_of_boxes_is_shapelys():
+    from shapely.geometry import box
+
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        a, b = ((*corners[0], *corners[1]) for corners in np.sort(rng.random((2, 2, 2)), axis=1))
+        one, other = box(*a), box(*b)
+        assert grounding.box_iou(a, b) == pytest.approx(one.intersection(other).area / one.union(other).area, abs=1e-5)
 
 
 def test_cider_rewards_the_right_caption():

@@ -46,3 +46,10 @@ def test_without_a_gpu_plain_python_runs(launched, tmp_path):
     )
     (tmp_path / "nvidia-smi").write_text("#!/bin/bash\necho 'NVIDIA-SMI has failed: no driver'\nexit 9")
     assert launched() == "python"
+
+
+def test_gpus_are_hidden_from_a_training_that_is_told_to_leave_them_alone(launched, tmp_path):
+    (tmp_path / "python").write_text('#!/bin/bash\necho "${CUDA_VISIBLE_DEVICES-all}"')
+    assert launched(NUM_GPUS="0") == launched(NUM_GPUS="0", CUDA_VISIBLE_DEVICES="1") == ""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/bash\nexit 9")
+    assert launched() == "all"

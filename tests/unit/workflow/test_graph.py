@@ -1,6 +1,8 @@
 """Names, settings and environment that the graph hands to each step."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from scripts_visatb.workflow import graph
 from scripts_visatb.workflow.infer import inference_command
-from scripts_visatb.workflow.train import training_environment
+from scripts_visatb.workflow.train import OWN_VARIABLES, RECIPE_VARIABLES, _move_aside, training_environment
 from visatb.benchmark import Benchmark, Task
 from visatb.errors import InputError
 
@@ -102,11 +104,44 @@ def test_where_a_job_runs_is_no_setting_that_repeats_it():
     assert graph.training_settings(benchmark(training=moved)) != plain
 
 
-def test_a_fixed_weight_is_a_setting_of_the_weighted_training_only():
+def test_a_fixed_weight_is_a_setting_of_the_weighting_only():
     first, talk, last = benchmark().tasks
     other = benchmark(tasks=(first, replace(talk, weight=2.0), last))
+    assert graph.subset_settings(other) == graph.subset_settings(benchmark())
     assert graph.training_settings(other) == graph.training_settings(benchmark())
-    assert graph.training_settings(other, weighted=True) != graph.training_settings(benchmark(), weighted=True)
+    assert graph.weighting_settings(other) != graph.weighting_settings(benchmark())
+
+
+def test_annotation_files_are_watched_unless_prepare_makes_them(tmp_path):
+    given = benchmark(data_folder=str(tmp_path))
+    assert graph.data_inputs(given) == []
+    for name in ("x_train-9.json", "x_val-9.json", "other.json"):
+        (tmp_path / name).touch()
+    assert graph.data_inputs(given) == [str(tmp_path / "x_train-9.json"), str(tmp_path / "x_val-9.json")]
+    assert graph.data_inputs(replace(given, prepare="make it")) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("CUDA_VISIBLE_DEVICES", ""), ("CUDA_VISIBLE_DEVICES", "-1"), ("NUM_GPUS", "0")]
+)
+def test_hidden_gpus_are_not_counted_on(variable, value, monkeypatch):
+    for name in ("CUDA_VISIBLE_DEVICES", "NUM_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "glob", lambda *_: [Path("/dev/nvidia0")])
+    assert graph.gpus_visible()
+    monkeypatch.setenv(variable, value)
+    assert not graph.gpus_visible()
+
+
+def test_models_of_other_settings_are_kept_side_by_side(tmp_path):
+    for content in "abc":
+        (tmp_path / "VisATB").mkdir()
+        (tmp_path / "VisATB" / content).touch()
+        _move_aside(tmp_path / "VisATB")
+        if content == "b":
+            shutil.rmtree(tmp_path / "superseded" / "VisATB.1")  # to make room
+    kept = {path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("superseded/*/*")}
+    assert kept == {"superseded/VisATB.1/c", "superseded/VisATB.2/b"}
 
 
 @pytest.mark.parametrize(("given", "seeds"), [({}, [0]), ({"seeds": 2}, [2]), ({"seeds": ["0", "1"]}, [0, 1])])
@@ -123,3 +158,9 @@ def test_bad_seeds_are_refused(seeds):
 def test_braces_in_settings_and_commands_are_no_snakemake_placeholders():
     assert "{" not in graph.settings_key({"a": "{seed}"})
     assert graph.shell_word("echo '{x}'").count("{{") == 1
+
+
+def test_every_recipe_variable_of_the_finetune_script_comes_from_the_benchmark_file_alone(repository):
+    script = (repository / "scripts_visatb" / "finetune.sh").read_text()
+    read = set(re.findall(r"\$\{([A-Z_]+):", script))
+    assert read == RECIPE_VARIABLES | set(OWN_VARIABLES)
