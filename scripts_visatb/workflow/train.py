@@ -30,8 +30,8 @@ OWN_VARIABLES = (
     "VISATB_WEIGHTS",
 )
 
-# What the training script reads of its recipe. The graph takes it from the benchmark file alone: a variable that happens
-# to be set in the caller's shell would change the models and stand in no record.
+# What the training script reads of its recipe. The graph takes it from the benchmark file alone: a variable that
+# happens to be set in the caller's shell would change the models and stand in no record.
 RECIPE_VARIABLES = frozenset(
     [
         "BASE_MODEL_PATH",
