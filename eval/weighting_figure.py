@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
     from weighting_visatb import Weighting
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#2f6db5", "#e08a2e", "#3d9a6b", "#8257a6", "#555555"
+# The report of the run graph draws the same quantities in the same colours.
+PART_COLORS = {"weight_out": "#5b8fb9", "weight_in": "#7fb069", "weight_difficulty": "#b583b8", "weight": "#d9733a"}
+DIVERGING_COLORS = ("#3b6ea5", "#a9c5e0", "#f7f7f7", "#f3b591", "#c2541b")  # from harm to help
+GREY = "#555555"
 
 
 def draw(weighting: "Weighting", path: str | os.PathLike) -> None:
@@ -29,6 +32,7 @@ def draw(weighting: "Weighting", path: str | os.PathLike) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("--plot needs matplotlib, which is not installed. Run pip install matplotlib.") from None
+    out, into, hard, final = PART_COLORS.values()
     tasks = len(weighting.tasks)
     figure = Figure(figsize=(max(11.0, 1.5 * tasks + 5.0), max(8.5, 0.62 * tasks + 5.5)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -40,27 +44,27 @@ def draw(weighting: "Weighting", path: str | os.PathLike) -> None:
         contribution_axes,
         weighting.tasks,
         {"out: given to others": weighting.contribution_out, "in: received from others": weighting.contribution_in},
-        (BLUE, ORANGE),
+        (out, into),
         "Mean contribution",
     )
-    _bars(difficulty_axes, weighting.tasks, {"": weighting.difficulty}, (PURPLE,), "Difficulty  1 - V(mini) / V(own)")
+    _bars(difficulty_axes, weighting.tasks, {"": weighting.difficulty}, (hard,), "Difficulty  1 - V(mini) / V(own)")
     parts = {"out": weighting.weight_out, "in": weighting.weight_in, "difficulty": weighting.weight_difficulty}
     title = f"Weight  (T = {weighting.temperature:g}, alpha = {', '.join(f'{a:g}' for a in weighting.alpha)})"
-    _bars(weight_axes, weighting.tasks, {**parts, "final": weighting.weight}, (BLUE, ORANGE, PURPLE, GREEN), title)
+    _bars(weight_axes, weighting.tasks, {**parts, "final": weighting.weight}, (out, into, hard, final), title)
     weight_axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle="--", zorder=3)
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=150)
 
 
 def _heat_map(axes: "Axes", weighting: "Weighting") -> None:
-    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
 
     C_NN, names = weighting.contributions, weighting.tasks
     off_diagonal = C_NN[~np.eye(len(names), dtype=bool)]
     # Colours span what tasks give each other; the diagonal is 1 by definition and would drown it: grey.
     span = max(float(np.abs(off_diagonal).max()), 1e-6)
     shown_NN = np.where(np.eye(len(names), dtype=bool), np.nan, C_NN)
-    colours = colormaps["RdBu"].with_extremes(bad="#d9d9d9")
+    colours = LinearSegmentedColormap.from_list("visatb", DIVERGING_COLORS).with_extremes(bad="#d9d9d9")
     axes.imshow(shown_NN, cmap=colours, vmin=-1.15 * span, vmax=1.15 * span, aspect="auto")
     for i in range(len(names)):
         for j in range(len(names)):

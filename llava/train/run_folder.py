@@ -20,6 +20,7 @@ from visatb.files import read_json, write_json
 
 RUN_FILE = "visatb_run.json"
 LOG_FILE = "train_log.jsonl"
+CONTENT = "_content"
 _RESULTS = ("model*.safetensors*", "pytorch_model*.bin*", "mm_projector.bin", "trainer_state.json")
 
 # What may change between two calls of one run: where it writes, what it shows, how work is split.
@@ -61,6 +62,10 @@ class RunFolder:
         self.finished = self._check_owner()
         if is_first_rank and not self.finished:
             shutil.rmtree(self.path / STAGING, ignore_errors=True)
+
+    def begin(self) -> None:
+        """Claim the folder for this run: once its model is there, so that a failed start claims nothing."""
+        if self._is_first_rank:
             self._write(finished=False)
 
     def newest_checkpoint(self) -> str | None:
@@ -124,12 +129,18 @@ class RunFolder:
         before, now = earlier["fingerprint"], self._fingerprint
         differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
         if differing and self._is_first_rank:
-            changes = "; ".join(f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in differing)
+            changes = "; ".join(_difference(key, before.get(key), now.get(key)) for key in differing)
             raise InputError(
                 f"{self.path}: output_dir belongs to a run with other settings ({changes}). "
                 "Choose another --output_dir, or pass --overwrite_output_dir True."
             )
         return bool(earlier["finished"])
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    if key.endswith(CONTENT):
+        return f"the files of {key.removesuffix(CONTENT)}"
+    return "the records of data_path" if key == "data" else f"{key} {before!r} -> {now!r}"
 
 
 def fingerprint(
@@ -147,7 +158,7 @@ def fingerprint(
     if training.loss_normalization == "batch":
         shape["per_device_train_batch_size"] = training.per_device_train_batch_size
     for name in ("model_name_or_path", "vision_tower", "pretrain_mm_mlp_adapter"):
-        shape[f"{name}_content"] = _content_of(getattr(model, name))
+        shape[name + CONTENT] = _content_of(getattr(model, name))
     return shape
 
 

@@ -46,6 +46,7 @@ def train(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     model, tokenizer, conversation = build_model(model_args, data_args, args)
     trainer = build_trainer(model, tokenizer, conversation, records, tasks, weighter, data_args, args)
+    folder.begin()
     try:
         trainer.train(resume_from_checkpoint=folder.newest_checkpoint())
     except NonFiniteLossError as error:

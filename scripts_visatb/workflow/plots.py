@@ -12,13 +12,13 @@ from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from eval.weighting_figure import DIVERGING_COLORS, PART_COLORS
 from visatb.files import replacing
 
 INK = "#1f2733"
 MUTED = "#68737f"
 GRID = "#e3e7ec"
 MODEL_COLORS = {"STL": "#9aa5b1", "EW": "#4878a8", "VisATB": "#d9733a"}
-PART_COLORS = {"weight_out": "#5b8fb9", "weight_in": "#7fb069", "weight_difficulty": "#b583b8", "weight": "#d9733a"}
 PART_NAMES = {
     "weight_out": "from what it gives",
     "weight_in": "from what it receives",
@@ -34,7 +34,7 @@ KIND_COLORS = {
     "matrix": "#7fb069",
     "weights": "#7fb069",
 }
-DIVERGING = LinearSegmentedColormap.from_list("visatb", ["#3b6ea5", "#a9c5e0", "#f7f7f7", "#f3b591", "#c2541b"])
+DIVERGING = LinearSegmentedColormap.from_list("visatb", DIVERGING_COLORS)
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PYTHON = """#!/bin/bash
-if [ "$1" = -c ]; then echo "{version}"; exit; fi
+if [ "$1" = -c ]; then cat >/dev/null; echo "{version}"; exit; fi
 echo "{name} $*" >> "{log}"
 case "$*" in
     "-m venv .venv") mkdir -p .venv/bin; cp "{folder}/made" .venv/bin/python;;
@@ -39,7 +39,14 @@ def put_python(checkout: Path, name: str, version: str) -> None:
 def set_up(checkout: Path) -> subprocess.CompletedProcess:
     script = "set -euo pipefail; source scripts_visatb/setup.sh; set_up"
     env = {"PATH": str(checkout / "tools")}
-    return subprocess.run(["bash", "-c", script], cwd=checkout, env=os.environ | env, capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", "-c", script],
+        cwd=checkout,
+        env=os.environ | env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_without_python_3_11_one_line_says_what_is_needed(checkout):
