@@ -1,6 +1,8 @@
 """What torch 2.13 and current DeepSpeed need of transformers 4.31.0, each with its reason."""
 
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -19,6 +21,14 @@ def rng_state_loadable() -> AbstractContextManager:
     """
     reconstruct = np.random.get_state()[1].__reduce__()[0]
     return torch.serialization.safe_globals([reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))])
+
+
+@contextmanager
+def quiet_checkpointing() -> Iterator[None]:
+    """Leave out torch's advice to pass `use_reentrant`, which transformers 4.31.0 does not let its callers follow."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*use_reentrant parameter should be passed explicitly")
+        yield
 
 
 def decayed_parameters(model: nn.Module, decay_norm_weights: bool = False) -> set[str]:

@@ -21,7 +21,7 @@ from transformers import TrainerState
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import seed_worker
 
-from transformers_patch.compat import decayed_parameters, rng_state_loadable, without_empty_groups
+from transformers_patch.compat import decayed_parameters, quiet_checkpointing, rng_state_loadable, without_empty_groups
 from transformers_patch.loss import count_supervised_tokens
 from transformers_patch.publish import publish
 from transformers_patch.step_loader import Batch, StepLayout, StepLoader
@@ -178,7 +178,8 @@ class Trainer(transformers.Trainer):
             self.args.ignore_data_skip = True
             self._micro_batch = 0
         try:
-            result = super().train(resume_from_checkpoint, *args, **kwargs)
+            with quiet_checkpointing():
+                result = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._close_progress_bar()
         if self.weighter is not None and self.is_strategy:
@@ -292,8 +293,9 @@ class Trainer(transformers.Trainer):
         """transformers' log; training losses at full precision and per task, also to the JSON Lines file."""
         if self.weighter is not None and self.is_strategy and "loss" in logs:
             tasks = self._write_task_line(logs["learning_rate"]).get("tasks", {})
-            logs |= {f"task_loss/{name}": task["loss"] for name, task in tasks.items() if task["tokens"]}
-            logs |= {f"task_weight/{name}": task["weight"] for name, task in tasks.items()}
+            # Rounded as transformers rounds `loss`; the file keeps all digits.
+            logs |= {f"task_loss/{name}": round(task["loss"], 4) for name, task in tasks.items() if task["tokens"]}
+            logs |= {f"task_weight/{name}": round(task["weight"], 4) for name, task in tasks.items()}
         super().log(logs)
 
     def _write_task_line(self, learning_rate: float) -> dict[str, Any]:

@@ -227,6 +227,11 @@ def test_steps_after_the_last_logging_step_are_in_the_log(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [3, 5]
 
 
+def test_gradient_checkpointing_trains_without_advice_that_nobody_can_follow(tmp_path, recwarn):
+    trainer(tmp_path, per_device_train_batch_size=4, max_steps=1, gradient_checkpointing=True).train()
+    assert not [warning for warning in recwarn if "use_reentrant" in str(warning.message)]
+
+
 def test_several_gpus_in_one_process_are_refused(tmp_path):
     run = trainer(tmp_path)
     run.args._n_gpu = 2
