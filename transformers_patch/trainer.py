@@ -290,7 +290,7 @@ class Trainer(transformers.Trainer):
         super()._maybe_log_save_evaluate(tr_loss, model, trial, epoch, ignore_keys_for_eval)
 
     def log(self, logs: dict[str, float]) -> None:
-        """transformers' log; training losses at full precision and per task, also to the JSON Lines file."""
+        """transformers' log, with each task's loss and weight; the JSON Lines file gets them at full precision."""
         if self.weighter is not None and self.is_strategy and "loss" in logs:
             tasks = self._write_task_line(logs["learning_rate"]).get("tasks", {})
             # Rounded as transformers rounds `loss`; the file keeps all digits.
