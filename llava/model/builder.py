@@ -13,15 +13,13 @@ from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizer
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
+from llava.model.adapter import fill_adapter, is_adapter, read_others
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
-from llava.model.weights import fill, read_state_dict, read_tensors, weight_files
+from llava.model.weights import companion, fill, read_state_dict, read_tensors, weight_files
 from transformers_patch import LlamaForCausalLM
 from visatb.errors import InputError
 
 PROJECTOR_FILE = "mm_projector.bin"
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-NON_LORA_FILE = "non_lora_trainables.bin"
 
 _DEFAULT_CONTEXT = 2048
 _TOWER_PREFIX = "model.vision_tower.vision_tower."
@@ -63,7 +61,7 @@ def load_pretrained_model(
     dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)
     config = _read_config(model_path, model_name)
     _refuse_quantisation(load_8bit, load_4bit, device, model_base, model_path)
-    if _is_adapter(model_path, model_name):
+    if is_adapter(model_path, model_name):
         tokenizer, model = _load_lora(model_path, model_base, config, dtype)
     elif model_base is not None:
         tokenizer, model = _load_projector_on_base(model_path, model_base, config, dtype)
@@ -109,15 +107,8 @@ def _refuse_quantisation(
         raise InputError("--load-8bit and --load-4bit exclude each other. Drop one.")
     if device.type != "cuda" or not torch.cuda.is_available():
         raise InputError("--load-8bit and --load-4bit need an NVIDIA GPU. Drop the flag.")
-    if model_base is not None or _is_adapter(model_path, ""):
+    if model_base is not None or is_adapter(model_path, ""):
         raise InputError("--load-8bit and --load-4bit need a whole checkpoint. Merge the model first or drop the flag.")
-
-
-def _is_adapter(model_path: str, model_name: str) -> bool:
-    folder = Path(model_path)
-    if folder.is_dir():
-        return (folder / ADAPTER_CONFIG).is_file()
-    return "lora" in model_name.lower()
 
 
 def _load_whole(model_path: str, config: PretrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedTokenizer, Any]:
@@ -135,7 +126,7 @@ def _load_projector_on_base(
 ) -> tuple[PreTrainedTokenizer, LlavaLlamaForCausalLM]:
     """Stage 1's folder (config.json, mm_projector.bin), or a whole checkpoint's own weights over the base's."""
     tokenizer = _read_tokenizer(model_base)
-    projector = _companion(model_path, PROJECTOR_FILE)
+    projector = companion(model_path, PROJECTOR_FILE)
     if projector is None:
         raise InputError(f"{model_path}: no {PROJECTOR_FILE}. Drop --model-base for a whole checkpoint.")
     weights = read_state_dict(model_base) | read_tensors(projector)
@@ -150,24 +141,13 @@ def _load_lora(
     """The base model with non_lora_trainables.bin in place, and the adapter merged into it."""
     if model_base is None:
         raise InputError(f"{model_path}: is a LoRA adapter. Give the model it was trained on with --model-base.")
-    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model
 
     tokenizer = _read_tokenizer(model_base)
-    weights = read_state_dict(model_base)
-    trained = _companion(model_path, NON_LORA_FILE)
-    if trained is not None:
-        weights |= {_unwrapped(key): value for key, value in read_tensors(trained).items()}
     model = _empty_model(config)
-    _fill(model, weights, f"{model_base} with {model_path}", dtype)
-    adapter = next((found for name in ADAPTER_FILES if (found := _companion(model_path, name))), None)
-    if adapter is None:
-        raise InputError(f"{model_path}: has none of {', '.join(ADAPTER_FILES)}. Copy the adapter again.")
-    deltas = read_tensors(adapter)
+    _fill(model, read_state_dict(model_base) | read_others(model_path), f"{model_base} with {model_path}", dtype)
     wrapped = get_peft_model(model, PeftConfig.from_pretrained(model_path))
-    unexpected = set_peft_model_state_dict(wrapped, deltas).unexpected_keys
-    expected = sum("lora_" in name for name, _ in wrapped.named_parameters())
-    if unexpected or expected != sum("lora_" in name for name in deltas):
-        raise InputError(f"{adapter}: holds {len(deltas)} tensors, the model needs {expected}. Check --model-base.")
+    fill_adapter(wrapped, model_path)
     return tokenizer, wrapped.merge_and_unload()
 
 
@@ -254,23 +234,6 @@ def _fit_vocabulary(model: LlamaForCausalLM, weights: dict[str, torch.Tensor]) -
 def _is_counted_anew(key: str) -> bool:
     """Rotary frequencies: 4.31.0 stores them, other versions do not, and they follow from the config."""
     return key.endswith("rotary_emb.inv_freq")
-
-
-def _unwrapped(key: str) -> str:
-    """A parameter's name without what PEFT puts before it."""
-    key = key.removeprefix("base_model.")
-    return key.removeprefix("model.") if key.startswith(("model.model.", "model.lm_head.")) else key
-
-
-def _companion(model_path: str, name: str) -> Path | None:
-    """A file beside a checkpoint's config.json, in a folder or on the Hub; None if it is not there."""
-    folder = Path(model_path)
-    if folder.is_dir():
-        return folder / name if (folder / name).is_file() else None
-    from transformers.utils import cached_file
-
-    found = cached_file(model_path, name, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)
 
 
 def _generation_config(model_path: str, model: LlamaForCausalLM) -> GenerationConfig:

@@ -38,10 +38,10 @@ def read_state_dict(name_or_path: str | Path) -> dict[str, torch.Tensor]:
 def weight_files(name_or_path: str | Path) -> list[Path]:
     """The files that hold a model's weights; [] if there are none."""
     for whole, index in _WHOLE_OR_INDEX:
-        file = _find(name_or_path, whole)
+        file = companion(name_or_path, whole)
         if file is not None:
             return [file]
-        listing = _find(name_or_path, index)
+        listing = companion(name_or_path, index)
         if listing is not None:
             return [_shard(name_or_path, name, listing) for name in _shard_names(listing)]
     return []
@@ -121,7 +121,8 @@ def _some(keys: list[str], most: int = 5) -> str:
     return ", ".join(keys[:most]) + more
 
 
-def _find(name_or_path: str | Path, file_name: str) -> Path | None:
+def companion(name_or_path: str | Path, file_name: str) -> Path | None:
+    """A file beside a checkpoint's config.json, in a folder or on the Hub; None if it is not there."""
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder / file_name if (folder / file_name).is_file() else None
@@ -144,7 +145,7 @@ def _shard_names(listing: Path) -> list[str]:
 def _shard(name_or_path: str | Path, name: str, listing: Path) -> Path:
     if Path(name).name != name:
         raise InputError(f"{listing}: shard {name!r} leaves the folder. Use a checkpoint from a source you trust.")
-    file = _find(name_or_path, name)
+    file = companion(name_or_path, name)
     if file is None:
         raise InputError(f"{name_or_path}: shard {name} is missing. Copy the checkpoint again.")
     return file
