@@ -11,6 +11,14 @@ for every task one trained on much of that task and the small shares of all othe
     JSON     {"mini": {"VQAv2": 61.2, "ChartQA": 10.1}, "VQAv2": {...}, "ChartQA": {...}}
     folder   <folder>/<model>/<task>.json, metric files as eval/*.py writes them with --output
 
+--form simpler, for tasks of free output format, compares single-task models with the base model (Eq. 10, 11): the rows
+are `base` and one per task, and --single-scores holds V_i(mini_i). --form precise takes the contributions from the N+1
+models and the difficulty from single-task models (Eq. 12). --single-scores is a table of the same kinds with the rows
+`mini`, V_i(mini_i), and `full`, V_i(i): each column from a model of its own.
+
+Several --scores are runs of one measurement, such as seeds: their mean is weighed, and the standard error told.
+--bootstrap resamples the validation records and gives every weight an interval.
+
 Tasks of a benchmark may form groups; then there is one model per group, a group's contribution and difficulty are the
 means over its tasks, and all its tasks get its weight. (The paper balances "each group as a whole" without a formula;
 this is our reading.) A task with a fixed weight takes no part and appears in the weights at its id.
@@ -26,8 +34,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.score_matrix import MINI, ScoreMatrix, score_matrix
+from eval.score_matrix import BASE, MINI, ScoreMatrix, score_matrix, with_single_task_scores
 from eval.score_tables import read_score_table
+from eval.uncertainty import Spread, bootstrap, mean_matrix, read_record_scores, spread_of_runs
+from eval.weighting_report import format_report, to_json
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json
@@ -40,6 +50,7 @@ DEFAULT_ALPHA = (0.25, 0.25, 0.5)
 AUTO_TEMPERATURES = tuple(round(0.05 * n, 2) for n in range(1, 201))
 AUTO_RANGE = (0.5, 2.0)
 MIN_GAIN = 1e-3  # smaller gains are noise: one answer of a validation set of 1,000 moves a score by as much
+STANDARD, SIMPLER, PRECISE = FORMS = ("standard", "simpler", "precise")
 EXAMPLE = "python weighting_visatb.py --scores scores.csv --output weights.json"
 
 
@@ -229,59 +240,24 @@ def weights_by_task(
     return {task.name: measured[task.name] if task.measured else float(task.weight) for task in benchmark.tasks}
 
 
-def to_json(weighting: Weighting, weights: dict[str, float]) -> dict[str, Any]:
-    """The content of weights.json, at full precision."""
-    return {
-        "tasks": list(weighting.tasks),
-        "temperature": weighting.temperature,
-        "alpha": list(weighting.alpha),
-        "contributions": weighting.contributions.tolist(),
-        "contribution_out": weighting.contribution_out.tolist(),
-        "contribution_in": weighting.contribution_in.tolist(),
-        "difficulty": weighting.difficulty.tolist(),
-        "weight_out": weighting.weight_out.tolist(),
-        "weight_in": weighting.weight_in.tolist(),
-        "weight_difficulty": weighting.weight_difficulty.tolist(),
-        "weights": weights,
-    }
-
-
-def format_report(weighting: Weighting, weights: dict[str, float]) -> str:
-    """Contributions, difficulties and weights as aligned plain text."""
-    matrix = [["", *weighting.tasks]]
-    matrix += [[name, *map(_rounded, row)] for name, row in zip(weighting.tasks, weighting.contributions, strict=True)]
-    columns = ("contribution_out", "contribution_in", "difficulty")
-    columns += ("weight_out", "weight_in", "weight_difficulty", "weight")
-    header = ["", "C_out", "C_in", "D", "lambda_out", "lambda_in", "lambda_D", "lambda"]
-    rows = zip(weighting.tasks, *(getattr(weighting, column) for column in columns), strict=True)
-    result = [header, *([name, *map(_rounded, values)] for name, *values in rows)]
-    text = [
-        "Contributions: what the data of the row's task gives the column's task, as a share of its own data's gain",
-        _aligned(matrix),
-        "",
-        f"Weights at T = {weighting.temperature:g}, alpha = {' '.join(f'{a:g}' for a in weighting.alpha)}",
-        _aligned(result),
-    ]
-    if list(weights) != list(weighting.tasks):
-        text += ["", "Weights in task-id order", _aligned([[name, _rounded(value)] for name, value in weights.items()])]
-    return "\n".join(text)
-
-
 def main() -> int:
     """The command. Prints the table, or with --print-weights the weights alone."""
     options = _parser().parse_args()
     if options.scores is None:
         raise InputError(f"--scores must name the score matrix (CSV, JSON or folder). For example: {EXAMPLE}")
-    refuse_unwritable([options.output, options.plot], [options.scores, options.benchmark])
+    inputs = [*options.scores, options.single_scores, options.benchmark]
+    refuse_unwritable([options.output, options.plot], inputs)
     benchmark = None
     if options.benchmark is not None:
         from visatb.benchmark import load_benchmark
 
         benchmark = load_benchmark(options.benchmark)
-    matrix = score_matrix(read_score_table(options.scores), benchmark)
+    matrices = _matrices(options, benchmark)
+    matrix = mean_matrix(matrices) if len(matrices) > 1 else matrices[0]
     alpha = options.alpha or (benchmark.alpha if benchmark else DEFAULT_ALPHA)
     temperature = _temperature(options.temperature, benchmark)
     weighting = weigh(matrix, temperature, alpha, options.on_failed, options.min_gain)
+    spread = _spread(matrices, weighting, options)
     weights = weights_by_task(weighting, matrix, benchmark)
     for task in np.flatnonzero(failed_tasks(matrix, options.min_gain)):
         done = "left out" if options.on_failed == "exclude" else "clipped"
@@ -289,18 +265,57 @@ def main() -> int:
     if options.plot is not None:
         from eval.weighting_figure import draw
 
-        draw(weighting, options.plot)
+        draw(weighting, options.plot, spread)
     if options.output is not None:
-        write_json(options.output, to_json(weighting, weights))
-    print(format_report(weighting, weights), file=sys.stderr if options.print_weights else sys.stdout)
+        write_json(options.output, to_json(weighting, weights, options.form, spread))
+    report = format_report(weighting, weights, spread)
+    print(report, file=sys.stderr if options.print_weights else sys.stdout)
     if options.print_weights:
         print(*map(repr, weights.values()))
     return 0
 
 
+def _matrices(options: Any, benchmark: "Benchmark | None") -> list[ScoreMatrix]:
+    """The matrix of every --scores, with the single-task scores that the form needs."""
+    if (options.form != STANDARD) != (options.single_scores is not None):
+        raise InputError(
+            "--single-scores goes with --form simpler or precise, which need it. Set both."
+        )
+    common = BASE if options.form == SIMPLER else MINI
+    matrices = [score_matrix(read_score_table(path), benchmark, common) for path in options.scores]
+    if options.single_scores is None:
+        return matrices
+    single = read_score_table(options.single_scores)
+    return [with_single_task_scores(matrix, single) for matrix in matrices]
+
+
+def _spread(matrices: list[ScoreMatrix], weighting: Weighting, options: Any) -> Spread | None:
+    """How sure the weighting is, as the flags ask; at its temperature, so that only the measurement varies."""
+
+    def weigh_other(matrix: ScoreMatrix) -> Weighting:
+        return weigh(matrix, weighting.temperature, weighting.alpha, options.on_failed, options.min_gain)
+
+    if options.bootstrap is None:
+        return spread_of_runs(matrices, weigh_other, weighting) if len(matrices) > 1 else None
+    if options.bootstrap < 2 or not 0 < options.confidence < 1:
+        raise InputError("--bootstrap must be at least 2 resamples, --confidence between 0 and 1. Mend the flag.")
+    if len(matrices) > 1 or options.form != STANDARD:
+        raise InputError("--bootstrap needs one --scores and --form standard. Leave the others out.")
+    if options.per_record is None:
+        raise InputError("--bootstrap needs --per-record, the folder of <model>/<task>.per_record.jsonl. Name it.")
+    scores = read_record_scores(options.per_record, matrices[0])
+    return bootstrap(
+        matrices[0], scores, weigh_other, weighting, options.bootstrap, options.confidence, options.bootstrap_seed
+    )
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__, epilog=f"example:\n  {EXAMPLE}")
-    parser.add_argument("--scores", help="score matrix: CSV, JSON or folder (required)")
+    parser.add_argument("--scores", nargs="+", help="score matrix: CSV, JSON or folder (required); several are runs")
+    parser.add_argument(
+        "--form", choices=FORMS, default=STANDARD, help="standard: Eq. 3-8; simpler: Eq. 10, 11; precise: Eq. 12"
+    )
+    parser.add_argument("--single-scores", help="scores of single-task models, for --form simpler and precise")
     parser.add_argument("--benchmark", help="benchmark YAML: task ids, groups, fixed weights, temperature, alpha")
     parser.add_argument(
         "--temperature",
@@ -324,6 +339,10 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--min-gain", type=float, default=MIN_GAIN, help="smallest gain V(own) - V(mini) trusted, as a share of V(own)"
     )
+    parser.add_argument("--bootstrap", type=int, metavar="N", help="resample the validation records N times, e.g. 1000")
+    parser.add_argument("--per-record", help="folder of <model>/<task>.per_record.jsonl, for --bootstrap")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals of --bootstrap")
+    parser.add_argument("--bootstrap-seed", type=int, default=0, help="of the draws of --bootstrap")
     parser.add_argument("--output", help="write everything to this JSON file")
     parser.add_argument(
         "--print-weights",
@@ -350,7 +369,7 @@ def _failure(matrix: ScoreMatrix, task: int, min_gain: float) -> str:
     own, mini = matrix.own_scores()[task], matrix.mini_J[task]
     return (
         f"{matrix.source}: the measurement of task {matrix.tasks[task]} failed: its score is {own:g} with its own data "
-        f"({unit}) and {mini:g} without ({MINI}); the gain must exceed {min_gain:g} of the score. "
+        f"({unit}) and {mini:g} without ({matrix.common}); the gain must exceed {min_gain:g} of the score. "
         f"Train {unit} on more data, or pass --on-failed exclude or clip."
     )
 
@@ -361,7 +380,7 @@ def _measured(matrix: ScoreMatrix, clipped_J: np.ndarray | None, min_gain: float
     with np.errstate(all="ignore"):
         if clipped_J is None or not clipped_J.any():
             C_NN = contributions(matrix.mini_J, matrix.score_NJ, matrix.unit_J)
-            return C_NN, _mean_by_unit(difficulty(matrix.mini_J, own_J), matrix.unit_J, units)
+            return C_NN, _mean_by_unit(difficulty(*matrix.difficulty_scores()), matrix.unit_J, units)
         for task in np.flatnonzero(clipped_J & (own_J <= 0)):
             name = matrix.tasks[task]
             raise InputError(f"{matrix.source}: task {name} scores 0 with its own data. Pass --on-failed exclude.")
@@ -369,7 +388,7 @@ def _measured(matrix: ScoreMatrix, clipped_J: np.ndarray | None, min_gain: float
         gain_J = np.where(clipped_J, floor_J, own_J - matrix.mini_J)
         ratio_NJ = (matrix.score_NJ - matrix.mini_J) / gain_J
         ratio_NJ = np.where(clipped_J, np.clip(ratio_NJ, -1.0, 1.0), ratio_NJ)
-        D_J = difficulty(matrix.mini_J, own_J)
+        D_J = difficulty(*matrix.difficulty_scores())
         D_J = np.where(clipped_J, np.maximum(D_J, 0.0), D_J)
     return _mean_by_unit(ratio_NJ, matrix.unit_J, units), _mean_by_unit(D_J, matrix.unit_J, units)
 
@@ -377,19 +396,6 @@ def _measured(matrix: ScoreMatrix, clipped_J: np.ndarray | None, min_gain: float
 def _mean_by_unit(value: np.ndarray, unit_J: np.ndarray, units: int) -> np.ndarray:
     """The mean over the tasks of each unit, along the last axis: [..., J] -> [..., N]."""
     return np.stack([value[..., unit_J == unit].mean(axis=-1) for unit in range(units)], axis=-1)
-
-
-def _rounded(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *cells in rows:
-        right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        lines.append("  ".join([name.ljust(widths[0]), *right]))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The figure of a weighting: contributions as a heat map, then contributions, difficulties and weights as bars."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eval.uncertainty import Spread
 from visatb.errors import InputError
 from visatb.files import replacing
 
@@ -19,8 +21,8 @@ DIVERGING_COLORS = ("#3b6ea5", "#a9c5e0", "#f7f7f7", "#f3b591", "#c2541b")  # fr
 GREY = "#555555"
 
 
-def draw(weighting: "Weighting", path: str | os.PathLike) -> None:
-    """Write the figure to a PNG file (after Figure 3 of arXiv 2403.04343).
+def draw(weighting: "Weighting", path: str | os.PathLike, spread: Spread | None = None) -> None:
+    """Write the figure to a PNG file (after Figure 3 of arXiv 2403.04343), with whiskers where there is a spread.
 
     Raises:
         InputError: if the path does not end in .png or matplotlib is not installed.
@@ -46,11 +48,15 @@ def draw(weighting: "Weighting", path: str | os.PathLike) -> None:
         {"out: given to others": weighting.contribution_out, "in: received from others": weighting.contribution_in},
         (out, into),
         "Mean contribution",
+        [_whiskers(spread, "contribution_out"), _whiskers(spread, "contribution_in")],
     )
-    _bars(difficulty_axes, weighting.tasks, {"": weighting.difficulty}, (hard,), "Difficulty  1 - V(mini) / V(own)")
+    hardness = {"": weighting.difficulty}
+    title = "Difficulty  1 - V(mini) / V(own)"
+    _bars(difficulty_axes, weighting.tasks, hardness, (hard,), title, [_whiskers(spread, "difficulty")])
     parts = {"out": weighting.weight_out, "in": weighting.weight_in, "difficulty": weighting.weight_difficulty}
     title = f"Weight  (T = {weighting.temperature:g}, alpha = {', '.join(f'{a:g}' for a in weighting.alpha)})"
-    _bars(weight_axes, weighting.tasks, {**parts, "final": weighting.weight}, (out, into, hard, final), title)
+    whiskers = [None, None, None, _whiskers(spread, "weight")]
+    _bars(weight_axes, weighting.tasks, {**parts, "final": weighting.weight}, (out, into, hard, final), title, whiskers)
     weight_axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle="--", zorder=3)
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=150)
@@ -82,12 +88,24 @@ def _heat_map(axes: "Axes", weighting: "Weighting") -> None:
     axes.set_title("Contribution between tasks", loc="left", fontweight="bold")
 
 
+def _whiskers(spread: Spread | None, quantity: str) -> tuple[np.ndarray, np.ndarray] | None:
+    return None if spread is None else (spread.low[quantity], spread.high[quantity])
+
+
 def _bars(
-    axes: "Axes", names: tuple[str, ...], series: dict[str, np.ndarray], colours: tuple[str, ...], title: str
+    axes: "Axes",
+    names: tuple[str, ...],
+    series: dict[str, np.ndarray],
+    colours: tuple[str, ...],
+    title: str,
+    whiskers: Sequence[tuple[np.ndarray, np.ndarray] | None],
 ) -> None:
     width = 0.8 / len(series)
     for n, (label, values) in enumerate(series.items()):
         at = np.arange(len(names)) - 0.4 + (n + 0.5) * width
+        if whiskers[n] is not None:
+            low, high = whiskers[n]
+            axes.vlines(at, low, high, color=GREY, linewidth=1.2, zorder=4)
         last = n == len(series) - 1
         bars = axes.bar(at, values, width * 0.92, label=label or None, color=colours[n], zorder=2)
         if last or len(series) < 3:

@@ -9,7 +9,7 @@ import pytest
 import weighting_visatb as w
 from visatb.errors import InputError
 
-KEYS = ["tasks", "temperature", "alpha", "contributions", "contribution_out", "contribution_in", "difficulty",
+KEYS = ["form", "tasks", "temperature", "alpha", "contributions", "contribution_out", "contribution_in", "difficulty",
         "weight_out", "weight_in", "weight_difficulty", "weights"]  # fmt: skip
 
 

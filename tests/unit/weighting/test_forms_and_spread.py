@@ -1,0 +1,164 @@
+"""The simpler and the precise form, several runs, and intervals from resampled records."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import weighting_visatb as w
+from eval.score_matrix import score_matrix, with_single_task_scores
+from eval.score_tables import ScoreTable, read_score_table
+from eval.uncertainty import QUANTITIES, bootstrap, read_record_scores
+from visatb.errors import InputError
+
+TASKS = ("A", "B", "C")
+SINGLE = {"mini": {"A": 0.4, "B": 10.0, "C": 0.2}, "full": {"A": 0.8, "B": 50.0, "C": 0.4}}
+
+
+@pytest.fixture
+def call(monkeypatch):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["weighting_visatb.py", *map(str, arguments)])
+        return w.main()
+
+    return call
+
+
+def content_of(path):
+    return json.loads(path.read_text())
+
+
+def test_the_precise_form_takes_the_difficulty_from_single_task_models_alone(rows, write_scores, tmp_path, call):
+    scores, single = write_scores(rows), write_scores(SINGLE, name="single.csv")
+    call("--scores", scores, "--output", tmp_path / "standard.json")
+    call("--scores", scores, "--form", "precise", "--single-scores", single, "--output", tmp_path / "precise.json")
+    standard, precise = content_of(tmp_path / "standard.json"), content_of(tmp_path / "precise.json")
+    assert precise["difficulty"] == pytest.approx([0.5, 0.8, 0.5])
+    assert precise["contributions"] == standard["contributions"] and precise["form"] == "precise"
+    assert precise["weight_difficulty"] != standard["weight_difficulty"]
+
+
+def test_the_simpler_form_is_equations_10_and_11(rows, write_scores, tmp_path, call):
+    base = {"base": rows.pop("mini"), **rows}
+    single = write_scores({"mini": SINGLE["mini"]}, name="single.csv")
+    call(
+        "--scores", write_scores(base), "--form", "simpler", "--single-scores", single, "--output", tmp_path / "w.json"
+    )
+    found = content_of(tmp_path / "w.json")
+    gain_B_to_A = (rows["B"]["A"] - base["base"]["A"]) / (rows["A"]["A"] - base["base"]["A"])
+    assert found["contributions"][1][0] == pytest.approx(gain_B_to_A)
+    assert found["difficulty"] == pytest.approx([1 - SINGLE["mini"][task] / rows[task][task] for task in TASKS])
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (["--form", "precise"], "--single-scores goes with"),
+        (["--single-scores", "SINGLE"], "--single-scores goes with"),
+        (["--form", "simpler", "--single-scores", "SINGLE"], "row 'base' is missing|no known model"),
+        (["--bootstrap", "100"], "--per-record"),
+        (["--bootstrap", "1", "--per-record", "."], "at least 2 resamples"),
+    ],
+)
+def test_forms_without_what_they_need_are_refused(rows, write_scores, call, flags, told):
+    single = write_scores(SINGLE, name="single.csv")
+    with pytest.raises(InputError, match=told):
+        call("--scores", write_scores(rows), *[single if flag == "SINGLE" else flag for flag in flags])
+
+
+def test_single_task_tables_that_do_not_fit_are_refused(rows, write_scores):
+    matrix = score_matrix(read_score_table(write_scores(rows)))
+    for change, told in (
+        ({"full": {"A": 1.0, "B": 1.0}}, "full, C: the single-task score is missing"),
+        ({"full": {**SINGLE["full"], "C": 0.0}}, "full, C: must be above 0"),
+        ({"STL": SINGLE["full"]}, "row 'STL' must be mini or full"),
+    ):
+        with pytest.raises(InputError, match=told):
+            with_single_task_scores(matrix, ScoreTable("single.csv", TASKS, {**SINGLE, **change}))
+
+
+def test_several_runs_are_averaged_and_their_standard_error_told(rows, write_scores, tmp_path, call, capsys):
+    files, matrices = [], []
+    for n, factor in enumerate((0.9, 1.0, 1.1)):
+        run = {model: dict(cells) for model, cells in rows.items()}
+        run["A"]["A"] *= factor
+        files.append(write_scores(run, name=f"seed{n}.csv"))
+        matrices.append(w.weigh(score_matrix(read_score_table(files[-1]))))
+    call("--scores", *files, "--output", tmp_path / "w.json", "--plot", tmp_path / "w.png")
+    found = content_of(tmp_path / "w.json")
+    weights = np.array([m.weight for m in matrices])
+    error = weights.std(axis=0, ddof=1) / np.sqrt(3)
+    spread = found["spread"]
+    width = (np.array(spread["high"]["weight"]) - np.array(spread["low"]["weight"])) / 2
+    assert width == pytest.approx(error)
+    assert list(found["weights"].values()) == pytest.approx(w.weigh(score_matrix(read_score_table(files[1]))).weight)
+    assert "one standard error over 3 runs" in capsys.readouterr().out and (tmp_path / "w.png").stat().st_size
+    other = write_scores({m: {t: c[t] for t in "AB"} for m, c in rows.items() if m != "C"}, "AB", "other.csv")
+    with pytest.raises(InputError, match="must score the tasks of"):
+        call("--scores", files[0], other)
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """A folder of per-record scores and the matrix of their means; records are hits or misses."""
+    draw = np.random.default_rng(3)
+    chance = {"mini": (0.3, 0.4, 0.2), "A": (0.7, 0.45, 0.2), "B": (0.35, 0.8, 0.3), "C": (0.3, 0.4, 0.75)}
+    rows = {}
+    for model, chances in chance.items():
+        folder = tmp_path / "metrics" / (f"{model}_val" if model == "mini" else f"{model}-plus-mini_val")
+        folder.mkdir(parents=True)
+        rows[model] = {}
+        for task, share in zip(TASKS, chances, strict=True):
+            hits = (draw.random(300) < share).astype(float)
+            lines = [json.dumps({"position": n, "id": str(n), "score": hit}) for n, hit in enumerate(hits)]
+            (folder / f"{task}.per_record.jsonl").write_text("\n".join(lines) + "\n")
+            rows[model][task] = float(hits.mean())
+    return tmp_path / "metrics", rows
+
+
+def test_bootstrap_intervals_hold_the_weights_and_shrink_with_more_records(measured, write_scores, tmp_path, call):
+    folder, rows = measured
+    scores = write_scores(rows)
+    flags = ("--bootstrap", "200", "--per-record", folder)
+    call("--scores", scores, *flags, "--output", tmp_path / "one.json")
+    call("--scores", scores, *flags, "--output", tmp_path / "again.json")
+    found = content_of(tmp_path / "one.json")
+    assert found == content_of(tmp_path / "again.json")
+    low, high = (np.array(found["spread"][end]["weight"]) for end in ("low", "high"))
+    assert (low < high).all() and (low <= list(found["weights"].values())).all()
+    assert set(found["spread"]["low"]) == set(QUANTITIES)
+
+    matrix = score_matrix(read_score_table(scores))
+    records = read_record_scores(folder, matrix)
+    centre = w.weigh(matrix)
+    many = bootstrap(matrix, [np.tile(s, 25) for s in records], w.weigh, centre, 200)
+    assert ((many.high["weight"] - many.low["weight"]) < 0.5 * (high - low)).all()
+
+
+def test_records_that_are_not_those_of_the_matrix_are_refused(measured, write_scores):
+    folder, rows = measured
+    matrix = score_matrix(read_score_table(write_scores(rows)))
+    file = folder / "B-plus-mini_val" / "A.per_record.jsonl"
+    lines = file.read_text().splitlines()
+    for text, told in (
+        ("\n".join(lines[:-1]), "scores other records than"),
+        ("\n".join([*lines[:-1], lines[0]]), "scored twice"),
+        ("\n".join(line.replace("0.0", "1.0") for line in lines), "the matrix says"),
+        ("{}", "must have a position and a score"),
+        ("", "holds no record"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=told):
+            read_record_scores(folder, matrix)
+    file.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        read_record_scores(folder, matrix)
+
+
+def test_a_measurement_that_is_noise_is_said_to_be_noise(measured, write_scores):
+    folder, rows = measured
+    matrix = score_matrix(read_score_table(write_scores(rows)))
+    coin = np.random.default_rng(0).random((4, 20)).round()
+    with pytest.raises(InputError, match="the weights are noise"):
+        bootstrap(matrix, [coin, coin, coin], w.weigh, w.weigh(matrix), 50)
