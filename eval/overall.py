@@ -13,12 +13,13 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from eval.overall_table import format_table
 from eval.score_tables import ScoreTable, merge_tables, read_score_table
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json, write_text
 
-FORMATS = ("text", "markdown", "json")
+FORMATS = ("text", "markdown", "latex", "json")
 
 
 def improvements(
@@ -79,9 +80,9 @@ def compare(
         zero_shot: the baseline is EW and the tasks are zero-shot: dI_zero% alone.
 
     Returns:
-        {"baseline": {column: score}, "models": {model: {"scores": {column: score}, "improvement_percent":
-        {task: number}, "dI_percent": number, "dE_percent": number}}}; with `zero_shot`, "dI_zero_percent" instead of
-        the last two.
+        {"baseline": {column: score}, "lower_is_better": [column], "models": {model: {"scores": {column: score},
+        "improvement_percent": {task: number}, "dI_percent": number, "dE_percent": number}}}; with `zero_shot`,
+        "dI_zero_percent" instead of the last two.
 
     Raises:
         InputError: as `improvements`, naming the model.
@@ -102,7 +103,7 @@ def compare(
             entry["dI_percent"] = overall_improvement(by_task)
             entry["dE_percent"] = overall_deterioration(by_task)
         models[model] = entry
-    return {"baseline": dict(baseline), "models": models}
+    return {"baseline": dict(baseline), "lower_is_better": list(lower_is_better), "models": models}
 
 
 def baseline_scores(table: ScoreTable, model: str | None = None) -> dict[str, float]:
@@ -131,47 +132,24 @@ def baseline_scores(table: ScoreTable, model: str | None = None) -> dict[str, fl
     return scores
 
 
-def format_table(comparison: dict[str, Any], markdown: bool = False) -> str:
-    """The comparison as aligned plain text or as a Markdown table; a score's change follows it in percent."""
-    columns = list(comparison["baseline"])
-    names = {"dI_percent": "dI%", "dE_percent": "dE%", "dI_zero_percent": "dI_zero%"}
-    shown = [key for key in names if any(key in entry for entry in comparison["models"].values())]
-    rows = [["model", *columns, *(names[key] for key in shown)]]
-    rows.append(["baseline", *(_score(value) for value in comparison["baseline"].values()), *("" for _ in shown)])
-    for model, entry in comparison["models"].items():
-        cells = []
-        for column in columns:
-            task, _, metric = column.partition(":")
-            change = "" if metric else f" ({entry['improvement_percent'][task]:+.2f}%)"
-            cells.append(_score(entry["scores"][column]) + change)
-        rows.append([model, *cells, *(f"{entry[key]:.2f}" for key in shown)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = [
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        for row in rows
-    ]
-    if not markdown:
-        return "\n".join("  ".join(row).rstrip() for row in padded)
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [padded[0], rule, *padded[1:]])
-
-
 def main() -> int:
     """The command. Prints the table."""
     options = _parser().parse_args()
-    refuse_unwritable([options.output, options.markdown], [*options.baseline, *options.results])
+    refuse_unwritable([options.output, options.markdown, options.latex], [*options.baseline, *options.results])
     baseline_table = merge_tables([read_score_table(path) for path in options.baseline], ", ".join(options.baseline))
     results = merge_tables([read_score_table(path) for path in options.results], ", ".join(options.results))
     baseline = baseline_scores(baseline_table, options.baseline_model)
     comparison = compare(results, baseline, options.lower_is_better, options.zero_shot)
     if options.markdown is not None:
-        write_text(options.markdown, format_table(comparison, markdown=True) + "\n")
+        write_text(options.markdown, format_table(comparison, "markdown") + "\n")
+    if options.latex is not None:
+        write_text(options.latex, format_table(comparison, "latex") + "\n")
     if options.output is not None:
         write_json(options.output, comparison)
     if options.format == "json":
         print(json.dumps(comparison, indent=1, ensure_ascii=False))
     else:
-        print(format_table(comparison, markdown=options.format == "markdown"))
+        print(format_table(comparison, options.format))
     return 0
 
 
@@ -191,13 +169,9 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--format", choices=FORMATS, default="text", help="what to print")
     parser.add_argument("--markdown", help="write the table to this Markdown file")
+    parser.add_argument("--latex", help="write the table to this LaTeX file")
     parser.add_argument("--output", help="write everything to this JSON file")
     return parser
-
-
-def _score(value: float) -> str:
-    """Four digits of a small score, two of a large one, as papers print CIDEr and percentages."""
-    return f"{value:.4f}" if value < 10 else f"{value:.2f}"
 
 
 if __name__ == "__main__":

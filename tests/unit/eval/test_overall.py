@@ -9,6 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval import overall
+from eval.overall import compare
+from eval.overall_table import format_table
+from eval.score_tables import ScoreTable
 from visatb.errors import InputError
 
 SCORES = st.floats(1e-3, 1e3)
@@ -136,3 +139,26 @@ def test_an_output_that_would_replace_a_table_or_the_other_output_is_refused(tab
         with pytest.raises(InputError, match="overwritten"):
             call(monkeypatch, "--baseline", tables[0], "--results", tables[1], *outputs)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "layout, best, second",
+    [
+        ("text", "80.00 (+33.33%)*", "70.00 (+16.67%)+"),
+        ("markdown", "**80.00 (+33.33%)**", "<u>70.00 (+16.67%)</u>"),
+        ("latex", r"\textbf{80.00}", r"\underline{70.00}"),
+    ],
+)
+def test_best_and_second_best_are_marked_in_every_layout_lower_ones_where_lower_is_better(layout, best, second):
+    results = ScoreTable(
+        "r",
+        ("A_B", "E"),
+        {"one": {"A_B": 80.0, "E": 4.0}, "two": {"A_B": 70.0, "E": 2.0}, "three": {"A_B": 60.0, "E": 4.0}},
+    )
+    text = format_table(compare(results, {"A_B": 60.0, "E": 5.0}, ["E"]), layout)
+    assert text.count(best) == 1 and text.count(second) == 1
+    error_cells = {"text": "2.0000 (+60.00%)*", "markdown": "**2.0000 (+60.00%)**", "latex": r"\textbf{2.0000}"}
+    assert error_cells[layout] in text
+    if layout == "latex":
+        assert r"A\_B" in text and text.startswith(r"\begin{tabular}{lrrrr}") and r"$\Delta I\%$" in text
+        assert text.count(r"\\") == 5 and text.count("&") == 4 * 5
