@@ -5,7 +5,7 @@ and `generator` (the model that made it).
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class Answer:
         where: file and record, for messages.
         truth: `conversations[1].value` as it stands in the file; each metric checks its own form.
         prediction: `conversations[1].generative_value`; None if that is absent or no text (counts as wrong).
+        record: the whole record.
     """
 
     position: int
@@ -30,6 +31,12 @@ class Answer:
     where: str
     truth: Any
     prediction: str | None
+    record: Record = field(default_factory=dict, repr=False)
+
+    @property
+    def question(self) -> str:
+        """`conversations[0].value`."""
+        return str(self.record["conversations"][0].get("value", ""))
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,8 @@ def _answer(record: Record, position: int, file: Path) -> Answer:
     if identifier is not None and (not isinstance(identifier, str | int) or isinstance(identifier, bool)):
         raise InputError(f"{where}: id must be a string or an integer. Mend the id.")
     prediction = turns[1].get("generative_value")
-    return Answer(position, identifier, where, turns[1]["value"], prediction if isinstance(prediction, str) else None)
+    said = prediction if isinstance(prediction, str) else None
+    return Answer(position, identifier, where, turns[1]["value"], said, record)
 
 
 def _refuse_repeated_ids(answers: tuple[Answer, ...]) -> None:

@@ -58,16 +58,17 @@ def hit_scores(metric: str, per_record: list[dict[str, Any]]) -> Scores:
     )
 
 
-def answer_parser(script: str, description: str) -> ArgumentParser:
+def answer_parser(script: str, description: str, more: str = "--output metrics.json") -> ArgumentParser:
     """The flags that all evaluators have.
 
     Args:
         script: file name of the command, for the example.
         description: what it computes.
+        more: flags of the example.
     """
     parser = ArgumentParser(
         description=description,
-        epilog=f"example:\n  python eval/{script} -a answers/VQAv2-val-2k_my-model.json --output metrics.json",
+        epilog=f"example:\n  python eval/{script} -a answers/VQAv2-val-2k_my-model.json {more}",
     )
     parser.add_argument(
         "-a", "--answers-file", "--answer-file", dest="answers_file", required=True, help="answer file to score"

@@ -1,0 +1,236 @@
+"""Answers in free form, rated by a language model against the reference answer (LLaVA-Bench's relative score).
+
+The judge reads the question, what is known of the image as text, the reference answer and the model's, and rates both
+from 1 to 10. The score is 100 times the model's sum of ratings over the reference's, as LLaVA-Bench reports it
+(https://github.com/haotian-liu/LLaVA/blob/main/docs/LLaVA_Bench.md). Any OpenAI-compatible endpoint serves; the key is
+read from OPENAI_API_KEY. Replies are kept beside the answer file, and no question is asked twice.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.answers import Answer, AnswerFile
+from eval.command import Scores, answer_parser, answers_of, record_score, report
+from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, collect
+from visatb.cli import run
+from visatb.errors import InputError
+from visatb.files import read_json
+from visatb.records import IMAGE_TOKEN, image_names, read_records
+
+CATEGORY = "default"
+RULES = {
+    CATEGORY: {
+        "role": "Assistant",
+        "prompt": (
+            "Above are a question about an image and the answers of two assistants. You cannot see the image; what is "
+            "known of it is given as text. Judge how helpful, relevant, accurate and detailed each answer is. Rate "
+            "each from 1 (worst) to 10 (best).\nWrite the two ratings on the first line, the first assistant's first, "
+            "with a space between them and nothing else. From the second line on explain your ratings, without regard "
+            "to the order in which the answers were given."
+        ),
+    }
+}
+_RATINGS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*10)?[\s,;]+(\d+(?:\.\d+)?)\s*(?:/\s*10)?\s*(?:\n|$)", re.ASCII)
+_SYSTEM = "You are a careful and impartial reviewer of answers about images."
+
+
+def parse_ratings(reply: str) -> tuple[float, float] | None:
+    """The ratings of reference and model on the first line of a reply; None if it has no two numbers from 1 to 10."""
+    match = _RATINGS.match(reply)
+    if match is None:
+        return None
+    first, second = float(match[1]), float(match[2])
+    return (first, second) if 1 <= first <= 10 and 1 <= second <= 10 else None
+
+
+def review_prompt(answer: Answer, rule: Mapping[str, str], context: str) -> list[dict[str, str]]:
+    """The chat messages that ask for one rating, laid out as LLaVA's reviews.
+
+    Args:
+        answer: with question, reference (truth) and prediction.
+        rule: role (what the answering side is called) and prompt (how to rate).
+        context: what is known of the image, "" if nothing.
+    """
+    question = answer.question.replace(IMAGE_TOKEN, "").strip()
+    role = rule["role"]
+    parts = [f"[Context]\n{context}"] if context else []
+    parts += [f"[Question]\n{question}"]
+    for n, text in ((1, answer.truth), (2, answer.prediction)):
+        parts += [f"[{role} {n}]\n{text}\n\n[End of {role} {n}]"]
+    parts += [f"[System]\n{rule['prompt']}"]
+    return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n\n".join(parts)}]
+
+
+def read_rules(path: str | os.PathLike | None) -> dict[str, dict[str, str]]:
+    """Rules by category, in the format of LLaVA's rule.json: {category: {"role": ..., "prompt": ...}}.
+
+    Raises:
+        InputError: another shape.
+    """
+    if path is None:
+        return RULES
+    content = read_json(path)
+    whole = isinstance(content, dict) and all(
+        isinstance(rule, dict) and all(isinstance(rule.get(key), str) for key in ("role", "prompt"))
+        for rule in content.values()
+    )
+    if not whole or not content:
+        raise InputError(f'{path}: must be {{"<category>": {{"role": text, "prompt": text}}}}. Mend the file.')
+    return content
+
+
+def read_contexts(path: str | os.PathLike | None) -> dict[str, str]:
+    """What is known of each image as text: image name -> context.
+
+    The format is LLaVA-Bench's: records with `image`, and `caption` or `captions` (text or list) and `instances`
+    (`category` and `bbox` each).
+    """
+    contexts = {}
+    for n, record in enumerate(read_records(path) if path is not None else []):
+        image = record.get("image")
+        if not isinstance(image, str):
+            raise InputError(f"{path}: record {n}: image must be a file name. Mend the record.")
+        captions = record.get("captions", record.get("caption", []))
+        lines = [captions] if isinstance(captions, str) else captions
+        boxes = record.get("instances", [])
+        try:
+            parts = ["\n".join(lines), "\n".join(f"{box['category']}: {box['bbox']}" for box in boxes)]
+        except (TypeError, KeyError):
+            raise InputError(f"{path}: record {n}: captions must be texts, instances need category and bbox.") from None
+        contexts[image] = "\n\n".join(part for part in parts if part)
+    return contexts
+
+
+def score(
+    answers: Sequence[Answer],
+    judge: Judge,
+    replies: ReplyFile,
+    rules: Mapping[str, Mapping[str, str]] = RULES,
+    contexts: Mapping[str, str] | None = None,
+    concurrency: int = 4,
+) -> Scores:
+    """The relative score of the predictions, in percent of the references'.
+
+    A record's own score is 100 * its rating / the mean rating of the references, so that their mean is the score. A
+    prediction that is absent or blank is not sent and rated 1, the lowest, against the mean of the others' references.
+
+    Args:
+        answers: at least one; a truth is text.
+        judge, replies, concurrency: see `eval.judge_client.collect`.
+        rules: by category (`category` of a record, else its task), with `default` for the others.
+        contexts: image name -> what is known of it.
+
+    Raises:
+        InputError: a record without a rule or with a truth that is not text; the endpoint refuses.
+        JudgeError: the endpoint does not answer, or some replies cannot be read.
+    """
+    prompts = [_prompt(answer, rules, contexts or {}) for answer in answers]
+    asked = [n for n, answer in enumerate(answers) if (answer.prediction or "").strip()]
+    ratings = collect(judge, [prompts[n] for n in asked], replies, parse_ratings, concurrency=concurrency)
+    unread = [answers[n].where for n, rating in zip(asked, ratings, strict=True) if rating is None]
+    if unread:
+        raise JudgeError(
+            f"{len(unread)} replies of {judge.model} hold no two ratings, first: {unread[0]}. Ask another."
+        )
+    by_answer = dict(zip(asked, ratings, strict=True))
+    mean = sum(reference for reference, _ in ratings) / len(ratings) if ratings else 10.0
+    pairs = [by_answer.get(n, (mean, 1.0)) for n in range(len(answers))]
+    total = sum(reference for reference, _ in pairs)
+    per_record = [
+        record_score(
+            answer,
+            100 * rating * len(pairs) / total,
+            malformed=n not in by_answer,
+            category=category_of(answer, rules),
+            reference_rating=reference,
+            rating=rating,
+        )
+        for n, (answer, (reference, rating)) in enumerate(zip(answers, pairs, strict=True))
+    ]
+    return Scores(
+        metric="relative_score",
+        score=100 * sum(rating for _, rating in pairs) / total,
+        n=len(pairs),
+        malformed=len(pairs) - len(by_answer),
+        per_record=per_record,
+        summary=_summary(per_record),
+    )
+
+
+def category_of(answer: Answer, rules: Mapping[str, Any]) -> str:
+    """The rule that a record is judged by. Raises InputError if there is none."""
+    named = [answer.record.get(field) for field in ("category", "task")]
+    for name in [*named, CATEGORY]:
+        if isinstance(name, str) and name in rules:
+            return name
+    raise InputError(f"{answer.where}: category must be one of {', '.join(rules)}, got {named[0]!r}. Add a rule.")
+
+
+def _prompt(answer: Answer, rules: Mapping[str, Any], contexts: Mapping[str, str]) -> list[dict[str, str]]:
+    if not isinstance(answer.truth, str):
+        raise InputError(f"{answer.where}: conversations[1].value must be the reference answer. Mend the record.")
+    names = [name for name in image_names(answer.record) if contexts]
+    known = [contexts.get(name, contexts.get(Path(name).name)) for name in names]
+    if None in known:
+        raise InputError(f"{answer.where}: image {names[known.index(None)]!r} has no context. Add it to the file.")
+    return review_prompt(answer, rules[category_of(answer, rules)], "\n\n".join(known))
+
+
+def _summary(per_record: Sequence[Mapping[str, Any]]) -> str:
+    """LLaVA's lines: category, relative score, mean ratings of reference and model times ten."""
+    groups: dict[str, list[Mapping[str, Any]]] = {"all": list(per_record)}
+    for entry in per_record:
+        groups.setdefault(entry["category"], []).append(entry)
+    lines = []
+    for name, entries in groups.items():
+        reference, rating = (sum(e[key] for e in entries) for key in ("reference_rating", "rating"))
+        n = len(entries)
+        lines.append(f"{name} {100 * rating / reference:.1f} {10 * reference / n:.1f} {10 * rating / n:.1f}")
+    return "\n".join(lines[:1] if len(groups) == 2 else lines)
+
+
+def main() -> int:
+    """The command. Prints a line per category and one for all."""
+    options = _parser().parse_args()
+    answers = answers_of(options)
+    if options.concurrency < 1:
+        raise InputError(f"--concurrency must be at least 1, got {options.concurrency}. Raise it.")
+    judge = Judge(options.judge_model, options.judge_url, options.judge_temperature, options.judge_max_tokens)
+    replies = ReplyFile(options.replies or answers.path.with_suffix(".judge.jsonl"))
+    rules, contexts = read_rules(options.rule_file), read_contexts(options.context_file)
+    return _judged(answers, judge, replies, rules, contexts, options)
+
+
+def _judged(answers: AnswerFile, judge: Judge, replies: ReplyFile, rules: Any, contexts: Any, options: Any) -> int:
+    try:
+        scores = score(answers.answers, judge, replies, rules, contexts, options.concurrency)
+    except JudgeError as error:
+        print(f"error: {error} Replies so far are kept in {replies.path}; run the command again.", file=sys.stderr)
+        return 1
+    return report(scores, answers, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = answer_parser("judge.py", __doc__, more="--judge-model gpt-4o")
+    parser.add_argument("--judge-model", required=True, help="name of the judging model at the endpoint")
+    parser.add_argument(
+        "--judge-url",
+        default=os.environ.get(URL_VARIABLE) or DEFAULT_URL,
+        help=f"base address of the endpoint (or {URL_VARIABLE})",
+    )
+    parser.add_argument("--judge-temperature", type=float, default=0.2, help="of the judge's replies")
+    parser.add_argument("--judge-max-tokens", type=int, default=1024, help="longest reply")
+    parser.add_argument("--rule-file", help="rules by category in the format of LLaVA's rule.json; our own if left out")
+    parser.add_argument("--context-file", help="what is known of each image as text, in LLaVA-Bench's format")
+    parser.add_argument("--replies", help="where replies are kept; <answers>.judge.jsonl if left out")
+    parser.add_argument("--concurrency", type=int, default=4, help="requests at a time")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)
