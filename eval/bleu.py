@@ -23,22 +23,20 @@ def score(answers: Sequence[Answer]) -> Scores:
         InputError: if a truth is none, or nltk is not installed.
     """
     try:
-        from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_bleu
+        from sacrebleu.metrics import BLEU
     except ImportError:
-        raise InputError("BLEU needs nltk, which is not installed. Run pip install nltk.") from None
+        raise InputError("BLEU needs sacrebleu, which is not installed. Run pip install sacrebleu.") from None
 
-    references = reference_words(answers)
-    predictions = [(answer.prediction or "").split() for answer in answers]
-    # nltk warns, and gives a number of its own, where an n-gram order has no match at all: there BLEU is 0.
-    whole = float(corpus_bleu(references, predictions)) if _every_order_matches(references, predictions) else 0.0
-    add_one = SmoothingFunction().method2
+    references = [[" ".join(words) for words in texts] for texts in reference_words(answers)]
+    predictions = [" ".join((answer.prediction or "").split()) for answer in answers]
+    most = max(map(len, references))
+    # sacrebleu takes one list per reference number; None where a record has fewer.
+    columns = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
+    whole = BLEU(tokenize="none", smooth_method="none").corpus_score(predictions, columns).score / 100
+    by_sentence = BLEU(tokenize="none", smooth_method="add-k", smooth_value=1, effective_order=True)
     per_record = [
-        record_score(
-            answer,
-            float(sentence_bleu(words, said, smoothing_function=add_one)) if said else 0.0,
-            malformed=answer.prediction is None,
-        )
-        for answer, words, said in zip(answers, references, predictions, strict=True)
+        record_score(answer, by_sentence.sentence_score(said, texts).score / 100, malformed=answer.prediction is None)
+        for answer, texts, said in zip(answers, references, predictions, strict=True)
     ]
     malformed = sum(1 for entry in per_record if entry["malformed"])
     return Scores(
@@ -48,17 +46,6 @@ def score(answers: Sequence[Answer]) -> Scores:
         malformed=malformed,
         per_record=per_record,
         summary=f"BLEU:  {whole}",
-    )
-
-
-def _every_order_matches(references: list[list[list[str]]], predictions: list[list[str]], most: int = 4) -> bool:
-    """Whether n-grams of every order up to `most` have a match somewhere; if those of `most` have, the others do."""
-
-    def grams(words: list[str]) -> set[tuple[str, ...]]:
-        return {tuple(words[n : n + most]) for n in range(len(words) - most + 1)}
-
-    return any(
-        grams(said) & set().union(*map(grams, words)) for words, said in zip(references, predictions, strict=True)
     )
 
 
