@@ -30,7 +30,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -38,19 +38,16 @@ from eval.score_matrix import BASE, MINI, ScoreMatrix, score_matrix, with_single
 from eval.score_tables import read_score_table
 from eval.uncertainty import Spread, bootstrap, mean_matrix, read_record_scores, spread_of_runs
 from eval.weighting_report import format_report, to_json
+from visatb.benchmark import FORMS, ON_FAILED, SIMPLER, STANDARD, Benchmark, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json
-
-if TYPE_CHECKING:
-    from visatb.benchmark import Benchmark
 
 DEFAULT_TEMPERATURE = 0.5
 DEFAULT_ALPHA = (0.25, 0.25, 0.5)
 AUTO_TEMPERATURES = tuple(round(0.05 * n, 2) for n in range(1, 201))
 AUTO_RANGE = (0.5, 2.0)
 MIN_GAIN = 1e-3  # smaller gains are noise: one answer of a validation set of 1,000 moves a score by as much
-STANDARD, SIMPLER, PRECISE = FORMS = ("standard", "simpler", "precise")
 EXAMPLE = "python weighting_visatb.py --scores scores.csv --output weights.json"
 
 
@@ -224,9 +221,7 @@ def auto_temperature(out_N: np.ndarray, in_N: np.ndarray, difficulty_N: np.ndarr
     )
 
 
-def weights_by_task(
-    weighting: Weighting, matrix: ScoreMatrix, benchmark: "Benchmark | None" = None
-) -> dict[str, float]:
+def weights_by_task(weighting: Weighting, matrix: ScoreMatrix, benchmark: Benchmark | None = None) -> dict[str, float]:
     """The weight of every task, in id order if there is a benchmark.
 
     A fixed-weight task has its fixed weight, a task of a group that of its group, an excluded task 1.0.
@@ -247,11 +242,9 @@ def main() -> int:
         raise InputError(f"--scores must name the score matrix (CSV, JSON or folder). For example: {EXAMPLE}")
     inputs = [*options.scores, options.single_scores, options.benchmark]
     refuse_unwritable([options.output, options.plot], inputs)
-    benchmark = None
-    if options.benchmark is not None:
-        from visatb.benchmark import load_benchmark
-
-        benchmark = load_benchmark(options.benchmark)
+    benchmark = None if options.benchmark is None else load_benchmark(options.benchmark)
+    options.form = options.form or (benchmark.form if benchmark else STANDARD)
+    options.on_failed = options.on_failed or (benchmark.on_failed if benchmark else ON_FAILED[0])
     matrices = _matrices(options, benchmark)
     matrix = mean_matrix(matrices) if len(matrices) > 1 else matrices[0]
     alpha = options.alpha or (benchmark.alpha if benchmark else DEFAULT_ALPHA)
@@ -275,12 +268,10 @@ def main() -> int:
     return 0
 
 
-def _matrices(options: Any, benchmark: "Benchmark | None") -> list[ScoreMatrix]:
+def _matrices(options: Any, benchmark: Benchmark | None) -> list[ScoreMatrix]:
     """The matrix of every --scores, with the single-task scores that the form needs."""
     if (options.form != STANDARD) != (options.single_scores is not None):
-        raise InputError(
-            "--single-scores goes with --form simpler or precise, which need it. Set both."
-        )
+        raise InputError("--single-scores goes with --form simpler or precise, which need it. Set both.")
     common = BASE if options.form == SIMPLER else MINI
     matrices = [score_matrix(read_score_table(path), benchmark, common) for path in options.scores]
     if options.single_scores is None:
@@ -313,7 +304,9 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__, epilog=f"example:\n  {EXAMPLE}")
     parser.add_argument("--scores", nargs="+", help="score matrix: CSV, JSON or folder (required); several are runs")
     parser.add_argument(
-        "--form", choices=FORMS, default=STANDARD, help="standard: Eq. 3-8; simpler: Eq. 10, 11; precise: Eq. 12"
+        "--form",
+        choices=FORMS,
+        help="standard: Eq. 3-8; simpler: Eq. 10, 11; precise: Eq. 12 (not given: the benchmark's, else standard)",
     )
     parser.add_argument("--single-scores", help="scores of single-task models, for --form simpler and precise")
     parser.add_argument("--benchmark", help="benchmark YAML: task ids, groups, fixed weights, temperature, alpha")
@@ -331,10 +324,10 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--on-failed",
-        choices=("fail", "exclude", "clip"),
-        default="fail",
+        choices=ON_FAILED,
         help="what to do with a task whose own data did not raise its score: end; leave it out of N and give it "
-        "weight 1; or divide by the smallest gain that is trusted and keep its contributions in [-1, 1]",
+        "weight 1; or divide by the smallest gain that is trusted and keep its contributions in [-1, 1] "
+        "(not given: the benchmark's, else fail)",
     )
     parser.add_argument(
         "--min-gain", type=float, default=MIN_GAIN, help="smallest gain V(own) - V(mini) trusted, as a share of V(own)"
@@ -353,7 +346,7 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _temperature(given: str | None, benchmark: "Benchmark | None") -> float | None:
+def _temperature(given: str | None, benchmark: Benchmark | None) -> float | None:
     if given is None:
         return benchmark.temperature if benchmark else DEFAULT_TEMPERATURE
     if given == "auto":

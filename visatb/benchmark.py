@@ -12,7 +12,10 @@ from typing import Any
 from visatb.errors import InputError
 from visatb.files import read_text
 
-METRICS = ("cider", "cider_list", "exact_match", "iou")
+METRICS = ("cider", "cider_list", "exact_match", "iou", "gleu", "bleu", "judge")
+FORMS = STANDARD, SIMPLER, PRECISE = ("standard", "simpler", "precise")
+ON_FAILED = ("fail", "exclude", "clip")
+AUTO = "auto"
 SPLITS = ("train", "val", "test")
 
 _TOP_KEYS = {
@@ -22,14 +25,20 @@ _TOP_KEYS = {
     "image_folder",
     "mini_rate",
     "large_rate",
+    "form",
     "temperature",
     "alpha",
+    "on_failed",
+    "baselines",
+    "ablations",
+    "judge",
     "seed",
     "prepare",
     "training",
     "inference",
 }
-_TASK_KEYS = {"name", "metric", "files", "weight", "group", "max_new_tokens"}
+_TASK_KEYS = {"name", "metric", "also", "files", "weight", "group", "max_new_tokens"}
+_ABLATION_KEYS = {"name", "alpha", "temperature"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Task:
     Attributes:
         name: the value of the `task` field of its records.
         metric: one of METRICS; None if the task is not measured.
+        also: further METRICS that the test answers are scored with; the weighting does not see them.
         files: split -> annotation file name inside the benchmark's data folder.
         weight: fixed weight of a task that is not measured (outside N in Eq. 4-8); None if it is measured.
         group: name of its group (M3IT is balanced by group); None if the task stands for itself.
@@ -51,11 +61,26 @@ class Task:
     weight: float | None = None
     group: str | None = None
     max_new_tokens: int = 128
+    also: tuple[str, ...] = ()
 
     @property
     def measured(self) -> bool:
         """Whether the task has a validation score and so takes part in the weighting."""
         return self.metric is not None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Weights from the same scores with another temperature or other shares, and the model trained with them.
+
+    Attributes:
+        name: of the model.
+        temperature, alpha: as in `Benchmark`; its own where the file does not say.
+    """
+
+    name: str
+    temperature: float | None
+    alpha: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -65,7 +90,13 @@ class Benchmark:
     Attributes:
         tasks: in id order; the position is the task id in training and in `--visatb_weights`.
         mini_rate, large_rate: share of every task in the mini and large subsets.
-        temperature, alpha: T of Eq. 4-7 and (a_out, a_in, a_D) of Eq. 8.
+        form: which models are measured: "standard" (Eq. 3-8), "simpler" (Eq. 10, 11) or "precise" (Eq. 12).
+        temperature, alpha: T of Eq. 4-7 (None: the lowest that keeps all weights in [0.5, 2]) and (a_out, a_in, a_D)
+            of Eq. 8.
+        on_failed: what happens to a task whose own data did not raise its score: "fail", "exclude" or "clip".
+        baselines: weight methods of `--weight_method` to compare with, beside EW and the single-task models.
+        ablations: other temperatures and alphas to compare with.
+        judge: flags of eval/judge.py by name, for tasks with that metric.
         data_folder, image_folder: folders of annotation files and of images.
         prepare: shell command that makes the data and the base model, None if they are there.
         training: `script` (path of a finetune script) and `environment` (its variables).
@@ -77,10 +108,15 @@ class Benchmark:
     tasks: tuple[Task, ...]
     mini_rate: float
     large_rate: float
-    temperature: float
+    temperature: float | None
     alpha: tuple[float, float, float]
     data_folder: str
     image_folder: str
+    form: str = STANDARD
+    on_failed: str = ON_FAILED[0]
+    baselines: tuple[str, ...] = ()
+    ablations: tuple[Ablation, ...] = ()
+    judge: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     prepare: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
@@ -126,14 +162,21 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
         raise InputError(f"{file}: must be a mapping with name, tasks, ...; see benchmarks/demo.yaml.")
     _no_other_keys(content, _TOP_KEYS, file, "")
     tasks = _tasks(content.get("tasks"), file)
+    temperature = _temperature(content.get("temperature", 0.5), "temperature", file)
+    alpha = _alpha(content.get("alpha", [0.25, 0.25, 0.5]), "alpha", file)
     return Benchmark(
         path=file,
         name=_text(content, "name", file),
         tasks=tasks,
         mini_rate=_rate(content, "mini_rate", file),
         large_rate=_rate(content, "large_rate", file),
-        temperature=_positive(content.get("temperature", 0.5), "temperature", file),
-        alpha=_alpha(content.get("alpha", [0.25, 0.25, 0.5]), file),
+        temperature=temperature,
+        alpha=alpha,
+        form=_one_of(content.get("form", STANDARD), FORMS, "form", file),
+        on_failed=_one_of(content.get("on_failed", ON_FAILED[0]), ON_FAILED, "on_failed", file),
+        baselines=_names(content, "baselines", file),
+        ablations=_ablations(content.get("ablations") or [], temperature, alpha, file),
+        judge=_judge(content, tasks, file),
         data_folder=_text(content, "data_folder", file),
         image_folder=_text(content, "image_folder", file),
         seed=_whole(content.get("seed", 0), "seed", file),
@@ -166,8 +209,13 @@ def _task(entry: Any, key: str, file: Path) -> Task:
     metric, weight = entry.get("metric"), entry.get("weight")
     if (metric is None) == (weight is None):
         raise InputError(f"{file}: {key} ({name}) must have a metric or a fixed weight, one of the two.")
-    if metric is not None and metric not in METRICS:
-        raise InputError(f"{file}: {key}.metric must be one of {', '.join(METRICS)}, got {metric!r}. Mend it.")
+    if metric is not None:
+        _one_of(metric, METRICS, f"{key}.metric", file)
+    also = _names(entry, "also", file, key + ".")
+    for more in also:
+        _one_of(more, METRICS, f"{key}.also", file)
+        if metric is None or more == metric:
+            raise InputError(f"{file}: {key}.also must add to metric, got {more!r} beside {metric!r}. Mend it.")
     group = entry.get("group")
     if group is not None and (not isinstance(group, str) or not group):
         raise InputError(f"{file}: {key}.group must be text, got {group!r}. Mend it.")
@@ -184,6 +232,7 @@ def _task(entry: Any, key: str, file: Path) -> Task:
         files=dict(files),
         weight=None if weight is None else _positive(weight, f"{key}.weight", file),
         group=group,
+        also=also,
         max_new_tokens=_whole(entry.get("max_new_tokens", 128), f"{key}.max_new_tokens", file, least=1),
     )
 
@@ -231,9 +280,61 @@ def _whole(value: Any, key: str, file: Path, least: int = 0) -> int:
     return value
 
 
-def _alpha(value: Any, file: Path) -> tuple[float, float, float]:
+def _alpha(value: Any, key: str, file: Path) -> tuple[float, float, float]:
     if not isinstance(value, list) or len(value) != 3 or not all(_is_number(v) and v >= 0 for v in value):
-        raise InputError(f"{file}: alpha must be three numbers >= 0 (out, in, difficulty), got {value!r}. Mend it.")
+        raise InputError(f"{file}: {key} must be three numbers >= 0 (out, in, difficulty), got {value!r}. Mend it.")
     if not math.isclose(sum(value), 1.0, abs_tol=1e-9):
-        raise InputError(f"{file}: alpha must sum to 1 (Eq. 8), got {sum(value)}. Mend it.")
+        raise InputError(f"{file}: {key} must sum to 1 (Eq. 8), got {sum(value)}. Mend it.")
     return tuple(float(v) for v in value)
+
+
+def _temperature(value: Any, key: str, file: Path) -> float | None:
+    if value == AUTO:
+        return None
+    if not _is_number(value) or value <= 0:
+        raise InputError(f"{file}: {key} must be a number > 0 or {AUTO}, got {value!r}. Mend it.")
+    return float(value)
+
+
+def _one_of(value: Any, known: tuple[str, ...], key: str, file: Path) -> str:
+    if value not in known:
+        raise InputError(f"{file}: {key} must be one of {', '.join(known)}, got {value!r}. Mend it.")
+    return value
+
+
+def _names(mapping: dict, key: str, file: Path, prefix: str = "") -> tuple[str, ...]:
+    value = mapping.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise InputError(f"{file}: {prefix}{key} must be a list of names, got {value!r}. Mend it.")
+    if len(set(value)) != len(value):
+        raise InputError(f"{file}: {prefix}{key} names one twice: {', '.join(value)}. Name each once.")
+    return tuple(value)
+
+
+def _ablations(
+    entries: Any, temperature: float | None, alpha: tuple[float, float, float], file: Path
+) -> tuple[Ablation, ...]:
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f"{file}: ablations must be a list of mappings with name, alpha, temperature. Mend it.")
+    found = []
+    for n, entry in enumerate(entries):
+        key = f"ablations[{n}]"
+        _no_other_keys(entry, _ABLATION_KEYS, file, key + ".")
+        name = _text(entry, "name", file, key + ".")
+        if not all(ch.isalnum() or ch in "-._" for ch in name) or name in [other.name for other in found]:
+            raise InputError(f"{file}: {key}.name must be letters, digits, '-', '.', '_', once, got {name!r}. Mend it.")
+        own_temperature, own_alpha = temperature, alpha
+        if "temperature" in entry:
+            own_temperature = _temperature(entry["temperature"], f"{key}.temperature", file)
+        if "alpha" in entry:
+            own_alpha = _alpha(entry["alpha"], f"{key}.alpha", file)
+        found.append(Ablation(name, own_temperature, own_alpha))
+    return tuple(found)
+
+
+def _judge(content: dict, tasks: tuple[Task, ...], file: Path) -> dict[str, Any]:
+    judge = _mapping(content, "judge", file)
+    judged = [task.name for task in tasks if "judge" in (task.metric, *task.also)]
+    if judged and "judge-model" not in judge:
+        raise InputError(f"{file}: judge must name a judge-model, for {judged[0]} is judged. Set it.")
+    return judge

@@ -55,6 +55,18 @@ TASK = GOOD["tasks"][0]
         ({"tasks": [TASK | {"group": 3}]}, "group must be text"),
         ({"tasks": [TASK, TASK | {"name": "B", "group": "A"}]}, "names a task and a group"),
         ({"tasks": [TASK | {"files": "x"}]}, "files must be a mapping"),
+        ({"tasks": [TASK | {"also": ["cider"]}]}, "also must add to metric"),
+        ({"tasks": [TASK | {"also": ["bleurt"]}]}, r"tasks\[0\].also must be one of"),
+        ({"tasks": [TASK | {"also": "gleu"}]}, "also must be a list of names"),
+        ({"tasks": [TASK | {"metric": "judge"}]}, "judge must name a judge-model"),
+        ({"form": "short"}, "form must be one of standard, simpler, precise"),
+        ({"on_failed": "ignore"}, "on_failed must be one of fail, exclude, clip"),
+        ({"baselines": ["TLA", "TLA"]}, "baselines names one twice"),
+        ({"baselines": "TLA"}, "baselines must be a list of names"),
+        ({"ablations": {"a": 1}}, "ablations must be a list of mappings"),
+        ({"ablations": [{"name": "a", "T": 1}]}, r"unknown key ablations\[0\].T"),
+        ({"ablations": [{"name": "a", "alpha": [1, 1, 0]}]}, r"ablations\[0\].alpha must sum to 1"),
+        ({"ablations": [{"name": "a"}, {"name": "a"}]}, r"ablations\[1\].name must be"),
         ({"mini_rate": 0}, "mini_rate must be a number > 0"),
         ({"mini_rate": 1.5}, "mini_rate must be at most 1"),
         ({"temperature": "hot"}, "temperature must be a number"),
@@ -88,3 +100,16 @@ def test_without_pyyaml_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(InputError, match="pip install pyyaml"):
         load_benchmark(write(tmp_path))
+
+
+def test_forms_baselines_ablations_and_an_automatic_temperature_are_read(tmp_path):
+    ablations = [{"name": "T-2", "temperature": 2.0}, {"name": "out", "alpha": [1, 0, 0], "temperature": "auto"}]
+    task = TASK | {"metric": "judge", "also": ["gleu"]}
+    changes = {"form": "simpler", "temperature": "auto", "on_failed": "clip", "baselines": ["TLA", "DWA"]}
+    path = write(tmp_path, tasks=[task], judge={"judge-model": "m"}, ablations=ablations, **changes)
+    benchmark = load_benchmark(path)
+    assert (benchmark.form, benchmark.temperature, benchmark.on_failed) == ("simpler", None, "clip")
+    assert benchmark.baselines == ("TLA", "DWA") and benchmark.task("A").also == ("gleu",)
+    first, second = benchmark.ablations
+    assert (first.temperature, first.alpha) == (2.0, (0.25, 0.25, 0.5))
+    assert (second.temperature, second.alpha) == (None, (1.0, 0.0, 0.0))
