@@ -3,39 +3,15 @@
 A box is the first [x1, y1, x2, y2] in the text, in the coordinates of the padded square image.
 """
 
-import math
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from eval.answers import Answer
 from eval.command import Scores, answer_parser, answers_of, hit_scores, print_notes, record_score, report
+from visatb.boxes import Box, read_box
 from visatb.cli import run
 from visatb.errors import InputError
-
-Box = tuple[float, float, float, float]
-
-# Not over line ends: "[0.1, 0.2,\n0.3, 0.4]" holds no box.
-_BRACKET = re.compile(r"\[(.*?)\]")
-
-
-def read_box(text: str) -> Box | None:
-    """The box in the first bracket of a text.
-
-    Numbers are what Python's float() takes (`.6`, `2e-1`, full-width digits). A doubled opening bracket is read as one.
-
-    Returns:
-        (x1, y1, x2, y2), or None if there is no bracket or it does not hold four finite numbers.
-    """
-    bracket = _BRACKET.search(text)
-    if bracket is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in bracket.group(1).replace("[", "").split(","))
-    except ValueError:
-        return None
-    return numbers if len(numbers) == 4 and all(map(math.isfinite, numbers)) else None
 
 
 def box_iou(box: Box, other: Box) -> float:
@@ -53,7 +29,7 @@ def box_iou(box: Box, other: Box) -> float:
         shared = sides[0] * sides[1]
         union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
         iou = float(shared / union)
-    return iou if math.isfinite(iou) else 0.0
+    return iou if np.isfinite(iou) else 0.0
 
 
 def score(answers: Sequence[Answer], broken_truth: str = "fail") -> Scores:

@@ -129,7 +129,7 @@ def score(
         InputError: a record without a rule or with a truth that is not text; the endpoint refuses.
         JudgeError: the endpoint does not answer, or some replies cannot be read.
     """
-    prompts = [_prompt(answer, rules, contexts or {}) for answer in answers]
+    prompts = [prompt_of(answer, rules, contexts or {}) for answer in answers]
     asked = [n for n, answer in enumerate(answers) if (answer.prediction or "").strip()]
     ratings = collect(judge, [prompts[n] for n in asked], replies, parse_ratings, concurrency=concurrency)
     unread = [answers[n].where for n, rating in zip(asked, ratings, strict=True) if rating is None]
@@ -171,7 +171,12 @@ def category_of(answer: Answer, rules: Mapping[str, Any]) -> str:
     raise InputError(f"{answer.where}: category must be one of {', '.join(rules)}, got {named[0]!r}. Add a rule.")
 
 
-def _prompt(answer: Answer, rules: Mapping[str, Any], contexts: Mapping[str, str]) -> list[dict[str, str]]:
+def prompt_of(answer: Answer, rules: Mapping[str, Any], contexts: Mapping[str, str]) -> list[dict[str, str]]:
+    """The chat messages that ask for the ratings of an answer: what `score` sends.
+
+    Raises:
+        InputError: no rule, no context for the image, or a truth that is not text.
+    """
     if not isinstance(answer.truth, str):
         raise InputError(f"{answer.where}: conversations[1].value must be the reference answer. Mend the record.")
     names = [name for name in image_names(answer.record) if contexts]

@@ -160,7 +160,7 @@ def _from_metric_files(folder: Path, files: list[Path]) -> ScoreTable:
         if not isinstance(content, dict):
             raise InputError(f"{file}: must be a metric file as eval/*.py writes it. Write it with --output.")
         generator, task, cells[file.stem] = _metric(content, file, file.stem)
-        if task != file.stem:
+        if task != file.stem.partition(":")[0]:  # <task>:<metric>.json is a further metric of the task
             raise InputError(f"{file}: is the metric of task {task!r}. Name the file {task}.json.")
         if generator is not None:
             generators.setdefault(generator, file)

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 from visatb.cli import ArgumentParser, run
 
@@ -21,9 +22,8 @@ MIB = 2**20
 VARIANTS = ("plain", "ours")
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; the defaults are the shape that the README's figures were measured at."""
-    parser = ArgumentParser(description=__doc__)
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """The flags of model and batch; the defaults are the shape that the README's figures were measured at."""
     parser.add_argument("--hidden", type=int, default=512, help="hidden size")
     parser.add_argument("--layers", type=int, default=4, help="decoder layers")
     parser.add_argument("--vocabulary", type=int, default=32000, help="vocabulary size")
@@ -32,6 +32,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--supervised", type=int, default=170, help="supervised tokens of the batch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = ArgumentParser(description=__doc__)
+    add_shape(parser)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of one process, after one to warm up")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each variant")
     parser.add_argument("--variant", choices=VARIANTS, help="measure this one in this process and print JSON")
@@ -47,18 +53,8 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
     model_class = transformers.LlamaForCausalLM if args.variant == "plain" else transformers_patch.LlamaForCausalLM
     before = _peak(args.device)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=args.hidden,
-        intermediate_size=int(args.hidden * 2.6875),
-        num_hidden_layers=args.layers,
-        num_attention_heads=max(args.hidden // 64, 1),
-        vocab_size=args.vocabulary,
-        max_position_embeddings=max(args.length, 2048),
-        use_cache=False,
-    )
-    model = model_class(config).to(device=args.device, dtype=getattr(torch, args.dtype)).train()
-    inputs = _batch(args)
+    model = make_model(args, model_class)
+    inputs = make_batch(args)
     if args.variant == "ours":
         inputs["weighter"] = transformers_patch.EqualWeighting(2).to(args.device)
         inputs["task_ids"] = torch.arange(args.batch, device=args.device) % 2
@@ -74,7 +70,26 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     return {"seconds": statistics.median(seconds[1:]), "bytes": _peak(args.device) - before, "loss": loss.item()}
 
 
-def _batch(args: argparse.Namespace) -> dict:
+def make_model(args: argparse.Namespace, model_class: type) -> Any:
+    """A model of random weights in training mode, always the same."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=args.hidden,
+        intermediate_size=int(args.hidden * 2.6875),
+        num_hidden_layers=args.layers,
+        num_attention_heads=max(args.hidden // 64, 1),
+        vocab_size=args.vocabulary,
+        max_position_embeddings=max(args.length, 2048),
+        use_cache=False,
+    )
+    return model_class(config).to(device=args.device, dtype=getattr(torch, args.dtype)).train()
+
+
+def make_batch(args: argparse.Namespace) -> dict:
+    """Random ids with the last ones of each row supervised."""
     import torch
 
     draw = torch.Generator().manual_seed(0)

@@ -4,14 +4,12 @@
 : "${DATA_PATH:?set DATA_PATH to the training annotation file}"
 : "${OUTPUT_DIR:?set OUTPUT_DIR to the folder of the new model}"
 : "${BASE_MODEL_PATH:?set BASE_MODEL_PATH to the language model, e.g. lmsys/vicuna-7b-v1.5}"
-: "${BENCHMARK:?set BENCHMARK to the benchmark file that names the tasks, e.g. scripts_visatb/benchmarks/demo.yaml}"
 
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
 flags=(
     --model_name_or_path "$BASE_MODEL_PATH"
     --version "${PROMPT_VERSION:-v1}"
-    --benchmark "$BENCHMARK"
     --data_path "$DATA_PATH"
     --vision_tower "${VISION_TOWER:-openai/clip-vit-large-patch14-336}"
     --mm_projector_type "${MM_PROJECTOR_TYPE:-mlp2x_gelu}"
@@ -41,8 +39,11 @@ flags=(
     --report_to "${REPORT_TO:-tensorboard}"
     --seed "${SEED:-0}"
 )
+# Without a benchmark all records are one task.
+[ -z "${BENCHMARK:-}" ] || flags+=(--benchmark "$BENCHMARK")
 [ -z "${IMAGE_FOLDER:-}" ] || flags+=(--image_folder "$IMAGE_FOLDER")
 [ -z "${PRETRAIN_MM_MLP_ADAPTER:-}" ] || flags+=(--pretrain_mm_mlp_adapter "$PRETRAIN_MM_MLP_ADAPTER")
+[ -z "${MM_PROJECTOR_LR:-}" ] || flags+=(--mm_projector_lr "$MM_PROJECTOR_LR")
 # Word splitting is wanted here: VISATB_WEIGHTS is a list of numbers separated by spaces (or commas).
 [ -z "${VISATB_WEIGHTS:-}" ] || flags+=(--visatb_weights ${VISATB_WEIGHTS//,/ })
 

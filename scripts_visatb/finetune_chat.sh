@@ -8,6 +8,8 @@
 # Required: DATA_PATH, OUTPUT_DIR, BENCHMARK. docs/training.md lists all variables.
 set -euo pipefail
 
+: "${DATA_PATH:?set DATA_PATH to the training annotation file}"
+: "${BENCHMARK:?set BENCHMARK to the benchmark file that names the tasks, e.g. scripts_visatb/benchmarks/demo.yaml}"
 export BASE_MODEL_PATH="${BASE_MODEL_PATH:-lmsys/vicuna-7b-v1.5}"
 export NUM_TRAIN_EPOCHS="${NUM_TRAIN_EPOCHS:-3}"
 source "$(dirname "${BASH_SOURCE[0]}")/finetune.sh"

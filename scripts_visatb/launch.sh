@@ -1,10 +1,15 @@
 # Sourced by the training scripts: starts llava/train/train_mem.py with the flags given, by `deepspeed` where there are
-# GPUs and by plain Python where there are none. bf16 and tf32 are used on GPUs only.
+# GPUs and by plain Python where there are none. bf16 and tf32 are used on GPUs only. docs/distributed.md has examples.
 #
 #   NUM_GPUS         GPUs of this node; all visible ones by default, 0 for the CPU
+#   NUM_PROCESSES    without GPUs: processes of this node, over gloo; 1 by default
+#   LAUNCHER         deepspeed (default with GPUs), torchrun (default with NNODES and for CPU processes), or srun: this
+#                    process is one rank already, as Slurm's srun starts them
+#   HOSTFILE         several nodes by deepspeed, which reaches them by ssh: its file of nodes and GPUs
+#   NNODES NODE_RANK MASTER_ADDR MASTER_PORT    several nodes by torchrun, the same command on each of them
 #   TF32             True by default; False for GPUs before Ampere
-#   DEEPSPEED_CONFIG DeepSpeed configuration, scripts_visatb/zero3.json by default
-#   PYTHON           interpreter for CPU runs, `python` by default
+#   DEEPSPEED_CONFIG DeepSpeed configuration, scripts_visatb/zero3.json by default; none for DDP without DeepSpeed
+#   PYTHON           interpreter, `python` by default
 
 SCRIPTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export PYTHONPATH="$(dirname "$SCRIPTS")${PYTHONPATH:+:$PYTHONPATH}"
@@ -20,23 +25,81 @@ visible_gpus() {
     fi
 }
 
+refuse() {
+    echo "error: $1" >&2
+    exit 2
+}
+
 launch_training() {
     local entry="$(dirname "$SCRIPTS")/llava/train/train_mem.py"
-    local gpus="${NUM_GPUS:-$(visible_gpus)}"
-    if [ "$gpus" -gt 0 ]; then
-        if [ "$(visible_gpus)" -lt "$gpus" ]; then
-            echo "error: NUM_GPUS must be at most $(visible_gpus), the GPUs that are visible, got $gpus. Set it to 0 for the CPU." >&2
-            exit 2
-        fi
+    local visible="$(visible_gpus)"
+    local gpus="${NUM_GPUS:-$visible}"
+    local launcher="${LAUNCHER:-}"
+    if [ -z "$launcher" ]; then
+        launcher=torchrun
+        [ "$gpus" -eq 0 ] || [ "${NNODES:-1}" -gt 1 ] || launcher=deepspeed
+        [ -z "${HOSTFILE:-}" ] || launcher=deepspeed
+    fi
+    [ "$gpus" -le "$visible" ] || [ -n "${HOSTFILE:-}" ] ||
+        refuse "NUM_GPUS must be at most $visible, the GPUs that are visible, got $gpus. Set it to 0 for the CPU."
+    if [ "$gpus" -gt 0 ] || [ -n "${HOSTFILE:-}" ]; then
+        [ -z "${NUM_PROCESSES:-}" ] ||
+            refuse "NUM_PROCESSES must be unset where GPUs are used, got $NUM_PROCESSES. Set NUM_GPUS in its place, or to 0."
+        [ "${DEEPSPEED_CONFIG:-}" = none ] || set -- --deepspeed "${DEEPSPEED_CONFIG:-$SCRIPTS/zero3.json}" "$@"
+        set -- --bf16 True --tf32 "${TF32:-True}" "$@"
+    elif [ "${NUM_GPUS:-}" = 0 ]; then
+        # Told to leave the GPUs alone: torch would take them nevertheless.
+        export CUDA_VISIBLE_DEVICES=""
+    fi
+    case "$launcher" in
+    deepspeed) launch_deepspeed "$gpus" "$entry" "$@" ;;
+    torchrun) launch_torchrun "$gpus" "$entry" "$@" ;;
+    srun) launch_rank "$entry" "$@" ;;
+    *) refuse "LAUNCHER must be deepspeed, torchrun or srun, got $launcher. Choose one." ;;
+    esac
+}
+
+launch_deepspeed() {
+    local gpus="$1" choice=()
+    shift
+    if [ -n "${HOSTFILE:-}" ]; then
+        [ -f "$HOSTFILE" ] ||
+            refuse "HOSTFILE must be a file, got $HOSTFILE. Write a line such as 'node1 slots=8' for each node."
+        choice=(--hostfile "$HOSTFILE" ${NUM_GPUS:+--num_gpus "$NUM_GPUS"} ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"})
+    else
+        [ "${NNODES:-1}" -eq 1 ] || refuse "several nodes by deepspeed need HOSTFILE. Set it, or LAUNCHER=torchrun."
+        [ "$gpus" -gt 0 ] || refuse "LAUNCHER=deepspeed needs a GPU, and none is visible. Use LAUNCHER=torchrun."
         # DeepSpeed's launcher forgets CUDA_VISIBLE_DEVICES when it is given --num_gpus, and takes the first GPUs.
-        local choice=(--num_gpus "$gpus")
+        choice=(--num_gpus "$gpus")
         [ -z "${CUDA_VISIBLE_DEVICES:-}" ] ||
             choice=(--include "localhost:$(echo "$CUDA_VISIBLE_DEVICES" | cut -d, -f "1-$gpus")")
-        deepspeed "${choice[@]}" "$entry" --deepspeed "${DEEPSPEED_CONFIG:-$SCRIPTS/zero3.json}" \
-            --bf16 True --tf32 "${TF32:-True}" "$@"
-    else
-        # Told to leave the GPUs alone: torch would take them nevertheless.
-        [ "${NUM_GPUS:-}" != 0 ] || export CUDA_VISIBLE_DEVICES=""
-        "${PYTHON:-python}" "$entry" "$@"
     fi
+    deepspeed "${choice[@]}" ${MASTER_PORT:+--master_port "$MASTER_PORT"} "$@"
+}
+
+launch_torchrun() {
+    local processes="$1" nodes="${NNODES:-1}" choice=(--standalone)
+    shift
+    [ "$processes" -gt 0 ] || processes="${NUM_PROCESSES:-1}"
+    if [ "$nodes" -gt 1 ]; then
+        : "${NODE_RANK:?set NODE_RANK to the number of this node, from 0}"
+        : "${MASTER_ADDR:?set MASTER_ADDR to the address of node 0}"
+        choice=(--nnodes "$nodes" --node_rank "$NODE_RANK")
+        choice+=(--master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
+    elif [ "$processes" -eq 1 ] && [ -z "${LAUNCHER:-}" ]; then
+        "${PYTHON:-python}" "$@"
+        return
+    fi
+    # torchrun kills processes that have not ended 30 s after a SIGTERM; a checkpoint of a large model takes longer.
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
+    "${PYTHON:-python}" -m torch.distributed.run "${choice[@]}" --nproc_per_node "$processes" "$@"
+}
+
+launch_rank() {
+    : "${SLURM_PROCID:?LAUNCHER=srun is for commands that srun starts}"
+    : "${MASTER_ADDR:?set MASTER_ADDR to the first node of the job}"
+    export RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" WORLD_SIZE="$SLURM_NTASKS"
+    export MASTER_PORT="${MASTER_PORT:-29500}"
+    # `exec`: Slurm signals this process, and the training is what must save.
+    exec "${PYTHON:-python}" "$@"
 }

@@ -216,3 +216,52 @@ def _spread(model, draw) -> None:
             noise = torch.randn(parameter.shape, generator=draw)
             norm = parameter.dim() == 1 and name.endswith("weight")
             parameter.copy_(1 + 0.1 * noise if norm else 0.2 * noise)
+
+
+def make_tiny_lora(folder: Path, checkpoint: Path, seed: int = 5) -> Path:
+    """Write a LoRA folder on the tiny Llama, as LLaVA saves one (adapter_model.bin, rank 4); return it.
+
+    Args:
+        folder: where to write.
+        checkpoint: what `make_tiny_checkpoint` returned.
+        seed: of the adapter's and the projector's weights.
+    """
+    import torch
+
+    draw = torch.Generator().manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    widths = {"self_attn.q_proj": (64, 64), "self_attn.v_proj": (64, 64), "mlp.down_proj": (128, 64)}
+    adapter = {}
+    for layer in range(2):
+        for name, (width_in, width_out) in widths.items():
+            place = f"base_model.model.model.layers.{layer}.{name}"
+            adapter[f"{place}.lora_A.weight"] = 0.2 * torch.randn(4, width_in, generator=draw)
+            adapter[f"{place}.lora_B.weight"] = 0.2 * torch.randn(width_out, 4, generator=draw)
+    torch.save(adapter, folder / "adapter_model.bin")
+    projector = torch.load(checkpoint / "mm_projector.bin", weights_only=True)
+    others = {
+        f"base_model.model.{key}": value + 0.1 * torch.randn(value.shape, generator=draw)
+        for key, value in projector.items()
+    }
+    torch.save(others, folder / "non_lora_trainables.bin")
+    (folder / "config.json").write_text((checkpoint / "llava-tiny" / "config.json").read_text())
+    config = {
+        "auto_mapping": None,
+        "base_model_name_or_path": "tiny/llama",
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": 8,
+        "lora_dropout": 0.05,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": 4,
+        "revision": None,
+        "target_modules": ["q_proj", "v_proj", "down_proj"],
+        "task_type": "CAUSAL_LM",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
+    return folder

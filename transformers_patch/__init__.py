@@ -8,14 +8,28 @@ Needs torch and transformers only.
 
 from transformers_patch.modeling_llama import LlamaForCausalLM, LlamaModel
 from transformers_patch.patching import patch, unpatch
+from transformers_patch.strategies import (
+    DynamicWeightAverage,
+    EqualWeighting,
+    EqualWeightingTaskBalancing,
+    ImprovableGapBalancing,
+    RandomLossWeighting,
+    UncertaintyWeighting,
+)
 from transformers_patch.trainer import Trainer
-from transformers_patch.weighter import EqualWeighting, Weighter, build_weighter
+from transformers_patch.weight_method import build_weighter
+from transformers_patch.weighter import Weighter
 
 __all__ = [
+    "DynamicWeightAverage",
     "EqualWeighting",
+    "EqualWeightingTaskBalancing",
+    "ImprovableGapBalancing",
     "LlamaForCausalLM",
     "LlamaModel",
+    "RandomLossWeighting",
     "Trainer",
+    "UncertaintyWeighting",
     "Weighter",
     "build_weighter",
     "patch",

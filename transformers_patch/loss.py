@@ -67,6 +67,17 @@ def supervised_token_losses(
     return head(hidden_BSD[row_T, column_T], label_BS[row_T, column_T + 1]), row_T
 
 
+def check_task_ids(task: torch.Tensor, num_tasks: int) -> None:
+    """Refuse task ids that are not in 0..K-1; a negative one would index from the end.
+
+    Raises:
+        ValueError: names the ids.
+    """
+    if task.numel() and not 0 <= int(task.min()) <= int(task.max()) < num_tasks:
+        ids = task.unique().tolist()
+        raise ValueError(f"task_ids must be in 0..{num_tasks - 1}, got {ids}. Check the task mapping.")
+
+
 def count_supervised_tokens(label_BS: torch.Tensor, task_B: torch.Tensor, num_tasks: int) -> torch.Tensor:
     """Supervised tokens of each task in a batch: int64 [K].
 
@@ -78,8 +89,7 @@ def count_supervised_tokens(label_BS: torch.Tensor, task_B: torch.Tensor, num_ta
     Raises:
         ValueError: if a task id is not in 0..K-1.
     """
-    if task_B.numel() and not 0 <= int(task_B.min()) <= int(task_B.max()) < num_tasks:
-        raise ValueError(f"task_ids must be in 0..{num_tasks - 1}, got {task_B.tolist()}. Check the task mapping.")
+    check_task_ids(task_B, num_tasks)
     tokens_B = (label_BS[:, 1:] != IGNORE_INDEX).sum(dim=1)
     return torch.zeros(num_tasks, dtype=torch.int64, device=label_BS.device).index_add_(0, task_B, tokens_B)
 

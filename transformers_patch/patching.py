@@ -3,6 +3,7 @@
 import importlib
 
 import transformers
+from transformers import Trainer as StockTrainer
 
 from transformers_patch.compat import SUPPORTED_TRANSFORMERS
 from transformers_patch.modeling_llama import LlamaForCausalLM, StockLlamaForCausalLM
@@ -35,7 +36,7 @@ def patch() -> None:
 
 def unpatch() -> None:
     """Give transformers its own classes back."""
-    _put(Trainer.__base__, StockLlamaForCausalLM)
+    _put(StockTrainer, StockLlamaForCausalLM)
 
 
 def _put(trainer: type, llama: type) -> None:

@@ -69,6 +69,7 @@ class StepLoader:
         layout: how samples are dealt out.
         order_of_epoch: epoch -> sample indices, the same on all ranks.
         position: optimizer steps already taken; an epoch that was interrupted goes on there without reading again.
+        end: optimizer steps of the whole run; a run that was interrupted after its last one has nothing to read.
         count_tokens: the micro-batches of this rank's step -> int64 [K] over all ranks.
         loader_options: further arguments of torch's DataLoader (workers, pinning).
     """
@@ -80,6 +81,7 @@ class StepLoader:
         layout: StepLayout,
         order_of_epoch: Callable[[int], Sequence[int]],
         position: Callable[[], int],
+        end: Callable[[], int] | None = None,
         count_tokens: Callable[[list[Batch]], torch.Tensor] | None = None,
         **loader_options: Any,
     ):
@@ -89,6 +91,7 @@ class StepLoader:
         self._collate = collate
         self._order_of_epoch = order_of_epoch
         self._position = position
+        self._end = end
         self._count_tokens = count_tokens
         self._loader_options = loader_options
 
@@ -103,9 +106,10 @@ class StepLoader:
     def __iter__(self) -> Iterator[Batch]:
         epoch, first_step = divmod(self._position(), self.steps_per_epoch)
         order = self._order_of_epoch(epoch)
-        plan = [
-            part for step in range(first_step, self.steps_per_epoch) for part in self.layout.micro_batches(order, step)
-        ]
+        end = self.steps_per_epoch
+        if self._end is not None:
+            end = min(end, self._end() - epoch * self.steps_per_epoch)
+        plan = [part for step in range(first_step, end) for part in self.layout.micro_batches(order, step)]
         batches = DataLoader(
             self.dataset,
             batch_sampler=[indices for indices, _ in plan],

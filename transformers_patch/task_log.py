@@ -1,15 +1,18 @@
 """What a run tells about its tasks: one JSON line per logging step.
 
     {"step": 10, "epoch": 0.1, "loss": 2.1, "learning_rate": 1e-3, "elapsed_s": 12.3,
-     "tasks": {"VQAv2": {"loss": 1.9, "weight": 0.8, "tokens": 812, "share": 0.21}, ...}}
+     "tasks": {"VQAv2": {"loss": 1.9, "weight": 0.8, "tokens": 812, "tokens_seen": 8044, "share": 0.21}, ...}}
 
-`loss` is null for a task without a supervised token since the last line; `share` is its part of the weighted loss.
+`loss` is null for a task without a supervised token since the last line; `weight` is its weight in the line's last
+step; `tokens` are its supervised tokens since the last line, `tokens_seen` since the run began; `share` is its part of
+the weighted loss.
 """
 
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,11 +28,12 @@ class TaskLog:
     def __init__(self, task_names: Sequence[str], path: str | os.PathLike | None):
         self.task_names = list(task_names)
         self._path = None if path is None else Path(path)
+        self._seen = dict.fromkeys(self.task_names, 0)
         self._clear()
 
     def _clear(self) -> None:
         self._loss_sum_K = torch.zeros(len(self.task_names), dtype=torch.float64)
-        self._weighted_sum_K = torch.zeros_like(self._loss_sum_K)
+        self._share_K = torch.zeros_like(self._loss_sum_K)
         self._count_K = torch.zeros_like(self._loss_sum_K)
         self._loss_sum, self._steps = 0.0, 0
 
@@ -45,29 +49,48 @@ class TaskLog:
         part = self._path.with_name(self._path.name + ".part")
         part.write_text("".join(line + "\n" for line in kept))
         os.replace(part, self._path)
-        return float(json.loads(kept[-1]).get("elapsed_s", 0.0)) if kept else 0.0
+        lines = [json.loads(line) for line in kept]
+        self._seen = {name: sum(line["tasks"][name]["tokens"] for line in lines) for name in self.task_names}
+        return float(lines[-1].get("elapsed_s", 0.0)) if lines else 0.0
 
-    def add(self, loss: float, loss_sum_K: torch.Tensor, count_K: torch.Tensor, weight_K: torch.Tensor) -> None:
-        """Take in one optimizer step: its loss, and per task the sum of token losses, tokens, and the weight."""
+    def add(
+        self,
+        loss: float,
+        loss_sum_K: torch.Tensor,
+        count_K: torch.Tensor,
+        share_K: torch.Tensor,
+        weight_K: torch.Tensor,
+    ) -> None:
+        """Take in one optimizer step.
+
+        Args:
+            loss: the weighted loss.
+            loss_sum_K, count_K: float [K], sum of token losses and number of tokens of each task.
+            share_K: float64 [K], each task's part of `loss`.
+            weight_K: float [K], the task weights the step was taken with; a line shows those of its last step.
+        """
         self._loss_sum += loss
         self._steps += 1
         self._loss_sum_K += loss_sum_K
-        self._weighted_sum_K += weight_K.double() * loss_sum_K
+        self._share_K += share_K
+        self._weight_K = weight_K.clone()
         self._count_K += count_K
 
-    def write(self, step: int, epoch: float, learning_rate: float, elapsed_s: float, weight_K: torch.Tensor) -> dict:
+    def write(self, step: int, epoch: float, learning_rate: float, elapsed_s: float) -> dict:
         """Append the line of the steps since the last one and return it; {} if there were none."""
         if not self._steps:
             return {}
-        total = float(self._weighted_sum_K.sum())
+        total = float(self._share_K.sum())
         tasks = {}
         for k, name in enumerate(self.task_names):
             tokens = int(self._count_K[k])
+            self._seen[name] += tokens
             tasks[name] = {
                 "loss": float(self._loss_sum_K[k]) / tokens if tokens else None,
-                "weight": float(weight_K[k]),
+                "weight": float(self._weight_K[k]),
                 "tokens": tokens,
-                "share": float(self._weighted_sum_K[k]) / total if total else 0.0,
+                "tokens_seen": self._seen[name],
+                "share": float(self._share_K[k]) / total if total else 0.0,
             }
         line = {
             "step": step,
@@ -83,6 +106,22 @@ class TaskLog:
             with open(self._path, "a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
         return line
+
+
+def tracker_values(line: dict[str, Any]) -> dict[str, float]:
+    """A line of the log as named numbers for TensorBoard and the like: `task_loss/VQAv2`, `task_weight/VQAv2`, ...
+
+    Rounded to four digits as transformers rounds `loss`; the file keeps all. A task without a supervised token since
+    the last line has no loss.
+    """
+    values = {}
+    for name, task in line.get("tasks", {}).items():
+        if task["tokens"]:
+            values[f"task_loss/{name}"] = round(task["loss"], 4)
+        values[f"task_weight/{name}"] = round(task["weight"], 4)
+        values[f"task_share/{name}"] = round(task["share"], 4)
+        values[f"task_tokens/{name}"] = task["tokens_seen"]
+    return values
 
 
 def _step_of(line: str) -> float:

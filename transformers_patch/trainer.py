@@ -10,27 +10,22 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from torch.utils.data import RandomSampler
-from transformers import TrainerState
-from transformers.trainer import SCHEDULER_NAME
-from transformers.trainer_utils import seed_worker
 
-from transformers_patch.compat import decayed_parameters, quiet_checkpointing, rng_state_loadable, without_empty_groups
+from transformers_patch.checkpoints import ResumableTrainer
+from transformers_patch.compat import decayed_parameters, quiet_checkpointing, without_empty_groups
 from transformers_patch.loss import count_supervised_tokens
-from transformers_patch.publish import publish
 from transformers_patch.step_loader import Batch, StepLayout, StepLoader
+from transformers_patch.stopping import start_worker
 from transformers_patch.task_log import TaskLog
-from transformers_patch.weighter import Weighter
+from transformers_patch.weighter import Weighter, refuse_parameters
 
 STEP, BATCH = "step", "batch"
-WEIGHTER_FILE = "weighter.pt"
-STAGING = ".saving"  # the folder inside output_dir where a checkpoint is written before it is renamed into place
 SMALL_MICRO_BATCH = 8
 
 
@@ -43,7 +38,7 @@ def check_settings(args: transformers.TrainingArguments, loss_normalization: str
 
     Raises:
         ValueError: an unknown normalisation, "batch" with one sample per micro-batch, label smoothing, a batch size
-            that changes on its own, or several GPUs in one process.
+            that changes on its own, FSDP, or several GPUs in one process.
     """
     per_device_batch = args.per_device_train_batch_size
     if loss_normalization not in (STEP, BATCH):
@@ -57,6 +52,8 @@ def check_settings(args: transformers.TrainingArguments, loss_normalization: str
         raise ValueError("label_smoothing_factor would bypass the task weights. Leave it at 0.")
     if args.auto_find_batch_size:
         raise ValueError("auto_find_batch_size would change the batch in mid-run. Set per_device_train_batch_size.")
+    if args.fsdp:
+        raise ValueError("fsdp: transformers 4.31.0 cannot save its state with this torch. Use DeepSpeed (zero3.json).")
     if args.n_gpu > 1:
         raise ValueError(
             f"one process sees {args.n_gpu} GPUs, where transformers would use DataParallel. Start one process per "
@@ -64,7 +61,7 @@ def check_settings(args: transformers.TrainingArguments, loss_normalization: str
         )
 
 
-class Trainer(transformers.Trainer):
+class Trainer(ResumableTrainer):
     """transformers' Trainer that hands a weighter, the task ids and the step's token counts to the model.
 
     Args:
@@ -101,7 +98,9 @@ class Trainer(transformers.Trainer):
         self._check_settings()
         self.is_strategy = isinstance(weighter, Weighter)
         if self.is_strategy:
+            refuse_parameters(weighter)
             weighter.to(self.args.device)
+            weighter.sum_over_ranks = self._sum_over_ranks
             names = [str(k) for k in range(weighter.num_tasks)] if task_names is None else task_names
             self._task_log = TaskLog(names, log_file if self.is_world_process_zero() else None)
         if self.is_deepspeed_enabled:
@@ -139,10 +138,11 @@ class Trainer(transformers.Trainer):
             ),
             order_of_epoch=self.epoch_order,
             position=lambda: self.state.global_step,
+            end=lambda: self.state.max_steps,
             count_tokens=self._count_step_tokens if self.is_strategy and self.loss_normalization == STEP else None,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
-            worker_init_fn=seed_worker if workers else None,
+            worker_init_fn=start_worker if workers else None,
         )
 
     def epoch_order(self, epoch: int) -> Sequence[int]:
@@ -201,7 +201,7 @@ class Trainer(transformers.Trainer):
         samples = inputs.pop("sample_indices", [])
         if self._micro_batch % self.args.gradient_accumulation_steps == 0:
             self._begin_step()
-            if self.is_strategy:
+            if self.is_strategy and self.loss_normalization == STEP:  # else the weighter itself, per micro-batch
                 self.weighter.begin_step()
         self._step_samples += samples
         self._micro_batch += 1
@@ -242,7 +242,9 @@ class Trainer(transformers.Trainer):
 
         Called before the last backward: DeepSpeed takes its optimizer step inside of it.
         """
-        self._step_loss = float(self._sum_over_ranks(self._step_loss.reshape(1))) / self.args.world_size
+        reduced = self._sum_over_ranks(torch.cat([self._step_loss.reshape(1), self.wishes()]))
+        self._step_loss = float(reduced[0]) / self.args.world_size
+        self.heed(reduced[1:])
         if self.is_strategy:
             self._step_sums = self._sum_over_ranks(self._step_sums).cpu()
         if not math.isfinite(self._step_loss):
@@ -256,10 +258,12 @@ class Trainer(transformers.Trainer):
                 raise NonFiniteLossError(f"{self._describe_bad_step('gradient norm', math.nan)} The step is not saved.")
         if self.is_strategy:
             loss_sum_K, count_K = self._step_sums
-            weight_K = self.weighter.weight_K.detach().cpu()
-            self._task_log.add(self._step_loss, loss_sum_K, count_K, weight_K)
             device = self.args.device
-            self.weighter.observe((loss_sum_K / count_K).to(device), count_K.long().to(device))
+            token_weight_K, normalizer = self.weighter.token_weights(count_K.long().to(device))
+            share_K = loss_sum_K * token_weight_K.double().cpu() / (float(normalizer) or 1.0)
+            self._task_log.add(self._step_loss, loss_sum_K, count_K, share_K, self.weighter.weight_K.cpu())
+            if self.loss_normalization == STEP:  # else the weighter has observed each micro-batch
+                self.weighter.observe((loss_sum_K / count_K).to(device), count_K.long().to(device))
 
     def _refuse_bad_gradient(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Hook of the optimizer's step, which a loss scaler does not call when it skips the step."""
@@ -305,7 +309,6 @@ class Trainer(transformers.Trainer):
             self.state.epoch,
             learning_rate,
             time.monotonic() - self._started,
-            self.weighter.weight_K.detach().cpu(),
         )
 
     # Optimizer
@@ -331,62 +334,3 @@ class Trainer(transformers.Trainer):
         if not self.is_deepspeed_enabled:  # whose optimizer holds this rank's part of the gradient only
             self.optimizer.register_step_pre_hook(self._refuse_bad_gradient)
         return self.optimizer
-
-    # Checkpoints
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any, metrics: dict | None = None) -> None:
-        """Write the checkpoint into a folder of another name, then rename it: a kill leaves no half of one."""
-        if self.weighter is None:
-            super()._save_checkpoint(model, trial, metrics)
-            return
-        name = f"checkpoint-{self.state.global_step}"
-        output = Path(self.args.output_dir)
-        staging = output / STAGING
-        self.args.output_dir = str(staging)
-        try:
-            super()._save_checkpoint(model, trial, metrics)
-        finally:
-            self.args.output_dir = str(output)
-        if self.state.best_model_checkpoint == str(staging / name):
-            self.state.best_model_checkpoint = str(output / name)
-        if self.is_world_process_zero():
-            self.state.save_to_json(str(staging / name / "trainer_state.json"))
-            if self.is_strategy:
-                torch.save(self.weighter.state_dict(), staging / name / WEIGHTER_FILE)
-            if self._scheduler_is_ours:
-                torch.save(self.lr_scheduler.state_dict(), staging / name / SCHEDULER_NAME)
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            publish(staging / name, output / name)
-            self._rotate_checkpoints(output_dir=str(output))
-        self.accelerator.wait_for_everyone()
-
-    @property
-    def _scheduler_is_ours(self) -> bool:
-        """transformers 4.31.0 trusts DeepSpeed to save the scheduler, and does not give it the one it makes itself."""
-        return self.is_deepspeed_enabled and isinstance(self.lr_scheduler, torch.optim.lr_scheduler.LRScheduler)
-
-    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
-        # transformers calls this for the folder it just wrote into; the older checkpoints are not there.
-        if output_dir is None or Path(output_dir).name != STAGING:
-            super()._rotate_checkpoints(use_mtime, output_dir)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self.weighter is None:
-            return
-        steps = 0
-        if checkpoint is not None:
-            steps = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json")).global_step
-            if self._scheduler_is_ours:
-                state = torch.load(Path(checkpoint) / SCHEDULER_NAME, map_location="cpu", weights_only=True)
-                self.lr_scheduler.load_state_dict(state)
-        if self.is_strategy:
-            if checkpoint is not None:
-                state = torch.load(Path(checkpoint) / WEIGHTER_FILE, map_location="cpu", weights_only=True)
-                self.weighter.load_state_dict(state)
-            self._started = time.monotonic() - self._task_log.resume(steps)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with rng_state_loadable():
-            super()._load_rng_state(checkpoint)

@@ -1,4 +1,4 @@
-"""Task weighting strategies: what a token of each task counts in the loss (torch alone).
+"""What a task weighting strategy is: what a token of each task counts in the loss (torch alone).
 
 A strategy is an `nn.Module`, so that it moves, saves and resumes with the run. It holds only its rule:
 
@@ -7,16 +7,22 @@ A strategy is an `nn.Module`, so that it moves, saves and resumes with the run. 
 * `observe(mean_K, count_K)`: called after every optimizer step with the step's mean losses, the same on all ranks,
   for strategies with a history.
 
+What changes over a run lives in buffers. A weight that is learned does too and is updated in `observe`: parameters
+of a strategy would stand outside the model that DDP and DeepSpeed know of.
+
+With `loss_normalization=batch` a micro-batch takes the place of the step, in the order of the paper's reference code:
+`begin_step`, `observe` with the micro-batch's own losses, and only then its weights.
+
 Shapes: K tasks, T supervised tokens of a micro-batch.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
-from transformers_patch.loss import weighted_token_loss
+from transformers_patch.loss import check_task_ids, task_loss_sums, weighted_token_loss
 
 
 class Weighter(nn.Module):
@@ -28,6 +34,7 @@ class Weighter(nn.Module):
 
     Attributes:
         weight_K: float32 buffer, the current task weights lambda.
+        sum_over_ranks: how `batch` normalisation adds a small tensor up over all ranks; the Trainer sets it.
     """
 
     def __init__(self, num_tasks: int, weights: Sequence[float] | None = None):
@@ -35,6 +42,7 @@ class Weighter(nn.Module):
         if num_tasks < 1:
             raise ValueError(f"num_tasks must be at least 1, got {num_tasks}. Name the tasks of the benchmark.")
         self.num_tasks = num_tasks
+        self.sum_over_ranks: Callable[[torch.Tensor], torch.Tensor] = _alone
         self.register_buffer("weight_K", torch.ones(num_tasks))
         if weights is not None:
             self.set_weights(weights)
@@ -46,7 +54,8 @@ class Weighter(nn.Module):
             weights: K numbers > 0, in task-id order.
 
         Raises:
-            ValueError: another number of weights, or one that is not a finite number > 0.
+            ValueError: another number of weights, one that is not a finite number > 0, or a strategy that computes
+                its own.
         """
         check_weights(weights, self.num_tasks)
         self.weight_K.copy_(torch.as_tensor(list(weights), dtype=self.weight_K.dtype))
@@ -58,6 +67,10 @@ class Weighter(nn.Module):
             count_K: supervised tokens of each task in the step (or in the micro-batch).
         """
         return self.weight_K, (self.weight_K * count_K).sum()
+
+    def batch_token_weights(self, count_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`token_weights` of a micro-batch that stands for the step, where the reference differs."""
+        return self.token_weights(count_K)
 
     def begin_step(self) -> None:
         """Called before every optimizer step. Draws must use a generator that agrees on all ranks."""
@@ -79,33 +92,30 @@ class Weighter(nn.Module):
             token_loss_T: float [T], cross-entropy of each supervised token.
             task_T: int64 [T], its task id.
             count_K: supervised tokens of each task in the whole optimizer step (Eq. 2 as written); None takes this
-                micro-batch for the step, as the reference does.
+                micro-batch for the step, as the reference does. In eval mode it is not observed.
+
+        Raises:
+            ValueError: a task id that is not in 0..K-1.
         """
         if count_K is None:
-            count_K = torch.bincount(task_T, minlength=self.num_tasks)
-        weight_K, normalizer = self.token_weights(count_K)
+            weight_K, normalizer = self._look_at(token_loss_T, task_T)
+        else:
+            weight_K, normalizer = self.token_weights(count_K)
         return weighted_token_loss(token_loss_T, weight_K[task_T], normalizer)
 
+    def _look_at(self, token_loss_T: torch.Tensor, task_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        check_task_ids(task_T, self.num_tasks)
+        loss_sum_K, count_K = task_loss_sums(token_loss_T, task_T, self.num_tasks)
+        if self.training:
+            self.begin_step()
+            if type(self).observe is not Weighter.observe:  # else nobody waits for the other ranks
+                all_sum_K, all_count_K = self.sum_over_ranks(torch.stack([loss_sum_K, count_K.double()]))
+                self.observe(all_sum_K / all_count_K, all_count_K.long())
+        return self.batch_token_weights(count_K)
 
-class EqualWeighting(Weighter):
-    """EW: every task weighs 1, or what `--visatb_weights` says (VisATB's own weights enter here)."""
 
-
-STRATEGIES: dict[str, type[Weighter]] = {"EW": EqualWeighting}
-OTHER_NAMES = {"equal": "EW"}
-
-
-def build_weighter(method: str, num_tasks: int, weights: Sequence[float] | None = None) -> Weighter:
-    """The strategy of a `--weight_method` name.
-
-    Raises:
-        ValueError: unknown name or unfit weights.
-    """
-    name = OTHER_NAMES.get(method, method)
-    if name not in STRATEGIES:
-        known = ", ".join(STRATEGIES)
-        raise ValueError(f"weight_method must be one of {known}, got {method!r} (--weight_method). Choose one of them.")
-    return STRATEGIES[name](num_tasks, weights)
+def _alone(values: torch.Tensor) -> torch.Tensor:
+    return values
 
 
 def check_weights(weights: Sequence[float], num_tasks: int, source: str = "--visatb_weights") -> None:
@@ -124,3 +134,16 @@ def check_weights(weights: Sequence[float], num_tasks: int, source: str = "--vis
             raise ValueError(
                 f"visatb_weights must be finite numbers > 0, got {weight} at position {n} ({source}). Mend the weight."
             )
+
+
+def refuse_parameters(weighter: nn.Module) -> None:
+    """Refuse a strategy with parameters: no optimizer would move them.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name, _ in weighter.named_parameters():
+        raise ValueError(
+            f"{type(weighter).__name__}.{name} must be a buffer, got a parameter, which no optimizer would move. "
+            "Use register_buffer, and update it in observe."
+        )

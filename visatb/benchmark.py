@@ -5,7 +5,7 @@
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ METRICS = ("cider", "cider_list", "exact_match", "iou", "gleu", "bleu", "judge")
 FORMS = STANDARD, SIMPLER, PRECISE = ("standard", "simpler", "precise")
 ON_FAILED = ("fail", "exclude", "clip")
 AUTO = "auto"
+BOOTSTRAP = 1000
 SPLITS = ("train", "val", "test")
 
 _TOP_KEYS = {
@@ -31,6 +32,7 @@ _TOP_KEYS = {
     "on_failed",
     "baselines",
     "ablations",
+    "bootstrap",
     "judge",
     "seed",
     "prepare",
@@ -38,7 +40,16 @@ _TOP_KEYS = {
     "inference",
 }
 _TASK_KEYS = {"name", "metric", "also", "files", "weight", "group", "max_new_tokens"}
-_ABLATION_KEYS = {"name", "alpha", "temperature"}
+_JUDGE_KEYS = {
+    "judge-model",
+    "judge-url",
+    "judge-temperature",
+    "judge-max-tokens",
+    "rule-file",
+    "context-file",
+    "concurrency",
+}
+_ABLATION_KEYS = {"name", "form", "alpha", "temperature"}
 
 
 @dataclass(frozen=True)
@@ -71,14 +82,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Ablation:
-    """Weights from the same scores with another temperature or other shares, and the model trained with them.
+    """Other weights with the model that is trained with them: another form, temperature or other shares.
 
     Attributes:
         name: of the model.
-        temperature, alpha: as in `Benchmark`; its own where the file does not say.
+        form, temperature, alpha: as in `Benchmark`; its own where the file does not say.
     """
 
     name: str
+    form: str
     temperature: float | None
     alpha: tuple[float, float, float]
 
@@ -95,7 +107,8 @@ class Benchmark:
             of Eq. 8.
         on_failed: what happens to a task whose own data did not raise its score: "fail", "exclude" or "clip".
         baselines: weight methods of `--weight_method` to compare with, beside EW and the single-task models.
-        ablations: other temperatures and alphas to compare with.
+        ablations: other forms, temperatures and alphas to compare with.
+        bootstrap: resamples of the validation records for the intervals of the weights; 0 leaves them out.
         judge: flags of eval/judge.py by name, for tasks with that metric.
         data_folder, image_folder: folders of annotation files and of images.
         prepare: shell command that makes the data and the base model, None if they are there.
@@ -116,6 +129,7 @@ class Benchmark:
     on_failed: str = ON_FAILED[0]
     baselines: tuple[str, ...] = ()
     ablations: tuple[Ablation, ...] = ()
+    bootstrap: int = BOOTSTRAP
     judge: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     prepare: str | None = None
@@ -162,6 +176,7 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
         raise InputError(f"{file}: must be a mapping with name, tasks, ...; see benchmarks/demo.yaml.")
     _no_other_keys(content, _TOP_KEYS, file, "")
     tasks = _tasks(content.get("tasks"), file)
+    form = _one_of(content.get("form", STANDARD), FORMS, "form", file)
     temperature = _temperature(content.get("temperature", 0.5), "temperature", file)
     alpha = _alpha(content.get("alpha", [0.25, 0.25, 0.5]), "alpha", file)
     return Benchmark(
@@ -172,10 +187,11 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
         large_rate=_rate(content, "large_rate", file),
         temperature=temperature,
         alpha=alpha,
-        form=_one_of(content.get("form", STANDARD), FORMS, "form", file),
+        form=form,
         on_failed=_one_of(content.get("on_failed", ON_FAILED[0]), ON_FAILED, "on_failed", file),
         baselines=_names(content, "baselines", file),
-        ablations=_ablations(content.get("ablations") or [], temperature, alpha, file),
+        ablations=_ablations(content.get("ablations") or [], Ablation("", form, temperature, alpha), file),
+        bootstrap=_whole(content.get("bootstrap", BOOTSTRAP), "bootstrap", file),
         judge=_judge(content, tasks, file),
         data_folder=_text(content, "data_folder", file),
         image_folder=_text(content, "image_folder", file),
@@ -311,11 +327,10 @@ def _names(mapping: dict, key: str, file: Path, prefix: str = "") -> tuple[str, 
     return tuple(value)
 
 
-def _ablations(
-    entries: Any, temperature: float | None, alpha: tuple[float, float, float], file: Path
-) -> tuple[Ablation, ...]:
+def _ablations(entries: Any, own: Ablation, file: Path) -> tuple[Ablation, ...]:
+    """The ablations; `own` holds the benchmark's settings, which count where an entry does not say."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InputError(f"{file}: ablations must be a list of mappings with name, alpha, temperature. Mend it.")
+        raise InputError(f"{file}: ablations must be a list of mappings with name, form, alpha, temperature. Mend it.")
     found = []
     for n, entry in enumerate(entries):
         key = f"ablations[{n}]"
@@ -323,17 +338,20 @@ def _ablations(
         name = _text(entry, "name", file, key + ".")
         if not all(ch.isalnum() or ch in "-._" for ch in name) or name in [other.name for other in found]:
             raise InputError(f"{file}: {key}.name must be letters, digits, '-', '.', '_', once, got {name!r}. Mend it.")
-        own_temperature, own_alpha = temperature, alpha
+        changes: dict[str, Any] = {}
+        if "form" in entry:
+            changes["form"] = _one_of(entry["form"], FORMS, f"{key}.form", file)
         if "temperature" in entry:
-            own_temperature = _temperature(entry["temperature"], f"{key}.temperature", file)
+            changes["temperature"] = _temperature(entry["temperature"], f"{key}.temperature", file)
         if "alpha" in entry:
-            own_alpha = _alpha(entry["alpha"], f"{key}.alpha", file)
-        found.append(Ablation(name, own_temperature, own_alpha))
+            changes["alpha"] = _alpha(entry["alpha"], f"{key}.alpha", file)
+        found.append(replace(own, name=name, **changes))
     return tuple(found)
 
 
 def _judge(content: dict, tasks: tuple[Task, ...], file: Path) -> dict[str, Any]:
     judge = _mapping(content, "judge", file)
+    _no_other_keys(judge, _JUDGE_KEYS, file, "judge.")
     judged = [task.name for task in tasks if "judge" in (task.metric, *task.also)]
     if judged and "judge-model" not in judge:
         raise InputError(f"{file}: judge must name a judge-model, for {judged[0]} is judged. Set it.")

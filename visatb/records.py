@@ -8,7 +8,8 @@ strings at `conversations[1].value`. Answer files add `conversations[1].generati
 """
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,36 @@ def check_records(
     """
     seen: set = set()
     for n, record in enumerate(records):
-        where = f"{path}: {name_of(record, n)}"
-        _check_id(record, where, seen)
-        if tasks is not None:
-            _check_task(record, where, tasks)
-        _check_turns(record, where, training)
-        _check_image_tokens(record, where, training)
+        for _, error in record_problems(record, f"{path}: {name_of(record, n)}", seen, tasks, training):
+            raise error
+
+
+def record_problems(
+    record: Record, where: str, seen: set, tasks: Collection[str] | None = None, training: bool = True
+) -> Iterator[tuple[str, InputError]]:
+    """What `check_records` refuses in one record: (kind, refusal) each, as far as one fault does not hide others.
+
+    Args:
+        record: the record.
+        where: file and record, for messages.
+        seen: ids of the file so far; the record's own is added.
+        tasks, training: as for `check_records`.
+    """
+    rules = {
+        "id": partial(_check_id, record, where),
+        "duplicate id": partial(_check_new, record, where, seen),
+        "unknown task": partial(_check_task, record, where, tasks),
+        "conversation": partial(_check_turns, record, where, training),
+        "image field": partial(_check_image_names, record, where),
+        "<image> tokens": partial(_check_image_tokens, record, where, training),
+    }
+    for kind, rule in rules.items():
+        try:
+            rule()
+        except InputError as error:
+            yield kind, error
+            if kind in ("conversation", "image field"):
+                return
 
 
 def image_names(record: Record) -> list[str]:
@@ -107,20 +132,28 @@ def resolve_image(image_folder: str | os.PathLike, name: str, where: str) -> Pat
     return Path(path)
 
 
-def _check_id(record: Record, where: str, seen: set) -> None:
+def _check_id(record: Record, where: str) -> None:
     identifier = record.get("id")
-    if identifier is None:
-        return
-    if not isinstance(identifier, str | int) or isinstance(identifier, bool):
+    if identifier is not None and not _is_id(identifier):
         raise InputError(f"{where}: id must be a string or an integer, got {_kind(identifier)}. Mend the id.")
+
+
+def _check_new(record: Record, where: str, seen: set) -> None:
+    identifier = record.get("id")
+    if not _is_id(identifier):
+        return
     if identifier in seen:
         raise InputError(f"{where}: id occurs twice in the file. Give every record its own id.")
     seen.add(identifier)
 
 
-def _check_task(record: Record, where: str, tasks: Collection[str]) -> None:
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _check_task(record: Record, where: str, tasks: Collection[str] | None) -> None:
     task = record.get("task")
-    if task not in tasks:
+    if tasks is not None and task not in tasks:
         known = ", ".join(tasks)
         raise InputError(f"{where}: task must be one of {known}, got {task!r}. Mend the field or add the task.")
 
@@ -128,7 +161,8 @@ def _check_task(record: Record, where: str, tasks: Collection[str]) -> None:
 def _check_turns(record: Record, where: str, training: bool) -> None:
     turns = record.get("conversations")
     if not isinstance(turns, list) or not turns:
-        raise InputError(f"{where}: conversations must be a list of turns, got {_kind(turns)}. Add the conversation.")
+        got = "an empty list" if turns == [] else _kind(turns)
+        raise InputError(f"{where}: conversations must be a list of turns, got {got}. Add the conversation.")
     # LLaVA's data has conversations that open with a gpt turn; the preprocessing drops that turn, as LLaVA does.
     skipped = 1 if training and isinstance(turns[0], dict) and turns[0].get("from") == "gpt" else 0
     for n, turn in enumerate(turns):
@@ -149,10 +183,13 @@ def _check_turns(record: Record, where: str, training: bool) -> None:
         raise InputError(f"{where}: the last question has no answer. Add the gpt turn or drop the question.")
 
 
+def _check_image_names(record: Record, where: str) -> None:
+    if not all(isinstance(name, str) and name for name in image_names(record)):
+        raise InputError(f"{where}: image must be a path or a list of paths. Mend the field.")
+
+
 def _check_image_tokens(record: Record, where: str, training: bool) -> None:
     names = image_names(record)
-    if not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"{where}: image must be a path or a list of paths. Mend the field.")
     spoken = {role: [t["value"] for t in record["conversations"] if t["from"] == role] for role in ROLES}
     in_answers = sum(value.count(IMAGE_TOKEN) for value in spoken["gpt"])
     if in_answers:

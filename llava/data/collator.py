@@ -77,7 +77,12 @@ class SupervisedCollator:
 
 def kept_tokens(input_ids: torch.LongTensor, max_length: int | None, patches_per_image: int) -> int:
     """How many leading tokens int64 [T] fit into max_length positions; an image that does not fit whole is cut off."""
-    if max_length is None:
+    if max_length is None or positions(input_ids, patches_per_image) <= max_length:  # nearly every sample
         return len(input_ids)
     width_T = torch.where(input_ids == IMAGE_TOKEN_INDEX, patches_per_image, 1)
     return int((width_T.cumsum(0) <= max_length).sum())
+
+
+def positions(input_ids: torch.LongTensor, patches_per_image: int) -> int:
+    """How many positions tokens int64 [T] take in the model, an image counted with its patches."""
+    return len(input_ids) + int((input_ids == IMAGE_TOKEN_INDEX).sum()) * (patches_per_image - 1)

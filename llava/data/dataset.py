@@ -17,7 +17,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.conversation import Conversation
 from llava.data.collator import kept_tokens
 from llava.data.images import load_image, process_image
-from llava.data.preprocess import preprocess
+from llava.data.preprocess import SegmentEncoder, preprocess
 from visatb.errors import InputError
 from visatb.records import Record, image_names, name_of, resolve_image
 
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 BAD_IMAGE_CHOICES = ("fail", "skip", "replace")
 # How many unreadable images `skip` puts up with: this share of the records with images, but at least one.
 BAD_IMAGE_SHARE = 0.01
+UNSUPERVISED_SHARE = 0.2  # of a task's records; with more, the length limit is a mistake
+SURVEYED = 1000  # records whose length is looked at before a training
 _WORDS_OF_AN_IMAGE = 128  # LLaVA's rule of thumb for grouping samples by length
 
 
@@ -72,6 +74,7 @@ class SupervisedDataset(Dataset):
         self.bad_image = bad_image
         self.source = source
         self._check_settings()
+        self._encoder = SegmentEncoder(tokenizer)
         self._task_of_record = [self._task_id(n, record, task_ids) for n, record in enumerate(records)]
         # One flag per record in shared memory: the workers of a DataLoader count together.
         self._unreadable = torch.zeros(len(records), dtype=torch.bool).share_memory_()
@@ -93,13 +96,6 @@ class SupervisedDataset(Dataset):
         images, index = self._images_or_those_of_another(index)
         record = self.records[index]
         sample = self._encode(index)
-        expected = int((sample["input_ids"] == IMAGE_TOKEN_INDEX).sum())
-        given = 0 if images is None else len(images)
-        if expected != given:
-            raise InputError(
-                f"{self._where(index)}: {expected} {DEFAULT_IMAGE_TOKEN} token(s) for {given} image(s). "
-                f"Write one {DEFAULT_IMAGE_TOKEN} per image, in the questions."
-            )
         sample.update(
             images=images, task_id=self._task_of_record[index], record_id=_present(record.get("id"), default=index)
         )
@@ -124,7 +120,7 @@ class SupervisedDataset(Dataset):
         """The records whose image could not be read so far, by any worker of this process."""
         return [name_of(self.records[n], n) for n in self._unreadable.nonzero().flatten().tolist()]
 
-    def survey(self, max_length: int, patches_per_image: int, limit: int = 1000) -> dict[int, Counter]:
+    def survey(self, max_length: int, patches_per_image: int, limit: int = SURVEYED) -> dict[int, Counter]:
         """How the collator's limit would treat the records of each task, without reading an image.
 
         Args:
@@ -137,7 +133,7 @@ class SupervisedDataset(Dataset):
             token would be left).
         """
         found: dict[int, Counter] = {}
-        for index in range(0, len(self), max(1, len(self) // limit)):
+        for index in surveyed(len(self), limit):
             sample = self._encode(index)
             kept = kept_tokens(sample["input_ids"], max_length, patches_per_image)
             counts = found.setdefault(self._task_of_record[index], Counter())
@@ -169,17 +165,10 @@ class SupervisedDataset(Dataset):
         return f"{self.source}: {name_of(self.records[index], index)}"
 
     def _encode(self, index: int) -> dict[str, torch.Tensor]:
-        record = self.records[index]
-        try:
-            return preprocess(
-                record["conversations"],
-                self.tokenizer,
-                self.conversation,
-                self.mm_use_im_start_end,
-                image_count=len(image_names(record)),
-            )
-        except ValueError as error:
-            raise InputError(f"{self._where(index)}: {error}") from None
+        where = self._where(index)
+        return encode_record(
+            self.records[index], self.tokenizer, self.conversation, self.mm_use_im_start_end, where, self._encoder
+        )
 
     def _images_or_those_of_another(self, index: int) -> tuple[torch.Tensor | None, int]:
         """Pixels of a record, or of the next record of its task that can be read, and whose they are."""
@@ -224,6 +213,38 @@ class SupervisedDataset(Dataset):
                 f"{self.source}: {bad} of {with_images} records have unreadable images, more than "
                 f"{BAD_IMAGE_SHARE:.0%}; the last is {error}"
             )
+
+
+def encode_record(
+    record: Record,
+    tokenizer: PreTrainedTokenizer,
+    conversation: Conversation,
+    mm_use_im_start_end: bool,
+    where: str,
+    encoder: SegmentEncoder | None = None,
+) -> dict[str, torch.Tensor]:
+    """Ids and labels of a record's conversation, by `preprocess`.
+
+    Raises:
+        InputError: what the template cannot hold, and image tokens that are not as many as the images.
+    """
+    given = len(image_names(record))
+    try:
+        sample = preprocess(record["conversations"], tokenizer, conversation, mm_use_im_start_end, given, encoder)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+    expected = int((sample["input_ids"] == IMAGE_TOKEN_INDEX).sum())
+    if expected != given:
+        raise InputError(
+            f"{where}: {expected} {DEFAULT_IMAGE_TOKEN} token(s) for {given} image(s). "
+            f"Write one {DEFAULT_IMAGE_TOKEN} per image, in the questions."
+        )
+    return sample
+
+
+def surveyed(total: int, limit: int = SURVEYED) -> range:
+    """The positions, evenly spread, of about `limit` of `total` records."""
+    return range(0, total, max(1, total // limit))
 
 
 def _present(value: Any, default: Any) -> Any:

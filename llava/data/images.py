@@ -60,7 +60,17 @@ def load_image(path: str | os.PathLike, where: str | None = None, max_pixels: in
     if not regular:
         raise InputError(f"{where}: not a regular file. Give an image file.")
     with open(path, "rb") as stream:
-        return _decode(stream, where, max_pixels)
+        return read_image(stream, where, max_pixels)
+
+
+def read_image(stream: BinaryIO, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image in a stream, as `load_image` reads files; `where` names it in messages."""
+
+    def pixels(image: Image.Image) -> Image.Image:
+        image.load()
+        return _upright(_to_rgb(image, where), _orientation(image))
+
+    return _read(stream, where, max_pixels, pixels)
 
 
 def load_image_from_base64(image: str | bytes) -> Image.Image:
@@ -69,7 +79,7 @@ def load_image_from_base64(image: str | bytes) -> Image.Image:
         content = base64.b64decode(image, validate=True)
     except (binascii.Error, ValueError):
         raise InputError("image must be base64 text. Encode the file with base64.") from None
-    return _decode(io.BytesIO(content), "image (base64)", MAX_PIXELS)
+    return read_image(io.BytesIO(content), "image (base64)")
 
 
 def check_image_files(records: Sequence[Record], image_folder: str | os.PathLike, source: str) -> None:
@@ -89,10 +99,27 @@ def check_image_files(records: Sequence[Record], image_folder: str | os.PathLike
         if name in seen:
             continue
         seen.add(name)
-        where = f"{source}: {name_of(records[n], n)}"
-        path = resolve_image(image_folder, name, where)
-        with open(path, "rb") as stream:
-            _read(stream, f"{where}: image {path}", MAX_PIXELS, lambda image: None)
+        check_image_file(image_folder, name, f"{source}: {name_of(records[n], n)}")
+
+
+def check_image_file(image_folder: str | os.PathLike, name: str, where: str, decode: bool = False) -> None:
+    """Refuse an image that is not there or whose header is not one of FORMATS or too large.
+
+    Args:
+        image_folder: what `name` is relative to.
+        name: the `image` field.
+        where: file and record, for messages.
+        decode: read the whole image, to find damage further inside as well.
+
+    Raises:
+        InputError: naming file, record and path.
+    """
+    path = resolve_image(image_folder, name, where)
+    if decode:
+        load_image(path, where)
+        return
+    with open(path, "rb") as stream:
+        _read(stream, f"{where}: image {path}", MAX_PIXELS, lambda image: None)
 
 
 def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int] | int) -> Image.Image:
@@ -150,14 +177,6 @@ def _resize_shorter_side(image: Image.Image, edge: int, resample: int) -> Image.
             f"image of {width}x{height} would be resized to {size[0]}x{size[1]}. Use --image_aspect_ratio pad."
         )
     return image if size == image.size else image.resize(size, resample)
-
-
-def _decode(stream: BinaryIO, where: str, max_pixels: int) -> Image.Image:
-    def pixels(image: Image.Image) -> Image.Image:
-        image.load()
-        return _upright(_to_rgb(image, where), _orientation(image))
-
-    return _read(stream, where, max_pixels, pixels)
 
 
 def _read(stream: BinaryIO, where: str, max_pixels: int, use: Callable[[Image.Image], Any]) -> Any:

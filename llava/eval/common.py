@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -65,13 +66,21 @@ class Answerer:
 
     @classmethod
     def load(
-        cls, model_path: str, model_base: str | None, settings: Settings, device: str, dtype: str, **quantisation: bool
+        cls,
+        model_path: str,
+        model_base: str | None,
+        settings: Settings,
+        device: str,
+        dtype: str,
+        model_name: str | None = None,
+        **quantisation: bool,
     ) -> "Answerer":
         """Load a checkpoint as LLaVA does.
 
         Args:
             device: "cpu", "cuda:0", ...
             dtype: a key of DTYPES.
+            model_name: what decides its kind; None: the path's last part.
             quantisation: load_8bit, load_4bit.
 
         Raises:
@@ -83,7 +92,7 @@ class Answerer:
         tokenizer, model, image_processor, _ = load_pretrained_model(
             model_path,
             model_base,
-            get_model_name_from_path(model_path),
+            model_name or get_model_name_from_path(model_path),
             device_map={"": device},
             device=device,
             torch_dtype=DTYPES[dtype],
@@ -105,8 +114,8 @@ class Answerer:
         if self.image_processor is None:
             raise InputError(f"{where}: has an image, and the model has no vision tower. Give a LLaVA checkpoint.")
 
-    def conversation_ids(self, turns: Sequence[dict[str, str]], image_count: int) -> torch.Tensor:
-        """The prompt that asks for the next answer, int64 [T], by the renderer that training uses.
+    def filled(self, turns: Sequence[dict[str, str]], image_count: int) -> Conversation:
+        """The conversation that asks for the next answer.
 
         Args:
             turns: {"from", "value"} by turns, the last one a question.
@@ -119,7 +128,11 @@ class Answerer:
             texts = [place_images(text, self.conversation, start_end, several) for text in texts]
         filled = self.conversation.copy()
         filled.messages = [[self.conversation.roles[n % 2], text] for n, text in enumerate([*texts, None])]
-        return encode_segments(filled.render(images=image_count > 0), self.tokenizer)[0]
+        return filled
+
+    def conversation_ids(self, turns: Sequence[dict[str, str]], image_count: int) -> torch.Tensor:
+        """`filled` as ids, int64 [T], by the renderer that training uses."""
+        return encode_segments(self.filled(turns, image_count).render(images=image_count > 0), self.tokenizer)[0]
 
     @torch.inference_mode()
     def new_ids(
@@ -280,7 +293,9 @@ def load_images(answerer: Answerer, question: Question) -> torch.Tensor | None:
         raise InputError(question.problem)
     if not question.images:
         return None
-    pictures = [load_image(path, question.where) for path in question.images]
+    pictures = [
+        image if isinstance(image, Image.Image) else load_image(image, question.where) for image in question.images
+    ]
     return process_images(pictures, answerer.image_processor, answerer.model.config)
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava.conversation import Conversation, SeparatorStyle, conv_templates
 from visatb.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -17,14 +20,14 @@ class Question:
         position: in its file.
         where: file and record, for messages.
         text: the user's words; image tokens in it are moved to the front.
-        images: paths of its images, [] for text only.
+        images: its images, RGB or the paths of them; () for text only.
         problem: why its images cannot be used, found before anything was loaded; None if all is well.
     """
 
     position: int
     where: str
     text: str
-    images: tuple[Path, ...] = ()
+    images: "tuple[Path | Image, ...]" = ()
     problem: str | None = None
 
 

@@ -1,25 +1,35 @@
 """Ask a model one question about one or more images: LLaVA's `eval_model`."""
 
+import http.client
+import io
+import urllib.request
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
 from llava.eval.questions import Question, Settings, conv_mode_for
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _EXAMPLE = """example:
   python -m llava.eval.run_llava --model-path liuhaotian/llava-v1.5-7b --image-file view.jpg --query "What is this?"
 """
+_WEB = ("http://", "https://")
+_SECONDS = 20  # a silent server is waited for
+_MOST_BYTES = 64 * 2**20
 
 
 def eval_model(args: Namespace) -> str:
     """Print and return the answer to one question.
 
     Args:
-        args: model_path, model_base, image_file (paths joined by `sep`), query; optional are model_name, sep (","),
-            conv_mode (from the model's name), temperature (0.2 in LLaVA's command, 0 if absent), top_p, num_beams,
-            max_new_tokens (512), seed, device, dtype.
+        args: any object with model_path, model_base, image_file (paths or web addresses joined by `sep`), query;
+            optional are model_name, sep (","), conv_mode (from the model's name), temperature (0.2 in LLaVA's command,
+            0 if absent), top_p, num_beams, max_new_tokens (512), seed, device, dtype.
 
     Raises:
         InputError: unreadable image, unknown template, setting out of range.
@@ -36,19 +46,51 @@ def eval_model(args: Namespace) -> str:
         max_new_tokens=getattr(args, "max_new_tokens", None) or 512,
         seed=getattr(args, "seed", None) or 0,
     )
-    given = getattr(args, "image_file", None) or ""
-    images = tuple(Path(part.strip()) for part in given.split(getattr(args, "sep", None) or ",") if part.strip())
-    for image in images:
-        if not image.is_file():
-            raise InputError(f"{image}: no such image file (--image-file). Download images of the web first.")
+    images = tuple(load_images(image_parser(args)))
     device = default_device(getattr(args, "device", None))
     dtype = dtype_of(getattr(args, "dtype", None) or "auto", device, args.model_path)
-    answerer = Answerer.load(args.model_path, args.model_base, settings, device, dtype)
-    (answer,) = next(answer_all(answerer, [Question(0, "--query", args.query, images)]))
+    model_base = getattr(args, "model_base", None)
+    answerer = Answerer.load(args.model_path, model_base, settings, device, dtype, model_name=name)
+    query = args.query.replace(IMAGE_PLACEHOLDER, DEFAULT_IMAGE_TOKEN)
+    (answer,) = next(answer_all(answerer, [Question(0, "--query", query, images)]))
     if answer.text is None:
         raise InputError(answer.bad_image or f"--query: {answer.failed}")
     print(answer.text)
     return answer.text
+
+
+def image_parser(args: Namespace) -> list[str]:
+    """The image files of `args.image_file`, which are joined by `args.sep`."""
+    given = getattr(args, "image_file", None) or ""
+    return [part.strip() for part in given.split(getattr(args, "sep", None) or ",") if part.strip()]
+
+
+def load_images(image_files: Sequence[str]) -> "list[Image.Image]":
+    """The images of several files or web addresses."""
+    return [load_image(file) for file in image_files]
+
+
+def load_image(image_file: str) -> "Image.Image":
+    """The image of a file or web address, RGB and upright, as training reads it.
+
+    Only for what a user names on a command line: the image of a record is never fetched.
+
+    Raises:
+        InputError: as `llava.data.images.load_image`; an address that gives no image.
+    """
+    from llava.data import images
+
+    if not image_file.startswith(_WEB):
+        return images.load_image(image_file)
+    try:
+        # urllib follows redirections to the web only, not into the file system.
+        with urllib.request.urlopen(image_file, timeout=_SECONDS) as answer:
+            content = answer.read(_MOST_BYTES + 1)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise InputError(f"{image_file}: cannot be fetched: {error}. Download it and give the file.") from None
+    if len(content) > _MOST_BYTES:
+        raise InputError(f"{image_file}: is larger than {_MOST_BYTES >> 20} MiB. Make the image smaller.")
+    return images.read_image(io.BytesIO(content), image_file)
 
 
 def build_parser() -> ArgumentParser:
@@ -56,7 +98,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
     parser.add_argument("--model-path", required=True, help="folder of a checkpoint, or a name on the hub")
     parser.add_argument("--model-base", help="base model of a LoRA or projector-only checkpoint")
-    parser.add_argument("--image-file", help="image, or several joined by --sep")
+    parser.add_argument("--image-file", help="image, a file or a web address, or several joined by --sep")
     parser.add_argument("--query", required=True, help="the question")
     parser.add_argument("--sep", default=",", help="what joins several images")
     parser.add_argument("--conv-mode", help="conversation template; guessed from the model's name if left out")

@@ -4,11 +4,13 @@ The names are PEFT's and LLaVA's: `base_model.model.model.layers.0.self_attn.q_p
 `base_model.model.model.mm_projector.0.weight` beside it.
 """
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from llava.model.weights import companion, read_tensors
 from visatb.errors import InputError
@@ -16,6 +18,8 @@ from visatb.errors import InputError
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 NON_LORA_FILE = "non_lora_trainables.bin"
+
+LEFT_ALONE = ("vision_tower", "mm_projector", "lm_head")  # where LLaVA puts no adapter, and quantises nothing
 
 
 def is_adapter(model_path: str, model_name: str) -> bool:
@@ -64,6 +68,75 @@ def unwrapped(key: str) -> str:
     return key.removeprefix("model.") if key.startswith(("model.model.", "model.lm_head.")) else key
 
 
-def others_of(named: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.nn.Parameter]:
-    """Of a PeftModel's named parameters those that are trained and are no part of the adapter."""
-    return {name: value for name, value in named.items() if value.requires_grad and "lora_" not in name}
+def linear_names(model: torch.nn.Module) -> list[str]:
+    """What LLaVA adapts, by the last part of its name: every linear layer of the language model but lm_head."""
+    linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return sorted({name.rpartition(".")[2] for name in linear if _takes_adapter(name)})
+
+
+def wrap(model: torch.nn.Module, config: Any, **options: Any) -> Any:
+    """A PeftModel around a model, its adapters in the language model alone.
+
+    Target names such as `q_proj` would match the layers of a loaded vision tower as well.
+
+    It is PEFT's base class: the one for causal language models keeps `task_ids` for itself.
+
+    Args:
+        model: a LLaVA or Llama model.
+        config: a LoraConfig.
+        options: further arguments of PeftModel.
+    """
+    from peft import PeftModel
+
+    wanted = config.target_modules
+    placed = copy.copy(config)
+    if not isinstance(wanted, str):
+        placed.target_modules = {
+            name
+            for name, _ in model.named_modules()
+            if _takes_adapter(name) and any(f".{name}".endswith(f".{target}") for target in wanted)
+        }
+    wrapped = PeftModel(model, placed, **options)
+    placed.target_modules = wanted
+    return wrapped
+
+
+def save_adapter(
+    wrapped: Any, state: Mapping[str, torch.Tensor], folder: str | Path, safe_serialization: bool = True
+) -> None:
+    """Write an adapter folder: the adapter, its configuration, and the rest of the state beside it.
+
+    Args:
+        wrapped: a PeftModel whose adapter is named "default".
+        state: tensors by the PeftModel's own names.
+        folder: exists.
+        safe_serialization: adapter_model.safetensors, else .bin.
+    """
+    config = copy.copy(wrapped.peft_config["default"])
+    config.inference_mode = True
+    if not isinstance(config.target_modules, str):
+        config.target_modules = sorted(config.target_modules)  # a set's order differs from process to process
+    config.save_pretrained(str(folder))
+    state = {stored_name(name): value.contiguous() for name, value in state.items()}
+    adapter = {name: value for name, value in state.items() if "lora_" in name}
+    safe, torch_file = ADAPTER_FILES
+    if safe_serialization:
+        save_file(adapter, Path(folder) / safe, metadata={"format": "pt"})
+    else:
+        torch.save(adapter, Path(folder) / torch_file)
+    torch.save({name: value for name, value in state.items() if name not in adapter}, Path(folder) / NON_LORA_FILE)
+
+
+def read_adapter(folder: str | Path) -> dict[str, torch.Tensor]:
+    """All tensors of an adapter folder by their stored names, those beside the adapter too."""
+    files = [found for name in (*ADAPTER_FILES, NON_LORA_FILE) if (found := companion(folder, name))]
+    return {name: value for file in files for name, value in read_tensors(file).items()}
+
+
+def stored_name(name: str) -> str:
+    """A PeftModel's parameter name as files have it: without the adapter's own name."""
+    return name.replace(".default.", ".") if "lora_" in name else name
+
+
+def _takes_adapter(name: str) -> bool:
+    return not any(part in name for part in LEFT_ALONE)

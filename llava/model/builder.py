@@ -5,24 +5,36 @@ Weights are read without running code from them (`llava.model.weights`), and eve
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizer
+from transformers import GenerationConfig, LlamaConfig, LlamaTokenizer, PreTrainedTokenizer
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
-from llava.model.adapter import fill_adapter, is_adapter, read_others
+from llava.model.adapter import ADAPTER_CONFIG, fill_adapter, is_adapter, read_adapter, unwrapped, wrap
+from llava.model.adapter_config import base_named, read_adapter_config
+from llava.model.config_file import read_config
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.weights import companion, fill, read_state_dict, read_tensors, weight_files
 from transformers_patch import LlamaForCausalLM
+from visatb.cli import one_line
 from visatb.errors import InputError
+from visatb.files import read_json
 
 PROJECTOR_FILE = "mm_projector.bin"
+TOKENIZER_FILE = "tokenizer.model"
+TOWER_PREFIX = "model.vision_tower.vision_tower."
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 _DEFAULT_CONTEXT = 2048
-_TOWER_PREFIX = "model.vision_tower.vision_tower."
+_TOKENS_OF_LLAVA = 4  # [PAD], <im_patch>, <im_start>, <im_end>: training may have added them and saved no row of them
+_GENERATION_FILE = "generation_config.json"
+# What transformers raises over files that are damaged or hold other values than it expects.
+_UNUSABLE = (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 # Small modules that a quantised model keeps in half precision; the projector's error would reach every patch.
 _NOT_QUANTISED = ["lm_head", "mm_projector", "vision_tower"]
 
@@ -57,9 +69,9 @@ def load_pretrained_model(
     Raises:
         InputError: files missing or damaged, weights that do not fit the model, a base that is missing.
     """
-    device = torch.device(device)
+    device = _usable(device)
     dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)
-    config = _read_config(model_path, model_name)
+    config = read_config(model_path, model_name)
     _refuse_quantisation(load_8bit, load_4bit, device, model_base, model_path)
     if is_adapter(model_path, model_name):
         tokenizer, model = _load_lora(model_path, model_base, config, dtype)
@@ -84,18 +96,14 @@ def load_pretrained_model(
     return tokenizer, model, image_processor, getattr(config, "max_sequence_length", _DEFAULT_CONTEXT)
 
 
-def _read_config(model_path: str, model_name: str) -> PretrainedConfig:
+def _usable(device: str) -> torch.device:
     try:
-        stored = AutoConfig.from_pretrained(model_path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{model_path}: config.json cannot be used: {reason} Check --model-path.") from None
-    if stored.model_type not in ("llava", "llama"):
-        raise InputError(f"{model_path}: model_type must be llava or llama, got {stored.model_type!r}. Use another.")
-    sees = stored.model_type == "llava" or "llava" in model_name.lower()
-    if sees and not getattr(stored, "mm_vision_tower", None):
-        raise InputError(f"{model_path}: config.json has no mm_vision_tower. Use a LLaVA checkpoint.")
-    return LlavaConfig.from_dict(stored.to_dict() | {"model_type": "llava"}) if sees else stored
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r}: {one_line(error)}. Use cpu, cuda or cuda:N.") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r}: there is no NVIDIA GPU. Use cpu.")
+    return found
 
 
 def _refuse_quantisation(
@@ -111,48 +119,87 @@ def _refuse_quantisation(
         raise InputError("--load-8bit and --load-4bit need a whole checkpoint. Merge the model first or drop the flag.")
 
 
-def _load_whole(model_path: str, config: PretrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedTokenizer, Any]:
+def _load_whole(model_path: str, config: LlamaConfig, dtype: torch.dtype) -> tuple[PreTrainedTokenizer, Any]:
     if Path(model_path).is_dir() and not weight_files(model_path) and (Path(model_path) / PROJECTOR_FILE).is_file():
         raise InputError(f"{model_path}: holds a projector only. Give the model it belongs to with --model-base.")
-    tokenizer = _read_tokenizer(model_path)
+    tokenizer = read_tokenizer(model_path)
     weights = read_state_dict(model_path)
-    model = _empty_model(config)
+    model = empty_model(config)
     _fill(model, weights, model_path, dtype)
     return tokenizer, model
 
 
 def _load_projector_on_base(
-    model_path: str, model_base: str, config: PretrainedConfig, dtype: torch.dtype
+    model_path: str, model_base: str, config: LlamaConfig, dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizer, LlavaLlamaForCausalLM]:
     """Stage 1's folder (config.json, mm_projector.bin), or a whole checkpoint's own weights over the base's."""
-    tokenizer = _read_tokenizer(model_base)
+    tokenizer = read_tokenizer(model_base)
     projector = companion(model_path, PROJECTOR_FILE)
     if projector is None:
         raise InputError(f"{model_path}: no {PROJECTOR_FILE}. Drop --model-base for a whole checkpoint.")
-    weights = read_state_dict(model_base) | read_tensors(projector)
-    model = _empty_model(config)
+    weights = _laid_over(read_state_dict(model_base), read_tensors(projector), config, model_base)
+    model = empty_model(config)
     _fill(model, weights, f"{model_base} with {projector}", dtype)
     return tokenizer, model
 
 
 def _load_lora(
-    model_path: str, model_base: str | None, config: PretrainedConfig, dtype: torch.dtype
+    model_path: str, model_base: str | None, config: LlamaConfig, dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizer, Any]:
-    """The base model with non_lora_trainables.bin in place, and the adapter merged into it."""
+    """The base model with what was trained beside the adapter in place, and the adapter merged into it."""
+    settings = read_adapter_config(model_path)
     if model_base is None:
-        raise InputError(f"{model_path}: is a LoRA adapter. Give the model it was trained on with --model-base.")
-    from peft import PeftConfig, get_peft_model
-
-    tokenizer = _read_tokenizer(model_base)
-    model = _empty_model(config)
-    _fill(model, read_state_dict(model_base) | read_others(model_path), f"{model_base} with {model_path}", dtype)
-    wrapped = get_peft_model(model, PeftConfig.from_pretrained(model_path))
+        named = base_named(model_path)
+        named = f" (its {ADAPTER_CONFIG} names {named})" if named else ""
+        raise InputError(f"{model_path}: is a LoRA adapter. Give the model it was trained on with --model-base{named}.")
+    tokenizer = read_tokenizer(model_base)
+    beside = {unwrapped(key): value for key, value in read_adapter(model_path).items() if "lora_" not in key}
+    weights = _laid_over(read_state_dict(model_base), beside, config, model_base)
+    model = empty_model(config)
+    tower = _fill_decoder(model, weights, f"{model_base} with {model_path}", dtype)
+    try:
+        wrapped = wrap(model, settings)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{model_path}/{ADAPTER_CONFIG}: does not fit the model: {one_line(error)[:200]}") from None
     fill_adapter(wrapped, model_path)
-    return tokenizer, wrapped.merge_and_unload()
+    merged = wrapped.merge_and_unload()
+    _fill_tower(merged, tower)  # afterwards: its layers have names that adapters are made for
+    return tokenizer, merged
+
+
+def _laid_over(
+    base: dict[str, torch.Tensor], trained: dict[str, torch.Tensor], config: LlamaConfig, model_base: str
+) -> dict[str, torch.Tensor]:
+    """A base model's weights with those in place that were trained.
+
+    Where training added tokens, a file may hold the new rows of the embeddings alone, and lacks lm_head if that was
+    frozen: its new rows are then as training made them, the mean of the others.
+
+    Raises:
+        InputError: a base with another vocabulary.
+    """
+    weights = base | trained
+    if not all(name in weights and weights[name].ndim == 2 for name in (EMBEDDINGS, HEAD)):
+        return weights
+    if EMBEDDINGS not in trained:
+        rows = len(weights[EMBEDDINGS])
+        if not 0 <= config.vocab_size - rows <= _TOKENS_OF_LLAVA:
+            raise InputError(
+                f"{model_base}: has {rows} tokens, the training had {config.vocab_size}. Check --model-base."
+            )
+        return weights
+    if EMBEDDINGS in base and len(trained[EMBEDDINGS]) < len(base[EMBEDDINGS]):
+        weights[EMBEDDINGS] = torch.cat([base[EMBEDDINGS], trained[EMBEDDINGS].to(base[EMBEDDINGS].dtype)])
+    head = weights[HEAD]
+    lacking = len(weights[EMBEDDINGS]) - len(head)
+    if lacking > 0:
+        mean = head.float().mean(dim=0, keepdim=True).to(head.dtype)
+        weights[HEAD] = torch.cat([head, mean.expand(lacking, -1)])
+    return weights
 
 
 def _load_quantised(
-    model_path: str, config: PretrainedConfig, four_bits: bool, device_map: str | dict | None
+    model_path: str, config: LlamaConfig, four_bits: bool, device_map: str | dict | None
 ) -> tuple[PreTrainedTokenizer, LlavaLlamaForCausalLM]:
     try:
         import bitsandbytes  # noqa: F401
@@ -163,7 +210,8 @@ def _load_quantised(
     if not isinstance(config, LlavaConfig):
         raise InputError(f"{model_path}: only LLaVA checkpoints are quantised here. Drop the flag.")
     # transformers itself reads the files here, and torch lets this variable turn its safe loading off.
-    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") and weight_files(model_path)[0].suffix == ".bin":
+    files = weight_files(model_path)  # also refuses an index that points out of the folder
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") and any(file.suffix == ".bin" for file in files):
         raise InputError("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD must not be set: torch files could run code. Unset it.")
     quantisation = BitsAndBytesConfig(
         load_in_8bit=not four_bits,
@@ -181,66 +229,105 @@ def _load_quantised(
         torch_dtype=torch.float16,
         output_loading_info=True,
     )
-    missing = [key for key in info["missing_keys"] if not _is_counted_anew(key)]
+    missing = [key for key in info["missing_keys"] if not is_counted_anew(key)]
     if missing:
         raise InputError(f"{model_path}: weights missing: {', '.join(missing[:5])}. Use a complete checkpoint.")
-    return _read_tokenizer(model_path), model
+    return read_tokenizer(model_path), model
 
 
-def _read_tokenizer(path: str) -> PreTrainedTokenizer:
-    log = logging.getLogger("transformers.models.llama.tokenization_llama")
-    silent, log.disabled = (
-        log.disabled,
-        True,
-    )  # it recommends a setting that would change the ids models were trained on
+def read_tokenizer(path: str) -> PreTrainedTokenizer:
+    """The SentencePiece tokenizer of a model folder or Hub name.
+
+    Always Llama's own class: a tokenizer_config.json can name others, and code of its own.
+
+    Raises:
+        InputError: missing or damaged files.
+    """
+    if companion(path, TOKENIZER_FILE) is None:
+        raise InputError(f"{path}: has no {TOKENIZER_FILE}. Copy the tokenizer files of its base model into it.")
     try:
-        return AutoTokenizer.from_pretrained(path, use_fast=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path}: tokenizer cannot be read: {reason} Copy the tokenizer files into it.") from None
+        with no_advice():
+            return LlamaTokenizer.from_pretrained(path)
+    except _UNUSABLE as error:
+        reason = one_line(error)
+        raise InputError(f"{path}: tokenizer cannot be read: {reason} Copy the tokenizer files again.") from None
+
+
+@contextmanager
+def no_advice() -> Iterator[None]:
+    """Keep Llama's tokenizer from recommending a setting that would change the ids that models were trained on."""
+    log = logging.getLogger("transformers.models.llama.tokenization_llama")
+    silent, log.disabled = log.disabled, True
+    try:
+        yield
     finally:
         log.disabled = silent
 
 
-def _empty_model(config: PretrainedConfig) -> LlamaForCausalLM:
-    """The model with parameters on the meta device: nothing is initialised that a checkpoint replaces."""
+def empty_model(config: LlamaConfig) -> LlamaForCausalLM:
+    """The model with parameters on the meta device: nothing is initialised that a checkpoint replaces.
+
+    Raises:
+        InputError: settings that make no model.
+    """
     model_class = LlavaLlamaForCausalLM if isinstance(config, LlavaConfig) else LlamaForCausalLM
-    with init_empty_weights(include_buffers=False):
-        return model_class(config)
+    try:
+        with init_empty_weights(include_buffers=False):
+            return model_class(config)
+    except InputError:
+        raise
+    except _UNUSABLE as error:
+        raise InputError(f"config.json makes no model: {one_line(error)} Use another checkpoint.") from None
 
 
 def _fill(model: LlamaForCausalLM, weights: dict[str, torch.Tensor], source: str, dtype: torch.dtype) -> None:
     """Fill an empty model; the vision tower's weights, where a checkpoint brings them, become the tower's."""
-    tower = {key.removeprefix(_TOWER_PREFIX): value for key, value in weights.items() if key.startswith(_TOWER_PREFIX)}
+    _fill_tower(model, _fill_decoder(model, weights, source, dtype))
+
+
+def _fill_decoder(
+    model: LlamaForCausalLM, weights: dict[str, torch.Tensor], source: str, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Fill an empty model but for its vision tower; returns the tower's weights, by the tower's own names."""
+    tower = {key.removeprefix(TOWER_PREFIX): value for key, value in weights.items() if key.startswith(TOWER_PREFIX)}
     rest = {
-        key: value for key, value in weights.items() if not key.startswith(_TOWER_PREFIX) and not _is_counted_anew(key)
+        key: value for key, value in weights.items() if not key.startswith(TOWER_PREFIX) and not is_counted_anew(key)
     }
     tied = bool(getattr(model.config, "tie_word_embeddings", False))
     _fit_vocabulary(model, rest)
-    fill(model, rest, source, dtype, lambda key: _is_counted_anew(key) or tied and key == "lm_head.weight")
+    fill(model, rest, source, dtype, lambda key: is_counted_anew(key) or tied and key == HEAD)
     model.tie_weights()
-    if tower:
+    return tower
+
+
+def _fill_tower(model: LlamaForCausalLM, tower: dict[str, torch.Tensor]) -> None:
+    if tower and isinstance(model, LlavaLlamaForCausalLM):
         model.get_vision_tower().load_model(tower)
 
 
 def _fit_vocabulary(model: LlamaForCausalLM, weights: dict[str, torch.Tensor]) -> None:
     """Give a model its checkpoint's number of tokens where config.json does not say it (tokens added in training)."""
-    stored = weights.get("model.embed_tokens.weight")
+    stored = weights.get(EMBEDDINGS)
     if stored is not None and stored.ndim == 2 and stored.shape[0] != model.config.vocab_size:
         with init_empty_weights(include_buffers=False):
             model.resize_token_embeddings(stored.shape[0])
 
 
-def _is_counted_anew(key: str) -> bool:
+def is_counted_anew(key: str) -> bool:
     """Rotary frequencies: 4.31.0 stores them, other versions do not, and they follow from the config."""
     return key.endswith("rotary_emb.inv_freq")
 
 
 def _generation_config(model_path: str, model: LlamaForCausalLM) -> GenerationConfig:
-    try:
-        return GenerationConfig.from_pretrained(model_path)
-    except OSError:
+    file = companion(model_path, _GENERATION_FILE)
+    if file is None:
         return GenerationConfig.from_model_config(model.config)
+    try:
+        return GenerationConfig.from_dict(read_json(file))
+    except _UNUSABLE as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file}: cannot be used: {one_line(error)} Copy it again, or delete it.") from None
 
 
 def _add_image_tokens(tokenizer: PreTrainedTokenizer, model: LlavaLlamaForCausalLM) -> None:

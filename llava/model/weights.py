@@ -20,30 +20,36 @@ _WHOLE_OR_INDEX = (
 )
 
 
-def read_state_dict(name_or_path: str | Path) -> dict[str, torch.Tensor]:
-    """All weights of a model folder or Hub name, memory-mapped: they take memory when they are used.
+def read_state_dict(
+    name_or_path: str | Path, wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, torch.Tensor]:
+    """The weights of a model folder or Hub name, memory-mapped: they take memory when they are used.
+
+    Args:
+        name_or_path: folder or Hub name.
+        wanted: which tensors are asked for; shards without any of them are not opened.
 
     Raises:
         InputError: no weights, a shard that is missing, a file that is damaged or holds anything but tensors.
     """
-    files = weight_files(name_or_path)
+    files = weight_files(name_or_path, wanted)
     if not files:
         raise InputError(f"{name_or_path}: no model.safetensors, pytorch_model.bin or shards of them. Check the path.")
     weights: dict[str, torch.Tensor] = {}
     for file in files:
-        weights.update(read_tensors(file))
+        weights.update({name: tensor for name, tensor in read_tensors(file).items() if wanted(name)})
     return weights
 
 
-def weight_files(name_or_path: str | Path) -> list[Path]:
-    """The files that hold a model's weights; [] if there are none."""
+def weight_files(name_or_path: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> list[Path]:
+    """The files that hold a model's weights, of shards those with a wanted tensor; [] if there are no weights."""
     for whole, index in _WHOLE_OR_INDEX:
         file = companion(name_or_path, whole)
         if file is not None:
             return [file]
         listing = companion(name_or_path, index)
         if listing is not None:
-            return [_shard(name_or_path, name, listing) for name in _shard_names(listing)]
+            return [_shard(name_or_path, name) for name in _shard_names(listing, wanted)]
     return []
 
 
@@ -71,11 +77,22 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # a damaged or hostile pickle makes the reader raise almost anything
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{file}: damaged torch file: {reason}. Copy it again.") from None
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
-    ):
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{file}: must hold a dict of names and tensors. Save model.state_dict() into it.")
+    for key, value in content.items():
+        if not _is_plain(value):
+            raise InputError(f"{file}: {key} is no plain tensor. Save model.state_dict() into it.")
     return dict(content)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a dense tensor with its numbers in memory; sparse, quantised and meta ones are not."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
 
 
 def fill(
@@ -97,13 +114,34 @@ def fill(
     Raises:
         InputError: listing missing, unexpected and misshapen names.
     """
-    wanted = model.state_dict()
+    check_fit(model.state_dict(), weights, source, optional)
+    converted = {key: weight.to(dtype) if weight.is_floating_point() else weight for key, weight in weights.items()}
+    model.load_state_dict(converted, strict=False, assign=True)
+
+
+def check_fit(
+    wanted: Mapping[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
+    source: str,
+    optional: Callable[[str], bool] = lambda key: False,
+) -> None:
+    """Refuse weights that are not exactly those that a model needs.
+
+    Args:
+        wanted: the model's own state; its tensors may be on the meta device.
+        weights: by the model's names.
+        source: folder, for messages.
+        optional: names that may be missing.
+
+    Raises:
+        InputError: listing missing, unexpected and misshapen names.
+    """
     missing = [key for key in wanted if key not in weights and not optional(key)]
     unexpected = [key for key in weights if key not in wanted]
     misshapen = [
-        f"{key} {tuple(weights[key].shape)} instead of {tuple(wanted[key].shape)}"
+        f"{key} {_kind(weights[key])} instead of {_kind(wanted[key])}"
         for key in wanted
-        if key in weights and weights[key].shape != wanted[key].shape
+        if key in weights and _kind(weights[key]) != _kind(wanted[key])
     ]
     complaints = [
         f"{what} {_some(keys)}"
@@ -112,8 +150,11 @@ def fill(
     ]
     if complaints:
         raise InputError(f"{source}: weights do not fit the model: {'; '.join(complaints)}. Use a complete checkpoint.")
-    converted = {key: weight.to(dtype) if weight.is_floating_point() else weight for key, weight in weights.items()}
-    model.load_state_dict(converted, strict=False, assign=True)
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    """Shape of a tensor, and its dtype unless it is one of the floating-point ones, which are converted."""
+    return f"{tuple(tensor.shape)}" + ("" if tensor.is_floating_point() else f" {tensor.dtype}")
 
 
 def _some(keys: list[str], most: int = 5) -> str:
@@ -134,17 +175,18 @@ def companion(name_or_path: str | Path, file_name: str) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _shard_names(listing: Path) -> list[str]:
+def _shard_names(listing: Path, wanted: Callable[[str], bool]) -> list[str]:
     content = read_json(listing)
     table = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
         raise InputError(f"{listing}: must hold a weight_map of names and files. Copy it again.")
-    return sorted(set(table.values()))
+    for name in set(table.values()):
+        if Path(name).name != name:
+            raise InputError(f"{listing}: shard {name!r} leaves the folder. Use a checkpoint from a source you trust.")
+    return sorted({file for name, file in table.items() if wanted(name)})
 
 
-def _shard(name_or_path: str | Path, name: str, listing: Path) -> Path:
-    if Path(name).name != name:
-        raise InputError(f"{listing}: shard {name!r} leaves the folder. Use a checkpoint from a source you trust.")
+def _shard(name_or_path: str | Path, name: str) -> Path:
     file = companion(name_or_path, name)
     if file is None:
         raise InputError(f"{name_or_path}: shard {name} is missing. Copy the checkpoint again.")

@@ -1,21 +1,32 @@
 """Chat with a model about one image on the terminal; answers appear word by word."""
 
+import io
 import sys
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.eval.questions import Settings, conv_mode_for
-from visatb.cli import ArgumentParser, run
+from llava.eval.run_llava import load_image
+from visatb.cli import ArgumentParser, one_line, run
+from visatb.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from llava.eval.common import Answerer
 
 _EXAMPLE = """example:
   python -m llava.serve.cli --model-path liuhaotian/llava-v1.5-7b --image-file view.jpg
-An empty line or end of file (Ctrl-D) ends the chat.
+In the chat: /image PATH, /reset, /help, /quit. Ctrl-C stops an answer; at the prompt it ends the chat.
 """
+_HELP = """/image PATH  start over about another image (a file, or a web address)
+/reset       start over about the same image
+/help        this list
+/quit        end; so do an empty line, Ctrl-C and Ctrl-D
+A line that starts with a space is asked as it is, also if a slash follows."""
 
 
 def build_parser() -> ArgumentParser:
@@ -23,7 +34,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
     parser.add_argument("--model-path", required=True, help="folder of a checkpoint, or a name on the hub")
     parser.add_argument("--model-base", help="base model of a LoRA or projector-only checkpoint")
-    parser.add_argument("--image-file", help="the image; without one the chat is text only")
+    parser.add_argument("--image-file", help="the image, a file or a web address; without one the chat is text only")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; cuda where there is one if left out")
     parser.add_argument("--dtype", choices=["auto", "bf16", "fp16", "fp32"], default="auto", help="of the weights")
     parser.add_argument("--conv-mode", help="conversation template; guessed from the model's name if left out")
@@ -33,65 +44,150 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--load-8bit", action="store_true", help="quantise the weights (needs bitsandbytes)")
     parser.add_argument("--load-4bit", action="store_true", help="quantise the weights (needs bitsandbytes)")
+    parser.add_argument("--image-aspect-ratio", choices=["pad", "square"], help="the checkpoint's own if left out")
+    parser.add_argument("--debug", action="store_true", help="print the prompt and the answer as they are")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = build_parser().parse_args(argv)
-    from llava.data.images import load_image, process_images
     from llava.eval.common import Answerer, default_device, dtype_of
     from llava.mm_utils import get_model_name_from_path
 
     mode = args.conv_mode or conv_mode_for(get_model_name_from_path(args.model_path))
     settings = Settings(mode, args.temperature, args.top_p, max_new_tokens=args.max_new_tokens, seed=args.seed)
-    picture = load_image(args.image_file, "--image-file") if args.image_file else None
+    picture = load_image(args.image_file) if args.image_file else None
     device = default_device(args.device)
     dtype = dtype_of(args.dtype, device, args.model_path)
     answerer = Answerer.load(
         args.model_path, args.model_base, settings, device, dtype, load_8bit=args.load_8bit, load_4bit=args.load_4bit
     )
-    images = None
+    chat = Chat(answerer, args.image_aspect_ratio, args.debug)
     if picture is not None:
-        answerer.need_vision(args.image_file)
-        images = process_images([picture], answerer.image_processor, answerer.model.config)
-    chat(answerer, images, _ask)
+        chat.look_at(picture, args.image_file)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a byte that is no UTF-8 costs a character, not the chat
+    print("/help lists the commands; an empty line ends the chat.")
+    talk(chat, _ask)
     return 0
 
 
-def chat(answerer: "Answerer", images: "torch.Tensor | None", ask: Callable[[str], str | None]) -> list[str]:
-    """Ask until there is no more question; the answers are printed as they are made and returned.
+class Chat:
+    """A conversation with a model about at most one image.
+
+    Attributes:
+        turns: what was said, {"from", "value"} in alternation; it ends with an answer.
+        images: float [1, 3, H, W] that the conversation is about, or None.
+        roles: what the two sides are called on the terminal.
+    """
+
+    def __init__(self, answerer: "Answerer", image_aspect_ratio: str | None = None, debug: bool = False):
+        """Take a loaded model.
+
+        Args:
+            image_aspect_ratio: "pad" or "square"; None for the checkpoint's own.
+            debug: print each prompt and answer as they are.
+        """
+        self.answerer = answerer
+        own = getattr(answerer.model.config, "image_aspect_ratio", None)
+        self.image_settings = SimpleNamespace(image_aspect_ratio=image_aspect_ratio or own)
+        self.debug = debug
+        self.turns: list[dict[str, str]] = []
+        self.images: torch.Tensor | None = None
+        self.roles = [role.removeprefix("<|im_start|>").strip() for role in answerer.conversation.roles]
+
+    def look_at(self, picture: "Image.Image", where: str) -> None:
+        """Start over about another image.
+
+        Raises:
+            InputError: the model takes no images, or the image is too long a strip. The chat is as before then.
+        """
+        from llava.data.images import process_images
+
+        self.answerer.need_vision(where)
+        self.images = process_images([picture], self.answerer.image_processor, self.image_settings)
+        self.turns.clear()
+
+    def answer(self, question: str) -> str:
+        """Print the answer while it is made and return it; both turns become part of the conversation.
+
+        An answer that Ctrl-C stops is kept as far as it got.
+
+        Raises:
+            InputError: the conversation has grown too long, or the model computes no numbers. The question is dropped.
+        """
+        asked = question
+        if self.images is not None:  # the one image has its place; the same word in a question is not another
+            asked = question.replace(DEFAULT_IMAGE_TOKEN, "").strip()
+            asked = asked if self.turns else f"{DEFAULT_IMAGE_TOKEN}\n{asked}"
+        turns = [*self.turns, {"from": "human", "value": asked}]
+        image_count = 0 if self.images is None else 1
+        ids = self.answerer.conversation_ids(turns, image_count)
+        if self.answerer.budget(ids) < 1:
+            raise InputError("the chat is longer than the model can follow; /reset starts over")
+        said = self._generate(ids, f"{len(self.turns)}\n{asked}")
+        if self.debug:
+            prompt = self.answerer.filled(turns, image_count).get_prompt()
+            print("\n", {"prompt": prompt, "outputs": said}, "\n")
+        if said:
+            self.turns = [*turns, {"from": "gpt", "value": said.replace(DEFAULT_IMAGE_TOKEN, "")}]
+        return said
+
+    def _generate(self, ids: "torch.Tensor", noise_key: str) -> str:
+        from llava.serve.streamer import AnswerStreamer
+
+        print(f"{self.roles[1]}: ", end="", flush=True)
+        streamer = AnswerStreamer(self.answerer.tokenizer, self.answerer.stop_strings)
+        try:
+            (new,) = self.answerer.new_ids([ids], [self.images], [noise_key], streamer=streamer)
+        except KeyboardInterrupt:
+            streamer.end()
+            return streamer.said
+        except (FloatingPointError, RuntimeError) as error:  # logits that are no numbers; the device's memory is full
+            print()
+            raise InputError(f"the model failed: {one_line(error)}") from error
+        return self.answerer.text(new)
+
+
+def talk(chat: Chat, ask: Callable[[str], str | None]) -> None:
+    """Ask and answer until there is no more question.
 
     Args:
-        images: float [1, 3, H, W] that the first question is about, or None.
-        ask: given a prompt, returns the next question; None or "" ends the chat.
+        ask: given a prompt, returns the next line; None or "" ends the chat.
     """
-    from transformers import TextStreamer
+    while line := ask(f"{chat.roles[0]}: "):
+        word, _, rest = line.partition(" ")
+        if word == "/quit":
+            return
+        try:
+            if word.startswith("/"):
+                _obey(chat, word, rest.strip())
+            elif line.strip():
+                chat.answer(line.strip())
+        except (OSError, ValueError) as error:  # InputError, and paths that the system refuses
+            print(f"error: {one_line(error)}", file=sys.stderr)
 
-    from llava.constants import DEFAULT_IMAGE_TOKEN
 
-    turns: list[dict[str, str]] = []
-    answers: list[str] = []
-    while question := ask(f"{answerer.conversation.roles[0]}: "):
-        if not turns and images is not None:
-            question = f"{DEFAULT_IMAGE_TOKEN}\n{question}"
-        turns.append({"from": "human", "value": question})
-        ids = answerer.conversation_ids(turns, 0 if images is None else 1)
-        if answerer.budget(ids) < 1:
-            print("The chat is longer than the model can follow; start again.", file=sys.stderr)
-            break
-        print(f"{answerer.conversation.roles[1]}: ", end="", flush=True)
-        streamer = TextStreamer(answerer.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        (new,) = answerer.new_ids([ids], [images], [f"{len(answers)}\n{question}"], streamer=streamer)
-        answers.append(answerer.text(new))
-        turns.append({"from": "gpt", "value": answers[-1]})
-    return answers
+def _obey(chat: Chat, command: str, argument: str) -> None:
+    if command == "/help":
+        print(_HELP)
+    elif command == "/reset":
+        chat.turns.clear()
+        print("started over")
+    elif command != "/image":
+        raise InputError(f"no command {command}; /help lists them")
+    elif not argument:
+        raise InputError("/image needs the path of an image")
+    else:
+        chat.look_at(load_image(argument), argument)
+        print(f"started over about {argument}")
 
 
 def _ask(prompt: str) -> str | None:
     try:
         return input(prompt)
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         print()
         return None
 

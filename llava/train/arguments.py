@@ -1,15 +1,23 @@
 """The training flags: LLaVA's, transformers' and VisATB's (names in docs/training.md)."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import NoReturn
 
+import torch
 import transformers
 from transformers import HfArgumentParser
 
 from visatb.errors import InputError
 
+_EXAMPLE = (
+    "example: python -m llava.train.train --model_name_or_path lmsys/vicuna-7b-v1.5 --version v1 "
+    "--data_path train.json --image_folder images --vision_tower openai/clip-vit-large-patch14-336 "
+    "--output_dir checkpoints/mine"
+)
 ALIASES = {"VisATB_weights": "visatb_weights"}  # the reference's spelling
 
 
@@ -66,15 +74,28 @@ class TrainingArguments(transformers.TrainingArguments):
     lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
     lora_alpha: int = field(default=16, metadata={"help": "LoRA scale."})
     lora_dropout: float = field(default=0.05, metadata={"help": "LoRA dropout."})
-    lora_weight_path: str = field(default="", metadata={"help": "LoRA adapter to start from."})
-    lora_bias: str = field(default="none", metadata={"help": "LoRA biases: none, all, lora_only."})
+    lora_weight_path: str = field(default="", metadata={"help": "Folder of a LoRA training to start from."})
+    lora_bias: str = field(default="none", metadata={"help": "none, all or lora_only; Llama has no biases."})
     mm_projector_lr: float | None = field(default=None, metadata={"help": "Learning rate of the projector."})
     group_by_modality_length: bool = field(default=False, metadata={"help": "Batches of like length and modality."})
     num_tasks: int | None = field(default=None, metadata={"help": "Checked against the benchmark's tasks."})
-    weight_method: str = field(default="EW", metadata={"help": "Task weighting strategy: EW."})
+    weight_method: str = field(
+        default="EW",
+        metadata={
+            "help": "Task weighting: EW, EWTB (TLA), RLW, DWA, IGB (IGBv1), UW, or a class of your own as "
+            "module:Class or file.py:Class (docs/weighting_strategies.md)."
+        },
+    )
+    weight_window: int | None = field(default=None, metadata={"help": "Steps of a window: DWA (25), IGB (100)."})
+    weight_temperature: float | None = field(default=None, metadata={"help": "Temperature of the softmax: DWA (2)."})
+    weight_lr: float | None = field(default=None, metadata={"help": "Learning rate of the weights: UW (1e-3)."})
+    weight_reference_history: bool | None = field(
+        default=None, metadata={"help": "DWA, IGB: absent tasks enter the history as loss 0, as in the reference."}
+    )
     visatb_weights: list[float] | None = field(
         default=None, metadata={"help": "One weight per task, in id order; ones if left out."}
     )
+    save_minutes: float | None = field(default=None, metadata={"help": "Save this often by the clock as well."})
     loss_normalization: str = field(
         default="step", metadata={"help": "step: Eq. 2 over the optimizer step. batch: per micro-batch, averaged."}
     )
@@ -96,7 +117,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[ModelArguments, 
     Raises:
         InputError: an unknown flag, a missing one, or a value that transformers refuses.
     """
-    parser = _Parser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False)
+    parser = _Parser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False, epilog=_EXAMPLE)
     given = [_canonical_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
         model, data, training = parser.parse_args_into_dataclasses(given, look_for_args_file=False)
@@ -127,8 +148,7 @@ def _check(model: ModelArguments, data: DataArguments, training: TrainingArgumen
         raise InputError(f"image_aspect_ratio must be pad or square, got {data.image_aspect_ratio!r}. Choose one.")
     if data.bad_image not in ("fail", "skip", "replace"):
         raise InputError(f"bad_image must be fail or skip, got {data.bad_image!r}. Choose one.")
-    if training.lora_enable or training.bits != 16:
-        raise InputError("LoRA and QLoRA training are not part of this release. Leave out --lora_enable and --bits.")
+    _check_trained_parts(model, training)
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if getattr(training, name) < 1:
             raise InputError(f"{name} must be at least 1, got {getattr(training, name)}. Raise it.")
@@ -141,6 +161,53 @@ def _check(model: ModelArguments, data: DataArguments, training: TrainingArgumen
     if training.model_max_length < 1:
         raise InputError(f"model_max_length must be at least 1, got {training.model_max_length}. Raise it.")
     _check_deepspeed(training)
+    _check_quantisation(model, training)
+
+
+def _check_trained_parts(model: ModelArguments, training: TrainingArguments) -> None:
+    if model.tune_mm_mlp_adapter:
+        for name, given in (
+            ("lora_enable", training.lora_enable),
+            ("freeze_mm_mlp_adapter", model.freeze_mm_mlp_adapter),
+        ):
+            if given:
+                raise InputError(f"tune_mm_mlp_adapter trains the projector alone. Leave out it or --{name}.")
+        if not model.vision_tower:
+            raise InputError("tune_mm_mlp_adapter trains the projector of a vision tower. Set --vision_tower.")
+    if training.lora_weight_path and not training.lora_enable:
+        raise InputError("lora_weight_path is an adapter to start from. Set --lora_enable True or leave it out.")
+    if training.lora_enable:
+        _check_lora(training)
+
+
+def _check_lora(training: TrainingArguments) -> None:
+    folder = training.lora_weight_path
+    if folder and not os.path.isdir(folder) and folder.count("/") != 1:  # else it may be a Hub name
+        raise InputError(f"lora_weight_path {folder}: no such folder. Give the folder of a LoRA training.")
+    if training.lora_r < 1:
+        raise InputError(f"lora_r must be at least 1, got {training.lora_r}. Raise it.")
+    if not 0 <= training.lora_dropout < 1:
+        raise InputError(f"lora_dropout must be at least 0 and below 1, got {training.lora_dropout}. Change it.")
+    if training.lora_bias not in ("none", "all", "lora_only"):
+        raise InputError(f"lora_bias must be none, all or lora_only, got {training.lora_bias!r}. Choose one.")
+
+
+def _check_quantisation(model: ModelArguments, training: TrainingArguments) -> None:
+    if training.bits == 16:
+        return
+    if training.bits not in (4, 8):
+        raise InputError(f"bits must be 4, 8 or 16 (not quantised), got {training.bits}. Choose one.")
+    if training.quant_type not in ("fp4", "nf4"):
+        raise InputError(f"quant_type must be fp4 or nf4, got {training.quant_type!r}. Choose one.")
+    if not (training.lora_enable or model.tune_mm_mlp_adapter):
+        raise InputError(f"a model in {training.bits} bits cannot be trained itself. Set --lora_enable True.")
+    deepspeed = getattr(training, "hf_deepspeed_config", None)
+    if deepspeed is not None and deepspeed.is_zero3():
+        raise InputError(f"{training.deepspeed}: ZeRO-3 cannot split a model in {training.bits} bits. Use zero2.json.")
+    if training.no_cuda or not torch.cuda.is_available():
+        raise InputError(f"--bits {training.bits} needs an NVIDIA GPU, and none is in use. Leave out --bits.")
+    if find_spec("bitsandbytes") is None:
+        raise InputError(f"--bits {training.bits} needs bitsandbytes. Run: pip install -e '.[quantisation]'")
 
 
 def _check_deepspeed(training: TrainingArguments) -> None:

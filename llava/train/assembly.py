@@ -6,28 +6,31 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-import torch
 import transformers
+from peft import PeftModel
 from transformers import PreTrainedTokenizer
 from transformers.deepspeed import is_deepspeed_zero3_enabled
 
-from llava.conversation import Conversation, conversation_for_version
+from llava.conversation import Conversation, conv_templates, conversation_for_version
 from llava.data.collator import SupervisedCollator
-from llava.data.dataset import SupervisedDataset
+from llava.data.dataset import UNSUPERVISED_SHARE, SupervisedDataset
 from llava.data.images import check_image_files
+from llava.data.preprocess import check_fits, check_trainable
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.llava_arch import gathered
 from llava.model.weights import read_state_dict, read_tensors
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
 from llava.train.llava_trainer import PROJECTOR_FILE, LLaVATrainer
+from llava.train.lora import add_adapters, half_dtype, loading_arguments, prepare_quantised, unsaved
 from llava.train.run_folder import LOG_FILE
 from transformers_patch import Weighter, build_weighter
-from transformers_patch.trainer import STAGING, check_settings
+from transformers_patch.checkpoints import STAGING
+from transformers_patch.publish import flush
+from transformers_patch.trainer import check_settings
 from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
 from visatb.records import Record, check_records, image_names, name_of, read_records
 
-UNSUPERVISED_SHARE = 0.2  # of a task's records; with more, the length limit is a mistake
 SINGLE_TASK = "all"  # the task of every record when no benchmark is given
 
 
@@ -48,17 +51,27 @@ def make_weighter(args: TrainingArguments, tasks: list[str]) -> Weighter:
     """The weighting strategy, its weights checked against the tasks, and the normalisation checked.
 
     Raises:
-        InputError: unknown method or normalisation, or weights of the wrong number, not finite, or not > 0.
+        InputError: unknown method or normalisation, a constant or weights that the method does not take, or weights
+            of the wrong number, not finite, or not > 0.
     """
     try:
         check_settings(args, args.loss_normalization)
-        return build_weighter(args.weight_method, len(tasks), args.visatb_weights)
+        return build_weighter(
+            args.weight_method,
+            len(tasks),
+            args.visatb_weights,
+            seed=args.seed,
+            window=args.weight_window,
+            temperature=args.weight_temperature,
+            lr=args.weight_lr,
+            reference_history=args.weight_reference_history,
+        )
     except ValueError as error:
         raise InputError(str(error)) from None
 
 
-def load_data(data_args: DataArguments, tasks: list[str]) -> list[Record]:
-    """All records of the annotation file, each checked: turns, task, `<image>` tokens, image files.
+def load_data(data_args: DataArguments, tasks: list[str], version: str = "v1") -> list[Record]:
+    """All records of the annotation file, each checked: turns, task, `<image>` tokens, template, image files.
 
     Raises:
         InputError: naming file, record and field.
@@ -68,6 +81,8 @@ def load_data(data_args: DataArguments, tasks: list[str]) -> list[Record]:
     if not data_args.benchmark:
         records = [record | {"task": SINGLE_TASK} for record in records]
     check_records(records, path, tasks=tasks)
+    if version in conv_templates:
+        check_fits(records, conv_templates[version], path)
     with_image = next((n for n, record in enumerate(records) if image_names(record)), None)
     if with_image is None:
         return records
@@ -94,35 +109,68 @@ def load_tokenizer(model_args: ModelArguments, args: TrainingArguments) -> PreTr
 
 def build_model(
     model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments
-) -> tuple[LlavaLlamaForCausalLM, PreTrainedTokenizer, Conversation]:
+) -> tuple[LlavaLlamaForCausalLM | PeftModel, PreTrainedTokenizer, Conversation]:
     """The model to train with its vision tower and projector, the tokenizer, and the conversation template.
 
-    The model is built after the arguments (ZeRO-3 partitions it while it is made) and after the seed is set.
+    The model is built after the arguments (ZeRO-3 partitions it while it is made) and after the seed is set. With
+    --lora_enable it comes wrapped in a PeftModel.
     """
     conversation = conversation_for_version(model_args.version)
     config = _load_config(model_args.model_name_or_path, args)
     if getattr(config, "mm_vision_tower", None) and not model_args.vision_tower:
         raise InputError(f"{model_args.model_name_or_path} is a LLaVA model. Set --vision_tower to tune it further.")
     if model_args.vision_tower and getattr(config, "mm_vision_tower", None):
+        _refuse_other_projector(model_args, config)
         # A LLaVA checkpoint is tuned further: its projector is loaded, and the tower is the one this run names.
         config.mm_vision_tower = model_args.vision_tower
         config.mm_vision_select_layer = model_args.mm_vision_select_layer
         config.mm_vision_select_feature = model_args.mm_vision_select_feature
+    tokenizer = load_tokenizer(model_args, args)
+    check_trainable(conversation, tokenizer, model_args.tune_mm_mlp_adapter)
     model, loading = LlavaLlamaForCausalLM.from_pretrained(
-        model_args.model_name_or_path, config=config, cache_dir=args.cache_dir, output_loading_info=True
+        model_args.model_name_or_path,
+        config=config,
+        cache_dir=args.cache_dir,
+        output_loading_info=True,
+        **loading_arguments(args),
     )
     _refuse_partial(model_args.model_name_or_path, loading, bool(model_args.pretrain_mm_mlp_adapter))
     model.config.use_cache = False
     if model_args.freeze_backbone:
         model.model.requires_grad_(False)
-    if args.gradient_checkpointing:
-        model.enable_input_require_grads()
-    tokenizer = load_tokenizer(model_args, args)
+    if args.bits != 16:
+        prepare_quantised(model, args)
+    vocabulary = model.config.vocab_size
     if model_args.version == "v0" and tokenizer.pad_token is None:
         _add_pad_token(model, tokenizer)
     if model_args.vision_tower:
         _add_vision(model, tokenizer, model_args, data_args, args)
+    args.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
+    args.vocabulary_grew = model.config.vocab_size != vocabulary
+    if args.gradient_checkpointing:
+        model.enable_input_require_grads()  # of the final embeddings: adding tokens replaces the module
+    if args.lora_enable:
+        model = _add_adapters(model, model_args, args)
     return model, tokenizer, conversation
+
+
+def _add_adapters(model: LlavaLlamaForCausalLM, model_args: ModelArguments, args: TrainingArguments) -> PeftModel:
+    """The model with LoRA adapters. Says so if the vocabulary must be saved beside them."""
+    if args.vocabulary_grew and args.process_index == 0:
+        print(f"The vocabulary grew to {model.config.vocab_size}: embed_tokens and lm_head are saved with the adapter.")
+    if args.ddp_find_unused_parameters is None:
+        args.ddp_find_unused_parameters = False  # all are used; True, transformers' choice, breaks checkpointing
+    return add_adapters(model, model_args.model_name_or_path, model_args.freeze_mm_mlp_adapter, args)
+
+
+def _refuse_other_projector(model_args: ModelArguments, config: LlavaConfig) -> None:
+    """Refuse a --mm_projector_type that is not the LLaVA checkpoint's: its projector is the one that is tuned."""
+    kind = getattr(config, "mm_projector_type", "linear")
+    if kind != model_args.mm_projector_type:
+        raise InputError(
+            f"mm_projector_type must be {kind}, that of {model_args.model_name_or_path}, got "
+            f"{model_args.mm_projector_type}. Set it (MM_PROJECTOR_TYPE of the scripts)."
+        )
 
 
 def _load_config(name_or_path: str, args: TrainingArguments) -> LlavaConfig:
@@ -168,7 +216,7 @@ def _add_vision(
 ) -> None:
     """Vision tower (frozen) and projector, what is trained of them, and LLaVA's keys in the config."""
     model.get_model().initialize_vision_modules(model_args=model_args, fsdp=args.fsdp)
-    model.get_vision_tower().to(dtype=_half_dtype(args), device=args.device)
+    model.get_vision_tower().to(dtype=half_dtype(args), device=args.device)
     config = model.config
     config.image_aspect_ratio = data_args.image_aspect_ratio
     config.tokenizer_padding_side = tokenizer.padding_side
@@ -178,11 +226,12 @@ def _add_vision(
     config.mm_projector_lr = args.mm_projector_lr
     config.mm_use_im_start_end = model_args.mm_use_im_start_end
     config.mm_use_im_patch_token = model_args.mm_use_im_patch_token
-    args.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
     projector = model.get_model().mm_projector
+    if args.bits != 16:
+        projector.to(device=args.device)  # the trainer moves no quantised model
     if is_deepspeed_zero3_enabled():
         # A new projector is not made by from_pretrained, which ZeRO-3 makes half-precision; it demands one dtype.
-        projector.to(dtype=_half_dtype(args))
+        projector.to(dtype=half_dtype(args))
     if model_args.tune_mm_mlp_adapter:
         model.requires_grad_(False)
         projector.requires_grad_(True)
@@ -191,15 +240,8 @@ def _add_vision(
     model.initialize_vision_tokenizer(model_args, tokenizer=tokenizer)
 
 
-def _half_dtype(args: TrainingArguments) -> torch.dtype:
-    """The dtype that --bf16 or --fp16 asks for, else float32."""
-    if args.bf16:
-        return torch.bfloat16
-    return torch.float16 if args.fp16 else torch.float32
-
-
 def build_trainer(
-    model: LlavaLlamaForCausalLM,
+    model: LlavaLlamaForCausalLM | PeftModel,
     tokenizer: PreTrainedTokenizer,
     conversation: Conversation,
     records: list[Record],
@@ -265,38 +307,52 @@ def _refuse_unsupervised(
             )
 
 
-def check_saved(model: LlavaLlamaForCausalLM, folder: Path) -> None:
-    """Reopen what was saved: all parameters, or the projector's alone, must be there in their shapes (ZeRO-3's too).
+def check_saved(model: LlavaLlamaForCausalLM | PeftModel, folder: Path, vocabulary_grew: bool = False) -> None:
+    """Reopen what was saved: all parameters, or a LoRA folder's, or the projector's alone, must be there.
+
+    Their shapes are checked too, of ZeRO-3's parameters as well.
+
+    Args:
+        model: the trained model.
+        folder: where it was saved.
+        vocabulary_grew: a LoRA folder must hold embeddings and lm_head.
 
     Raises:
         RuntimeError: naming the parameters that are not.
     """
+    wrong = unsaved(model, folder, vocabulary_grew) if isinstance(model, PeftModel) else _unsaved(model, folder)
+    if wrong:
+        raise RuntimeError(f"{folder}: {len(wrong)} parameters are missing or of another shape: {', '.join(wrong[:5])}")
+
+
+def _unsaved(model: LlavaLlamaForCausalLM, folder: Path) -> list[str]:
     projector = folder / PROJECTOR_FILE
     saved = read_tensors(projector) if projector.exists() else read_state_dict(folder)
-    wrong = [
+    return [
         name
         for name, parameter in model.named_parameters()
         if ("mm_projector" in name or not projector.exists())
         and (name not in saved or saved[name].shape != getattr(parameter, "ds_shape", parameter.shape))
     ]
-    if wrong:
-        raise RuntimeError(f"{folder}: {len(wrong)} parameters are missing or of another shape: {', '.join(wrong[:5])}")
 
 
 def save_final_model(trainer: LLaVATrainer) -> None:
-    """Save the trained model into the output folder: written beside first, then renamed file by file."""
+    """Save the trained model into the output folder: written beside first, then renamed file by file.
+
+    Raises:
+        SaveError: on all ranks, if one could not write.
+    """
     args = trainer.args
     output = Path(args.output_dir)
     staging = output / STAGING / "final"
     trainer.model.config.use_cache = True
-    trainer.save_model(str(staging))
-    trainer.accelerator.wait_for_everyone()
-    if trainer.is_world_process_zero():
-        check_saved(trainer.model, staging)
-        trainer.state.save_to_json(str(staging / "trainer_state.json"))
-        for file in sorted(staging.iterdir()):
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(file, output / file.name)
-        shutil.rmtree(output / STAGING)
-    trainer.accelerator.wait_for_everyone()
+    with trainer.writing(output):
+        trainer.save_model(str(staging))
+    with trainer.writing(output):
+        if trainer.is_world_process_zero():
+            check_saved(trainer.model, staging, args.vocabulary_grew)
+            trainer.state.save_to_json(str(staging / "trainer_state.json"))
+            flush(staging)
+            for file in sorted(staging.iterdir()):
+                os.replace(file, output / file.name)
+            shutil.rmtree(output / STAGING)

@@ -1,13 +1,15 @@
-"""LLaVA's trainer: the projector's own learning rate, batches by length, adapter-only checkpoints."""
+"""LLaVA's trainer: the projector's own learning rate, batches by length, checkpoints of projector or LoRA alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch.utils.data import Sampler
 
 from llava.data.sampler import LengthGroupedSampler
+from llava.train import lora
 from transformers_patch import Trainer
 from transformers_patch.compat import decayed_parameters, without_empty_groups
 from transformers_patch.loss import IGNORE_INDEX
@@ -21,19 +23,22 @@ EMBEDDING_KEYS = ("embed_tokens", "embed_in")
 class LLaVATrainer(Trainer):
     """`transformers_patch.Trainer` with what LLaVA's training modes need.
 
-    Reads of the arguments: `mm_projector_lr`, `group_by_modality_length`, `tune_mm_mlp_adapter`.
+    Reads of the arguments: `mm_projector_lr`, `group_by_length`, `group_by_modality_length`, `tune_mm_mlp_adapter`,
+    `vocabulary_grew`.
     """
 
     _unsupervised = 0
 
     def _get_train_sampler(self) -> Sampler | None:
-        if not self.args.group_by_modality_length:
+        by_modality = self.args.group_by_modality_length
+        if not (by_modality or self.args.group_by_length):
             return super()._get_train_sampler()
         return LengthGroupedSampler(
             self.args.train_batch_size,
             self.args.world_size * self.args.gradient_accumulation_steps,
-            self.train_dataset.modality_lengths,
-            group_by_modality=True,
+            # Counted in words: transformers' own way to learn a length would be to read every sample with its images.
+            self.train_dataset.modality_lengths if by_modality else self.train_dataset.lengths,
+            group_by_modality=by_modality,
             seed=self.args.seed,
         )
 
@@ -73,6 +78,17 @@ class LLaVATrainer(Trainer):
                 groups.append(group)
         return without_empty_groups(groups)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As transformers' (call it on all ranks); of a LoRA training only what a LoRA folder holds is gathered."""
+        if not isinstance(self.model, PeftModel):
+            super().save_model(output_dir, _internal_call)
+            return
+        state = lora.saved_state(self.model, self.args.vocabulary_grew)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            lora.save(self.model, state, folder, self.args.save_safetensors)
+            self.tokenizer.save_pretrained(folder)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         if not self.args.tune_mm_mlp_adapter:
             super()._save(output_dir, state_dict)
@@ -90,6 +106,9 @@ class LLaVATrainer(Trainer):
         return {name: value.cpu() for name, value in state.items() if any(key in name for key in keys)}
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if isinstance(self.model, PeftModel):
+            lora.restore(self.model, resume_from_checkpoint, self.args.vocabulary_grew)
+            return
         if not self.args.tune_mm_mlp_adapter:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return

@@ -1,20 +1,27 @@
 """The output folder of a training run: who it belongs to, whether it is finished, where to go on.
 
 `visatb_run.json` holds a fingerprint of everything that shapes the result. A folder of another run is refused; a
-finished one is left as it is; an unfinished one goes on from its newest checkpoint.
+finished one is left as it is; an unfinished one goes on from its newest whole checkpoint.
 """
 
 import dataclasses
 import fcntl
 import hashlib
+import json
 import os
-import re
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from accelerate.utils import broadcast_object_list
 
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
-from transformers_patch.trainer import STAGING
+from transformers_patch.checkpoints import STAGING
+from transformers_patch.publish import DamagedError, checkpoint_folders, verify
+from transformers_patch.weight_method import strategy_file
+from visatb.cli import EXIT_INPUT
 from visatb.errors import InputError
 from visatb.files import read_json, write_json
 
@@ -22,75 +29,106 @@ RUN_FILE = "visatb_run.json"
 LOG_FILE = "train_log.jsonl"
 CONTENT = "_content"
 _RESULTS = ("model*.safetensors*", "pytorch_model*.bin*", "mm_projector.bin", "trainer_state.json")
+_RESULTS += ("adapter_config.json", "adapter_model.*", "non_lora_trainables.bin")
 
 # What may change between two calls of one run: where it writes, what it shows, how work is split.
 _FREE = {
     "output_dir overwrite_output_dir logging_dir log_level log_level_replica log_on_each_node logging_strategy "
-    "logging_first_step logging_steps logging_nan_inf_filter save_strategy save_steps save_total_limit run_name "
-    "disable_tqdm report_to dataloader_num_workers dataloader_pin_memory local_rank _n_gpu no_cuda use_mps_device "
-    "ddp_backend ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers deepspeed fsdp "
-    "fsdp_config resume_from_checkpoint push_to_hub hub_token hub_model_id hub_strategy hub_private_repo cache_dir "
-    "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps gradient_checkpointing "
-    "lazy_preprocess push_to_hub_token skip_memory_metrics data_path image_folder benchmark ignore_data_skip"
+    "logging_first_step logging_steps logging_nan_inf_filter save_strategy save_steps save_minutes save_total_limit "
+    "run_name disable_tqdm report_to dataloader_num_workers dataloader_pin_memory local_rank _n_gpu no_cuda "
+    "use_mps_device ddp_backend ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers "
+    "deepspeed fsdp fsdp_config resume_from_checkpoint push_to_hub hub_token hub_model_id hub_strategy "
+    "hub_private_repo cache_dir per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
+    "gradient_checkpointing lazy_preprocess push_to_hub_token skip_memory_metrics data_path image_folder benchmark "
+    "ignore_data_skip"
 }
 _FREE = frozenset(" ".join(_FREE).split())
 
+T = TypeVar("T")
+
 
 class RunFolder:
-    """One output folder, locked while this process (rank 0) lives.
+    """One output folder, locked while this process lives. Rank 0 alone opens and writes it (see `on_first_rank`).
 
     Args:
         path: the folder; made if missing.
         fingerprint: what shapes the result, by name.
-        is_first_rank: only rank 0 locks and writes.
-        overwrite: forget an earlier run in the folder.
-
-    Raises:
-        InputError: the folder is in use, holds something else, or belongs to a run with other settings.
     """
 
-    def __init__(self, path: str, fingerprint: dict[str, Any], is_first_rank: bool = True, overwrite: bool = False):
+    def __init__(self, path: str, fingerprint: dict[str, Any]):
         self.path = Path(path)
         self._fingerprint = fingerprint
-        self._is_first_rank = is_first_rank
-        if is_first_rank:
-            self._refuse_foreign()
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = self._locked()
-            if overwrite:
-                self._forget()
-        self.finished = self._check_owner()
-        if is_first_rank and not self.finished:
+
+    def open(self, overwrite: bool = False) -> bool:
+        """Lock the folder; returns whether its run is finished.
+
+        Args:
+            overwrite: forget an earlier run in the folder.
+
+        Raises:
+            InputError: the folder is in use, holds something else, or belongs to a run with other settings.
+        """
+        self._refuse_foreign()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = self._locked()
+        if overwrite:
+            self._forget()
+        finished = self._check_owner()
+        if not finished:
             shutil.rmtree(self.path / STAGING, ignore_errors=True)
+            for part in (*self.path.glob(f".{RUN_FILE}.*.part"), *self.path.glob(f"{LOG_FILE}.part")):
+                part.unlink()
+        return finished
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.close()
+
+    @property
+    def digest(self) -> str:
+        """What this run's checkpoints are marked with."""
+        return hashlib.sha256(json.dumps(self._fingerprint, sort_keys=True).encode()).hexdigest()
 
     def begin(self) -> None:
         """Claim the folder for this run: once its model is there, so that a failed start claims nothing."""
-        if self._is_first_rank:
-            self._write(finished=False)
+        self._write(finished=False)
 
-    def newest_checkpoint(self) -> str | None:
-        """The checkpoint with the most steps (they are renamed into place when complete), or None.
+    def newest_checkpoint(self, world_size: int = 1, deepspeed: bool = False) -> str | None:
+        """The newest checkpoint that is whole and this run's; None if there is none at all.
+
+        Newer ones that are not are told in a line each and renamed to `damaged-checkpoint-N`.
+
+        Args:
+            world_size, deepspeed: how this call of the run is split; DeepSpeed's state fits no other split.
 
         Raises:
-            InputError: it has lost a file; transformers would go on without optimizer or schedule and say nothing.
+            InputError: there are checkpoints but none is whole (starting again at step 0 must be asked for), or the
+                newest whole one needs another launch.
         """
-        found = [
-            (int(m[1]), p) for p in self.path.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))
-        ]
-        if not found:
-            return None
-        newest = max(found)[1]
-        lost = [name for name in ("trainer_state.json", "scheduler.pt") if not (newest / name).is_file()]
-        if not (newest / "optimizer.pt").is_file() and not list(newest.glob("global_step*")):  # DeepSpeed's own folder
-            lost.append("optimizer.pt")
-        if lost:
-            raise InputError(f"{newest}: has lost {', '.join(lost)}. Delete this folder to go on from the one before.")
-        return str(newest)
+        damaged: dict[Path, str] = {}
+        for path in reversed(checkpoint_folders(self.path)):
+            try:
+                manifest = verify(path, self.digest)
+            except DamagedError as error:
+                damaged[path] = str(error)
+            except OSError as error:
+                damaged[path] = f"{error.filename} cannot be read ({error.strerror})"
+            else:
+                _refuse_other_split(path, manifest, world_size, deepspeed)
+                for other, problem in damaged.items():
+                    _put_aside(other, problem, path)
+                return str(path)
+        if damaged:
+            problems = "; ".join(f"{path.name}: {problem}" for path, problem in damaged.items())
+            raise InputError(
+                f"{self.path}: no checkpoint is whole ({problems}). Restore one, or pass --overwrite_output_dir True "
+                "to start again at step 0."
+            )
+        return None
 
     def finish(self, **facts: Any) -> None:
         """Mark the run finished and note facts about it (steps, seconds, ...)."""
-        if self._is_first_rank:
-            self._write(finished=True, **facts)
+        self._write(finished=True, **facts)
 
     def _write(self, **content: Any) -> None:
         write_json(self.path / RUN_FILE, {"fingerprint": self._fingerprint, **content})
@@ -115,9 +153,13 @@ class RunFolder:
         return stream
 
     def _forget(self) -> None:
-        for checkpoint in self.path.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        for pattern in (RUN_FILE, LOG_FILE, *_RESULTS):
+        """Delete what an earlier run has left, RUN_FILE last: until then the folder is known as ours."""
+        if (self.path / RUN_FILE).exists():
+            self._write(finished=False)  # a kill in between must not leave a finished run without its model
+        for pattern in ("checkpoint-*", "damaged-checkpoint-*"):
+            for checkpoint in self.path.glob(pattern):
+                shutil.rmtree(checkpoint)
+        for pattern in (*_RESULTS, LOG_FILE, RUN_FILE):
             for file in self.path.glob(pattern):
                 file.unlink()
 
@@ -126,15 +168,57 @@ class RunFolder:
         if not file.exists():
             return False
         earlier = read_json(file)
+        if not isinstance(earlier, dict) or not isinstance(earlier.get("fingerprint"), dict):
+            raise InputError(f"{file}: holds no run. Choose another --output_dir, or pass --overwrite_output_dir True.")
         before, now = earlier["fingerprint"], self._fingerprint
         differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-        if differing and self._is_first_rank:
+        if differing:
             changes = "; ".join(_difference(key, before.get(key), now.get(key)) for key in differing)
             raise InputError(
                 f"{self.path}: output_dir belongs to a run with other settings ({changes}). "
                 "Choose another --output_dir, or pass --overwrite_output_dir True."
             )
-        return bool(earlier["finished"])
+        self._fingerprint = before  # 3 and 3.0 are one setting, but not one digest
+        return bool(earlier.get("finished"))
+
+
+def on_first_rank(args: TrainingArguments, work: Callable[[], T]) -> T:
+    """What `work` returns on rank 0, on all ranks (call it on all; the value must be picklable).
+
+    Raises:
+        InputError, OSError: those of `work`, on rank 0; the other ranks end and say nothing.
+    """
+    told: list[Any] = [None, None]
+    problem = None
+    if args.process_index == 0:
+        try:
+            told[0] = work()
+        except (InputError, OSError) as error:
+            problem = error
+            told[1] = type(error).__name__
+    if args.world_size > 1:
+        broadcast_object_list(told)
+    if problem is not None:
+        raise problem
+    if told[1] is not None:
+        sys.exit(EXIT_INPUT)
+    return told[0]
+
+
+def _refuse_other_split(path: Path, manifest: dict[str, Any], world_size: int, deepspeed: bool) -> None:
+    before, now = (manifest["deepspeed"], manifest["world_size"]), (deepspeed, world_size)
+    if before[0] != now[0] or (deepspeed and before[1] != now[1]):
+        how = [f"{'DeepSpeed' if ds else 'no DeepSpeed'} on {n} process{'es' * (n > 1)}" for ds, n in (before, now)]
+        raise InputError(f"{path}: was saved by {how[0]}, this is {how[1]}. Start it as before.")
+
+
+def _put_aside(path: Path, problem: str, used: Path) -> None:
+    """Out of the way of the checkpoint that will be saved under this name, and of --save_total_limit."""
+    aside = path.with_name(f"damaged-{path.name}")
+    if aside.exists():
+        shutil.rmtree(aside)
+    path.rename(aside)
+    print(f"warning: {path}: {problem}; renamed to {aside.name}, going on from {used.name}.", file=sys.stderr)
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
@@ -159,6 +243,8 @@ def fingerprint(
         shape["per_device_train_batch_size"] = training.per_device_train_batch_size
     for name in ("model_name_or_path", "vision_tower", "pretrain_mm_mlp_adapter"):
         shape[name + CONTENT] = _content_of(getattr(model, name))
+    shape["lora_weight_path" + CONTENT] = _content_of(training.lora_weight_path)
+    shape["weight_method" + CONTENT] = _content_of(strategy_file(training.weight_method))
     return shape
 
 

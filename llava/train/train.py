@@ -3,21 +3,29 @@
     python -m llava.train.train --model_name_or_path ... --data_path ... --image_folder ... --output_dir ... \
         --benchmark scripts_visatb/benchmarks/demo.yaml --visatb_weights 1 1 1 1 1 1
 
-Start the same command again after an interruption and it goes on; a finished run is left as it is.
+Start the same command again after an interruption and it goes on; a finished run is left as it is. Exit codes: 0 done,
+1 stopped (disk, loss), 2 refused, 143 and 130 saved and stopped after SIGTERM and SIGINT (docs/checkpointing.md).
 """
 
+import pickle
 import sys
 import time
 from collections.abc import Sequence
+from signal import Signals
 
+from accelerate.utils import gather_object
 from transformers import set_seed
 
 from llava.data.dataset import SupervisedDataset as LazySupervisedDataset
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
 from llava.train.assembly import build_model, build_trainer, load_data, load_tasks, make_weighter, save_final_model
-from llava.train.run_folder import LOG_FILE, RunFolder, fingerprint
+from llava.train.llava_trainer import LLaVATrainer
+from llava.train.run_folder import LOG_FILE, RunFolder, fingerprint, on_first_rank
+from transformers_patch.checkpoints import SaveError
+from transformers_patch.stopping import StopSignals
 from transformers_patch.trainer import NonFiniteLossError
 from visatb.cli import run
+from visatb.errors import InputError
 
 __all__ = ["DataArguments", "LazySupervisedDataset", "ModelArguments", "TrainingArguments", "train"]
 
@@ -32,37 +40,69 @@ def train(argv: Sequence[str] | None = None) -> int:
     set_seed(args.seed)
     tasks = load_tasks(data_args, args)
     weighter = make_weighter(args, tasks)
-    records = load_data(data_args, tasks)
-    with args.main_process_first(local=False, desc="run folder"):  # the others read what the first has decided
-        folder = RunFolder(
-            args.output_dir,
-            fingerprint(model_args, data_args, args, args.world_size, tasks),
-            is_first_rank=args.process_index == 0,
-            overwrite=args.overwrite_output_dir,
-        )
-    if folder.finished:
-        print(f"{folder.path}: this run is finished; nothing to do.")
+    records = load_data(data_args, tasks, model_args.version)
+    is_first = args.process_index == 0
+    folder = RunFolder(args.output_dir, fingerprint(model_args, data_args, args, args.world_size, tasks))
+
+    def look() -> tuple[bool, str | None]:
+        finished = folder.open(args.overwrite_output_dir)
+        return finished, None if finished else folder.newest_checkpoint(args.world_size, bool(args.deepspeed))
+
+    finished, checkpoint = on_first_rank(args, look)
+    if finished:
+        if is_first:
+            print(f"{folder.path}: this run is finished; nothing to do.")
         return 0
     started = time.monotonic()
     model, tokenizer, conversation = build_model(model_args, data_args, args)
     trainer = build_trainer(model, tokenizer, conversation, records, tasks, weighter, data_args, args)
-    folder.begin()
+    trainer.run_digest = folder.digest
+    if is_first:
+        folder.begin()
+        if checkpoint is not None:
+            print(f"going on from {checkpoint}")
+    code = run_to_the_end(trainer, checkpoint)
+    if code:
+        return code
+    unsupervised, bad_images = trainer.count_unsupervised(), set(gather_object(trainer.train_dataset.bad_images))
+    if is_first:
+        folder.finish(
+            steps=trainer.state.global_step,
+            samples=len(records),
+            seconds=round(time.monotonic() - started, 3),
+            tasks=tasks,
+            weights=[float(weight) for weight in weighter.weight_K],
+            samples_without_supervised_token=unsupervised,
+            bad_images=len(bad_images),
+            log=LOG_FILE,
+        )
+    return 0
+
+
+def run_to_the_end(trainer: LLaVATrainer, checkpoint: str | None) -> int:
+    """Train from a checkpoint, or from the start, to the saved model; returns the exit code."""
+    is_first = trainer.is_world_process_zero()
     try:
-        trainer.train(resume_from_checkpoint=folder.newest_checkpoint())
+        with StopSignals() as trainer.stop:
+            trainer.train(resume_from_checkpoint=checkpoint)
+            if trainer.stopped_by:
+                if is_first:
+                    saved = f"saved checkpoint-{trainer.state.global_step}; run the same command again to go on"
+                    print(f"{Signals(trainer.stopped_by).name}: {saved}", file=sys.stderr)
+                return 128 + trainer.stopped_by
+            save_final_model(trainer)
     except NonFiniteLossError as error:
         print(f"error: {error} Lower --learning_rate or check these samples.", file=sys.stderr)
         return 1
-    save_final_model(trainer)
-    folder.finish(
-        steps=trainer.state.global_step,
-        samples=len(records),
-        seconds=round(time.monotonic() - started, 3),
-        tasks=tasks,
-        weights=[float(weight) for weight in weighter.weight_K],
-        samples_without_supervised_token=trainer.count_unsupervised(),
-        bad_images=len(trainer.train_dataset.bad_images),
-        log=LOG_FILE,
-    )
+    except SaveError as error:
+        if is_first:
+            print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # of the logs
+        error.filename = error.filename or trainer.args.output_dir
+        raise
+    except pickle.UnpicklingError:
+        raise InputError(f"{checkpoint}: holds more than tensors and numbers, and is not loaded. Delete it.") from None
     return 0
 
 

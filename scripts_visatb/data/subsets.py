@@ -10,32 +10,43 @@ From the training files of a benchmark it writes, with the documented names
   group of tasks where the benchmark balances groups;
 - `{task}_train-...`: all of one measured task (the single-task model, STL);
 - `{benchmark}_train-...`: everything (the final models);
+- `{task}-mini_train-...`: `mini_i` alone, for the difficulties of Eq. 11 and 12 (`--forms simpler` or `precise`);
 - `subsets.json`: which file is which, with record counts and SHA-256, written last.
 
 `mini_i` lies inside `large_i`, both rates are those of the benchmark and the same for every task, and the same seed
-gives the same bytes. Everything is checked before the first file is written.
+gives the same bytes. The annotation files are read twice, a record at a time: everything is checked before the first
+file is written, and memory does not grow with their size but for some tens of bytes a record.
 """
 
 import hashlib
-import json
 import os
-from collections import Counter
-from collections.abc import Iterable
+import tempfile
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 from tqdm import tqdm
 
-from scripts_visatb.data.overlap import Overlap, find_overlaps
-from visatb.benchmark import SPLITS, Benchmark, Task, load_benchmark
+from scripts_visatb.data.stream import BETWEEN, RecordWriter, encode, file_sizes, stream_records, writing_records
+from scripts_visatb.data.survey import Survey, digest, files_of, overlaps, shared_ids, survey
+from visatb.benchmark import Benchmark, Task, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import read_json, replacing, write_json
-from visatb.records import Record, check_records, image_names, name_of, read_records, resolve_image
+from visatb.files import read_json, write_json
+from visatb.records import Record
 
 MANIFEST = "subsets.json"
+# What the weights are computed from: models `mini` and `i+mini` (Eq. 3-7), single tasks and the base (Eq. 10, 11), or
+# the former with single-task difficulties (Eq. 12).
+FORMS = ("standard", "simpler", "precise")
 
-TaskRecords = dict[str, list[Record]]
+Selection = dict[str, np.ndarray]  # task -> positions of its records, ascending
+
+_RUN = 1024  # records that are copied in one piece
 
 
 def size_label(count: int) -> str:
@@ -43,7 +54,7 @@ def size_label(count: int) -> str:
     return str(count) if count < 1000 else f"{round(count / 1000)}k"
 
 
-def draw(count: int, rate: float, seed: int, task: str) -> set[int]:
+def draw(count: int, rate: float, seed: int, task: str) -> np.ndarray:
     """The positions of a random share of a task's records; a larger rate draws a superset of a smaller one.
 
     Positions are ranked by SHA-256 of seed, task and position: that is the same on every machine and Python version.
@@ -53,9 +64,16 @@ def draw(count: int, rate: float, seed: int, task: str) -> set[int]:
         rate: share in (0, 1]; at least one record is drawn.
         seed: another seed draws another subset.
         task: name of the task, so that tasks of equal size are drawn independently.
+
+    Returns:
+        int64 [n], ascending.
     """
-    ranked = sorted(range(count), key=lambda n: hashlib.sha256(f"{seed}/{task}/{n}".encode()).digest())
-    return set(ranked[: max(1, round(rate * count))])
+    share = max(1, round(rate * count))
+    if share == count:
+        return np.arange(count)
+    hashes = b"".join(hashlib.sha256(f"{seed}/{task}/{n}".encode()).digest() for n in range(count))
+    words = np.frombuffer(hashes, dtype=">u8").reshape(count, 4)
+    return np.sort(np.lexsort(words.T[::-1])[:share])
 
 
 def balanced_units(benchmark: Benchmark) -> dict[str, list[Task]]:
@@ -66,73 +84,49 @@ def balanced_units(benchmark: Benchmark) -> dict[str, list[Task]]:
     return units
 
 
-def read_split(benchmark: Benchmark, split: str, data_folder: Path) -> TaskRecords:
-    """The checked records of every task that has a file of the split, in file order.
-
-    Several tasks may share one file; each record then goes to the task it names.
-
-    Raises:
-        InputError: naming the file and record that breaks the format, or the task without data.
-    """
-    owners: dict[str, list[str]] = {}
-    for task in benchmark.tasks:
-        if split in task.files:
-            owners.setdefault(task.files[split], []).append(task.name)
-    found: TaskRecords = {name: [] for names in owners.values() for name in names}
-    for file, names in owners.items():
-        path = data_folder / file
-        records = read_records(path)
-        check_records(records, path, tasks=names, training=split == "train")
-        for record in records:
-            found[record["task"]].append(record)
-        for name in names:
-            if not found[name]:
-                raise InputError(
-                    f"{path}: no record of task {name!r}. Add its data or drop the task from the benchmark."
-                )
-    return found
-
-
-def check_images(records: Iterable[Record], where: str, image_folder: Path) -> None:
-    """Refuse the first record whose image is missing or lies outside the image folder."""
-    for n, record in enumerate(records):
-        for image in image_names(record):
-            resolve_image(image_folder, image, f"{where}: {name_of(record, n)}")
-
-
-def distinguish_ids(train: TaskRecords) -> TaskRecords:
-    """The same records where an id that several tasks use reads `task/id`: ids are unique within a training file."""
-    counts = Counter(identifier for records in train.values() for identifier in {r.get("id") for r in records})
-    return {
-        task: [
-            r | {"id": f"{task}/{r['id']}"} if r.get("id") is not None and counts[r["id"]] > 1 else r for r in records
-        ]
-        for task, records in train.items()
-    }
-
-
-def compose(benchmark: Benchmark, train: TaskRecords, seed: int) -> dict[str, tuple[str, TaskRecords]]:
+def compose(
+    benchmark: Benchmark, counts: dict[str, int], seed: int, forms: tuple[str, ...] = FORMS[:1]
+) -> dict[str, tuple[str, Selection]]:
     """What each training file holds: key of the manifest -> (first part of the file name, records by task).
 
-    Keys: `mini`, `entire`, `plus_mini/<task or group>`, `single/<task>`.
+    Keys: `mini`, `entire`, `plus_mini/<task or group>`, `single/<task>`, `mini_single/<task>`; in the simpler form
+    with groups also `single/<group>`, for the contributions between groups.
+
+    Args:
+        benchmark: tasks, rates, groups.
+        counts: number of training records of every task, in the order of writing.
+        seed: of the random subsets.
+        forms: which of FORMS the files are for; the entire mix and the single tasks belong to each.
     """
-    mini, large = {}, {}
-    for name, records in train.items():
-        drawn_mini = draw(len(records), benchmark.mini_rate, seed, name)
-        drawn_large = draw(len(records), benchmark.large_rate, seed, name)
-        mini[name] = [record for n, record in enumerate(records) if n in drawn_mini]
-        large[name] = [record for n, record in enumerate(records) if n in drawn_large]
-    files = {"mini": (f"{benchmark.name}-mini", mini), "entire": (benchmark.name, train)}
-    for unit, tasks in balanced_units(benchmark).items():
-        own = {task.name: large[task.name] for task in tasks}
-        files[f"plus_mini/{unit}"] = (f"{unit}-plus-mini", mini | own)
-    for task in benchmark.measured:
-        files[f"single/{task.name}"] = (task.name, {task.name: train[task.name]})
+    mini = {name: draw(count, benchmark.mini_rate, seed, name) for name, count in counts.items()}
+    large = {name: draw(count, benchmark.large_rate, seed, name) for name, count in counts.items()}
+    entire = {name: np.arange(count) for name, count in counts.items()}
+    units = balanced_units(benchmark)
+    measured = [task.name for task in benchmark.measured]
+    with_minis = forms != ("simpler",)
+    files = {"mini": (f"{benchmark.name}-mini", mini)} if with_minis else {}
+    files["entire"] = (benchmark.name, entire)
+    if with_minis:
+        for unit, tasks in units.items():
+            files[f"plus_mini/{unit}"] = (f"{unit}-plus-mini", mini | {task.name: large[task.name] for task in tasks})
+    single = {name: [name] for name in measured}
+    if "simpler" in forms:
+        single |= {unit: [task.name for task in tasks] for unit, tasks in units.items()}
+    for unit, names in single.items():
+        files[f"single/{unit}"] = (unit, {name: entire[name] for name in names})
+    if forms != FORMS[:1]:
+        for name in measured:
+            files[f"mini_single/{name}"] = (f"{name}-mini", {name: mini[name]})
     return files
 
 
 def make_subsets(
-    benchmark: Benchmark, output: Path, seed: int, data_folder: Path, image_folder: Path | None
+    benchmark: Benchmark,
+    output: Path,
+    seed: int,
+    data_folder: Path,
+    image_folder: Path | None,
+    forms: tuple[str, ...] = FORMS[:1],
 ) -> dict[str, Any]:
     """Check all data, write every training file and then the manifest; returns the manifest.
 
@@ -142,33 +136,43 @@ def make_subsets(
         seed: of the random subsets.
         data_folder: where the benchmark's annotation files are.
         image_folder: where every image must be found; None leaves images unchecked.
+        forms: which of FORMS to write files for.
 
     Raises:
-        InputError: see `read_split`, `check_images`; a sample of val or test among the training samples of its task;
-            mini_rate above large_rate.
+        InputError: see `survey`; a sample of val or test among the training samples of its task; mini_rate above
+            large_rate; two files of one name.
     """
     if benchmark.mini_rate > benchmark.large_rate:
         raise InputError(
             f"{benchmark.path}: mini_rate must be at most large_rate ({benchmark.large_rate}), got "
             f"{benchmark.mini_rate}. The mini subset is drawn inside the large one."
         )
-    splits = {split: read_split(benchmark, split, data_folder) for split in SPLITS}
-    if image_folder is not None:
-        _check_all_images(benchmark, splits, data_folder, image_folder)
-    overlaps = _overlaps(benchmark.measured, splits)
-    files = compose(benchmark, distinguish_ids(splits["train"]), seed)
+    found = survey(benchmark, data_folder, image_folder)
+    warnings = _overlap_warnings(benchmark, found)
+    counts = {name: task.count for name, task in found["train"].items()}
+    contents = compose(benchmark, counts, seed, forms)
+    paths = _paths(benchmark, output, contents)
     stale = _withdraw(output)
+    output.mkdir(parents=True, exist_ok=True)
     entries = {}
-    for key, (stem, by_task) in tqdm(files.items(), desc="writing sub-datasets", unit="file"):
-        total = sum(len(records) for records in by_task.values())
-        path = output / f"{stem}_train-{size_label(total)}.json"
-        entries[key] = {
-            "file": path.name,
-            "records": total,
-            "tasks": {name: len(records) for name, records in by_task.items()},
-            "sha256": write_records(path, [record for records in by_task.values() for record in records]),
-        }
-    for name in stale - {entry["file"] for entry in entries.values()}:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=output, prefix=".subsets.")))
+        encoded = {name: EncodedTask(stack.enter_context(open(folder / name, "w+b"))) for name in counts}
+        encode_tasks(benchmark, data_folder, encoded, shared_ids(found["train"]))
+        for name, task in encoded.items():
+            if len(task) != counts[name]:
+                raise InputError(f"{found['train'][name].file}: was changed while it was read. Run the command again.")
+        for key, (_, selection) in tqdm(contents.items(), desc="writing sub-datasets", unit="file"):
+            with writing_records(paths[key]) as writer:
+                for name, positions in selection.items():
+                    encoded[name].copy(positions, writer)
+            entries[key] = {
+                "file": paths[key].name,
+                "records": writer.count,
+                "tasks": {name: len(positions) for name, positions in selection.items()},
+                "sha256": writer.sha256,
+            }
+    for name in stale - {path.name for path in paths.values()}:
         (output / name).unlink(missing_ok=True)
     manifest = {
         "benchmark": benchmark.name,
@@ -176,27 +180,54 @@ def make_subsets(
         "mini_rate": benchmark.mini_rate,
         "large_rate": benchmark.large_rate,
         "files": entries,
-        "evaluation_records": {split: {k: len(v) for k, v in splits[split].items()} for split in ("val", "test")},
-        "warnings": [str(overlap) for overlap in overlaps],
+        "evaluation_records": {
+            split: {name: task.count for name, task in found[split].items()} for split in ("val", "test")
+        },
+        "warnings": warnings,
     }
     write_json(output / MANIFEST, manifest)
     return manifest
 
 
-def write_records(path: Path, records: list[Record]) -> str:
-    """Write a JSON list with one record a line, whole or not at all; returns its SHA-256."""
-    digest = hashlib.sha256()
-    with replacing(path) as part, open(part, "wb") as stream:
-        for n, record in enumerate(records):
-            line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-            block = (("[\n" if n == 0 else ",\n") + line).encode()
-            digest.update(block)
-            stream.write(block)
-        digest.update(b"\n]\n")
-        stream.write(b"\n]\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    return digest.hexdigest()
+class EncodedTask:
+    """The training records of one task in a temporary file, as they will be written, and where each begins."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self._starts = array("Q", [0])
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def add(self, record: Record) -> None:
+        """Append a record."""
+        data = encode(record) + BETWEEN
+        self._stream.write(data)
+        self._starts.append(self._starts[-1] + len(data))
+
+    def copy(self, positions: np.ndarray, writer: RecordWriter) -> None:
+        """Write the records at these positions (ascending)."""
+        self._stream.flush()
+        for first, count in _runs(positions):
+            start, end = self._starts[first], self._starts[first + count] - len(BETWEEN)
+            writer.write_encoded(os.pread(self._stream.fileno(), end - start, start), count)
+
+
+def encode_tasks(
+    benchmark: Benchmark, data_folder: Path, encoded: dict[str, EncodedTask], ids_in_common: set[int]
+) -> None:
+    """Second reading: encode every training record into the file of its task.
+
+    An id that several tasks use becomes `task/id`: ids are unique within a training file.
+    """
+    files = [data_folder / file for file in files_of(benchmark, "train")]
+    with tqdm(total=file_sizes(files), desc="sorting by task", unit="B", unit_scale=True) as bar:
+        for file in files:
+            for record in stream_records(file, bar.update):
+                task, identifier = record["task"], record.get("id")
+                if identifier is not None and digest(identifier) in ids_in_common:
+                    record["id"] = f"{task}/{identifier}"
+                encoded[task].add(record)
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
@@ -208,24 +239,36 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     return read_json(Path(folder) / MANIFEST)
 
 
-def _check_all_images(benchmark: Benchmark, splits: dict[str, TaskRecords], data: Path, images: Path) -> None:
-    total = sum(len(records) for by_task in splits.values() for records in by_task.values())
-    with tqdm(total=total, desc="checking images", unit="record") as bar:
-        for split, by_task in splits.items():
-            for name, records in by_task.items():
-                check_images(records, str(data / benchmark.task(name).files[split]), images)
-                bar.update(len(records))
+def _runs(positions: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(first, count) of the stretches of successive positions, cut to _RUN."""
+    breaks = np.flatnonzero(np.diff(positions) != 1) + 1
+    for start, end in pairwise([0, *breaks.tolist(), len(positions)]):
+        for n in range(start, end, _RUN):
+            yield int(positions[n]), min(_RUN, end - n)
 
 
-def _overlaps(tasks: list[Task], splits: dict[str, TaskRecords]) -> list[Overlap]:
-    overlaps = []
-    for task in tasks:
-        by_split = {split: splits[split][task.name] for split in SPLITS}
-        overlaps += find_overlaps(task.name, by_split)
-    for overlap in overlaps:
-        if overlap.kind == "samples":
-            raise InputError(f"{overlap}. Remove them: a score on samples that were trained on means nothing.")
-    return overlaps
+def _overlap_warnings(benchmark: Benchmark, found: Survey) -> list[str]:
+    warnings = []
+    for task in benchmark.measured:
+        for overlap in overlaps(task.name, {split: tasks[task.name] for split, tasks in found.items()}):
+            if overlap.kind == "samples":
+                raise InputError(f"{overlap}. Remove them: a score on samples that were trained on means nothing.")
+            warnings.append(str(overlap))
+    return warnings
+
+
+def _paths(benchmark: Benchmark, output: Path, contents: dict[str, tuple[str, Selection]]) -> dict[str, Path]:
+    """Key of the manifest -> file."""
+    paths: dict[str, Path] = {}
+    for key, (stem, selection) in contents.items():
+        path = output / f"{stem}_train-{size_label(sum(map(len, selection.values())))}.json"
+        if path in paths.values():
+            raise InputError(
+                f"{benchmark.path}: {path.name} would be the name of {key} and of another file. Name the benchmark, "
+                "its tasks and its groups differently."
+            )
+        paths[key] = path
+    return paths
 
 
 def _withdraw(output: Path) -> set[str]:
@@ -247,6 +290,9 @@ def main() -> None:
     parser.add_argument("--data-folder", type=Path, help="annotation files; the benchmark's own by default")
     parser.add_argument("--image-folder", type=Path, help="images; the benchmark's own by default")
     parser.add_argument("--skip-image-check", action="store_true", help="do not look for every image")
+    parser.add_argument(
+        "--forms", nargs="+", choices=FORMS, default=FORMS[:1], help="forms of the weights to write the files for"
+    )
     args = parser.parse_args()
     benchmark = load_benchmark(args.benchmark)
     manifest = make_subsets(
@@ -255,6 +301,7 @@ def main() -> None:
         benchmark.seed if args.seed is None else args.seed,
         args.data_folder or Path(benchmark.data_folder),
         None if args.skip_image_check else args.image_folder or Path(benchmark.image_folder),
+        tuple(dict.fromkeys(args.forms)),
     )
     for warning in manifest["warnings"]:
         print(f"warning: {warning}")

@@ -1,16 +1,21 @@
-"""Names and places of everything a run makes. The Snakefile and every step read them here.
+"""Places of everything a run makes and what each step depends on. The Snakefile and every step read them here.
 
 runs/<benchmark>/seed<s>/subsets/       training files of the sub-datasets and their manifest
-                         models/        one checkpoint folder per model
+                         models/        one checkpoint folder per model (their names: models.py)
                          answers/       answer files, one folder per model and split
                          metrics/       metric files, one folder per model and split
+                         replies/       what the judge said, one file per model, split and task
                          done/          one record per finished job: when, how long, how much memory
                          scores.csv     validation scores of the N+1 preparation models
-                         weights.json   contributions, difficulties, weights
+                         scores_simpler.csv  of the base and the single-task models (simpler form)
+                         single_scores.csv   of single-task models on little and on all data (simpler, precise)
+                         weights.json   contributions, difficulties, weights; weights_<ablation>.json
 runs/<benchmark>/logs/                  the output of every job
-runs/<benchmark>/report.html            and report.json, *.png
+runs/<benchmark>/weights.json           of several seeds together: mean and standard error
+runs/<benchmark>/report.html            and report.json, *.png, tables/
 """
 
+import hashlib
 import json
 import os
 import re
@@ -20,24 +25,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts_visatb.data.subsets import balanced_units
-from visatb.benchmark import Benchmark, Task
+from scripts_visatb.workflow.models import BASE, VISATB, Model, forms_of
+from visatb.benchmark import AUTO, STANDARD, Ablation, Benchmark, Task
 from visatb.errors import InputError
-from visatb.files import read_text
+from visatb.files import read_json, read_text
 
-MINI = "mini"
-PLUS_MINI = "-plus-mini"
-VISATB = "VisATB"
-EW = "EW"
-STL = "STL-"
+ADAPTER_CONFIG = "adapter_config.json"  # in the folder of a model that holds LoRA adapters alone
 
 # Keys of `training` and `inference` that say where a job runs. They never change its result, so changing them must
 # not repeat it.
-PLACEMENT_KEYS = ("threads", "gpus", "launcher")
+PLACEMENT_KEYS = ("threads", "gpus", "launcher", "keep_models")
 # The same among the variables of the training script: what it shows and saves, how it reads.
 PLACEMENT_VARIABLES = frozenset(
     ("LOGGING_STEPS", "SAVE_STEPS", "SAVE_STRATEGY", "SAVE_TOTAL_LIMIT", "REPORT_TO", "DATALOADER_NUM_WORKERS")
 )
+# Variables of the training script that name what a training starts from.
+BASE_VARIABLES = ("BASE_MODEL_PATH", "VISION_TOWER", "PRETRAIN_MM_MLP_ADAPTER", "LORA_WEIGHT_PATH")
+_STAMP_BYTES = 1 << 20
 # What may be set on Snakemake's command line instead of in the benchmark file.
 RUN_KEYS = ("seeds", "runs")
 
@@ -66,15 +70,13 @@ class Run:
         """Folder of the sub-datasets."""
         return self.home / "subsets"
 
-    @property
-    def scores(self) -> Path:
-        """The validation score matrix."""
-        return self.home / "scores.csv"
+    def table(self, name: str) -> Path:
+        """One of the tables of validation scores (models.TABLES)."""
+        return self.home / f"{name}.csv"
 
-    @property
-    def weights(self) -> Path:
-        """Result of weighting_visatb.py."""
-        return self.home / "weights.json"
+    def weights(self, model: str = VISATB) -> Path:
+        """Result of weighting_visatb.py for VisATB or an ablation."""
+        return self.home / f"weights{variant_of(model)}.json"
 
     def model(self, name: str) -> Path:
         """Checkpoint folder of a model."""
@@ -90,8 +92,12 @@ class Run:
         return self.answers(model, split) / f"{stem}_{model.replace('_', '-')}.json"
 
     def metric_file(self, model: str, split: str, task: str) -> Path:
-        """The metrics of a model on a task."""
+        """The metrics of a model on a task; of a further metric with `<task>:<metric>`."""
         return self.home / "metrics" / f"{model}_{split}" / f"{task}.json"
+
+    def reply_file(self, model: str, split: str, task: str) -> Path:
+        """What the judge said of a model's answers."""
+        return self.home / "replies" / f"{model}_{split}" / f"{task}.jsonl"
 
     def question_file(self, split: str, task: Task) -> Path:
         """The benchmark's annotation file of a split."""
@@ -103,35 +109,31 @@ class Run:
         return self.home / "done" / f"{job}.json"
 
 
-def preparation_models(benchmark: Benchmark) -> list[str]:
-    """Names of the N+1 preparation models, `mini` first; N counts groups where the benchmark balances groups."""
-    return [MINI] + [unit + PLUS_MINI for unit in balanced_units(benchmark)]
+def model_place(current: Run, model: str) -> tuple[str, str | None]:
+    """Where a model's weights are, as inference takes them: its path, and the base model it belongs to or None.
 
+    The base of a run is what its trainings start from: a whole checkpoint, or a language model with the projector of
+    stage 1, whose folder inference takes like an adapter's.
 
-def final_models(benchmark: Benchmark) -> list[str]:
-    """Names of the models that are compared on the test sets."""
-    return [VISATB, EW] + [STL + task.name for task in benchmark.measured]
-
-
-def training_data(model: str) -> str:
-    """The key of a model's training file in the manifest of the sub-datasets."""
-    if model == MINI:
-        return "mini"
-    if model in (VISATB, EW):
-        return "entire"
-    if model.startswith(STL):
-        return f"single/{model.removeprefix(STL)}"
-    return f"plus_mini/{model.removesuffix(PLUS_MINI)}"
-
-
-def evaluated_tasks(benchmark: Benchmark, model: str) -> list[Task]:
-    """The tasks a model is scored on: a single-task model on its own, every other on all measured tasks."""
-    return [benchmark.task(model.removeprefix(STL))] if model.startswith(STL) else benchmark.measured
-
-
-def matrix_row(model: str) -> str:
-    """How the score matrix names a preparation model: `mini`, or the task (or group) of `task-plus-mini`."""
-    return model.removesuffix(PLUS_MINI)
+    Raises:
+        InputError: if the benchmark names no base model where one is needed.
+    """
+    recipe = current.benchmark.training.get("environment") or {}
+    base = recipe.get("BASE_MODEL_PATH")
+    where = f"{current.benchmark.path}: training.environment.BASE_MODEL_PATH"
+    if model == BASE:
+        projector = recipe.get("PRETRAIN_MM_MLP_ADAPTER")
+        if not base:
+            raise InputError(f"{where} must name the base model, which this form of the weights scores. Set it.")
+        return (str(Path(projector).parent), str(base)) if projector else (str(base), None)
+    folder = current.model(model)
+    file = folder / ADAPTER_CONFIG
+    if not file.is_file():
+        return str(folder), None
+    base = base or read_json(file).get("base_model_name_or_path")
+    if not base:
+        raise InputError(f"{file}: no base model. Set {where} in the benchmark file.")
+    return str(folder), str(base)
 
 
 def task_weights(benchmark: Benchmark, weights: Mapping[str, float]) -> list[float]:
@@ -167,44 +169,123 @@ def result_settings(section: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def annotation_files(benchmark: Benchmark) -> list[Path]:
+    """The annotation files that a benchmark names."""
+    names = {name for task in benchmark.tasks for name in task.files.values()}
+    return [Path(benchmark.data_folder) / name for name in sorted(names)]
+
+
 def data_inputs(benchmark: Benchmark) -> list[str]:
     """The annotation files that are there before the run: a changed one draws the sub-datasets anew.
 
     Those that `prepare` makes are its own business. A missing file is left to the step, which tells it by task.
     """
+    return [] if benchmark.prepare else [str(path) for path in annotation_files(benchmark) if path.is_file()]
+
+
+def missing(benchmark: Benchmark) -> list[str]:
+    """What a run needs and does not find, a sentence each; nothing where `prepare` makes it.
+
+    A base model or vision tower that is no path here may be a name on the Hub, and is left out.
+    """
     if benchmark.prepare:
         return []
-    names = {name for task in benchmark.tasks for name in task.files.values()}
-    paths = [Path(benchmark.data_folder) / name for name in sorted(names)]
-    return [str(path) for path in paths if path.is_file()]
+    absent = [path for path in annotation_files(benchmark) if not path.is_file()]
+    told = []
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        told.append(f"annotation files are missing: {', '.join(map(str, absent[:3]))}{more}")
+    if not Path(benchmark.image_folder).is_dir():
+        told.append(f"the image folder is missing: {benchmark.image_folder}")
+    projector = (benchmark.training.get("environment") or {}).get("PRETRAIN_MM_MLP_ADAPTER")
+    if projector and not Path(projector).is_file():
+        told.append(f"the projector of stage 1 is missing: {projector}")
+    return told
+
+
+def base_stamps(benchmark: Benchmark) -> dict[str, str]:
+    """What tells the files that trainings start from, by variable; names on the Hub and absent paths are left out.
+
+    A digest of names, sizes, and the first and the last MiB of every file: a base that was trained anew differs there,
+    and reading whole models before every plan would take minutes.
+    """
+    recipe = benchmark.training.get("environment") or {}
+    paths = {name: Path(str(recipe[name])) for name in BASE_VARIABLES if recipe.get(name)}
+    return {name: _stamp(path) for name, path in paths.items() if path.exists()}
+
+
+def _stamp(place: Path) -> str:
+    files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
+    stamp = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        stamp.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as stream:
+            stamp.update(stream.read(_STAMP_BYTES))
+            stream.seek(max(0, size - _STAMP_BYTES))
+            stamp.update(stream.read(_STAMP_BYTES))
+    return stamp.hexdigest()
 
 
 def subset_settings(benchmark: Benchmark) -> str:
     """What the sub-datasets depend on beside the data."""
     tasks = [(task.name, task.measured, task.group, task.files) for task in benchmark.tasks]
     folders = (benchmark.data_folder, benchmark.image_folder)
-    return settings_key(benchmark.name, tasks, benchmark.mini_rate, benchmark.large_rate, folders)
+    rates = (benchmark.mini_rate, benchmark.large_rate)
+    return settings_key(benchmark.name, tasks, rates, folders, forms_of(benchmark))
 
 
 def training_settings(benchmark: Benchmark) -> str:
-    """What a training depends on beside its data and its weights."""
-    return settings_key(result_settings(benchmark.training), benchmark.task_names)
+    """What a training depends on beside its data, its weights and its weight method.
+
+    A base model that `prepare` makes is not there when a run is planned; its trainings notice another one themselves.
+    """
+    base = {} if benchmark.prepare else base_stamps(benchmark)
+    return settings_key(result_settings(benchmark.training), benchmark.task_names, base)
 
 
-def weighting_settings(benchmark: Benchmark) -> str:
-    """What weights.json depends on beside the scores, the temperature and the alphas."""
-    return settings_key([(task.name, task.group, task.weight) for task in benchmark.tasks])
+def weighting_settings(benchmark: Benchmark, weighting: Ablation) -> str:
+    """What a weights.json depends on beside the scores."""
+    tasks = [(task.name, task.group, task.weight) for task in benchmark.tasks]
+    settings = (weighting.form, weighting.temperature, weighting.alpha, benchmark.on_failed, benchmark.bootstrap)
+    return settings_key(tasks, *settings)
 
 
-def inference_settings(benchmark: Benchmark, model: str, split: str) -> str:
+def weighting_flags(benchmark: Benchmark, weighting: Ablation) -> str:
+    """The flags of weighting_visatb.py that say how the scores are weighed."""
+    temperature = AUTO if weighting.temperature is None else repr(weighting.temperature)
+    alpha = " ".join(map(repr, weighting.alpha))
+    return f"--form {weighting.form} --temperature {temperature} --alpha {alpha} --on-failed {benchmark.on_failed}"
+
+
+def bootstrap_flags(benchmark: Benchmark, weighting: Ablation, home: str) -> str:
+    """The flags that give weights intervals, from the per-record scores of a seed; only the standard form has them."""
+    if weighting.form != STANDARD or not benchmark.bootstrap:
+        return ""
+    return f"--bootstrap {benchmark.bootstrap} --per-record {shlex.quote(home + '/metrics')}"
+
+
+def inference_settings(benchmark: Benchmark, model: Model, split: str) -> str:
     """What the answers depend on beside the model."""
-    tasks = [(task.name, task.files[split], task.max_new_tokens) for task in evaluated_tasks(benchmark, model)]
+    tasks = [(task.name, task.files[split], task.max_new_tokens) for task in model.tasks(split)]
     return settings_key(result_settings(benchmark.inference), tasks)
 
 
-def scoring_settings(benchmark: Benchmark, model: str) -> str:
+def scoring_settings(benchmark: Benchmark, model: Model, split: str) -> str:
     """What the scores depend on beside the answers."""
-    return settings_key([(task.name, task.metric) for task in evaluated_tasks(benchmark, model)])
+    tasks = [(task.name, *metrics_of(task, split)) for task in model.tasks(split)]
+    judged = any("judge" in metrics for _, *metrics in tasks)
+    return settings_key(tasks, *([benchmark.judge] if judged else []))
+
+
+def metrics_of(task: Task, split: str) -> tuple[str, ...]:
+    """The metrics of a task in a split: its own, and on the test set the further ones."""
+    return (task.metric, *task.also) if split == "test" else (task.metric,)
+
+
+def variant_of(model: str) -> str:
+    """What the names of VisATB's and an ablation's weights differ in."""
+    return "" if model == VISATB else f"_{model}"
 
 
 def any_of(names: Iterable[str]) -> str:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
-from scripts_visatb.workflow.graph import PLACEMENT_KEYS, Run, evaluated_tasks
+from scripts_visatb.workflow.graph import PLACEMENT_KEYS, Run, model_place
+from scripts_visatb.workflow.models import Model, models_of
 from scripts_visatb.workflow.step import find_script, run_of, step_parser
 from visatb.cli import run
 from visatb.errors import InputError
@@ -16,13 +17,14 @@ from visatb.errors import InputError
 SCRIPT = "inference_visatb.py"
 
 
-def inference_command(current: Run, model: str, split: str) -> list[str]:
+def inference_command(current: Run, model: Model, split: str) -> list[str]:
     """The command that answers all questions of a split.
 
     The benchmark's `inference` section gives its flags by name; besides them `launcher` replaces `python` (for example
     `torchrun --nproc_per_node 8`) and `script` the program.
     """
-    tasks = evaluated_tasks(current.benchmark, model)
+    tasks = model.tasks(split)
+    path, base = model_place(current, model.name)
     settings = dict(current.benchmark.inference)
     script = find_script(settings.pop("script", SCRIPT))
     launcher = shlex.split(settings.pop("launcher", sys.executable))
@@ -34,34 +36,35 @@ def inference_command(current: Run, model: str, split: str) -> list[str]:
         *launcher,
         str(script),
         "--model-path",
-        str(current.model(model)),
+        path,
+        *_flag("model-base", base),
         "--model-name",
-        model,
+        model.name,
         "--image-folder",
         current.benchmark.image_folder,
         "--question-file",
         *[str(current.question_file(split, task)) for task in tasks],
         "--overwrite",  # answers of a model that has since been trained anew are replaced
         "--answers-folder",
-        str(current.answers(model, split)),
+        str(current.answers(model.name, split)),
         *[word for name, value in settings.items() for word in _flag(name, value)],
     ]
 
 
-def infer(current: Run, model: str, split: str) -> int:
+def infer(current: Run, model: Model, split: str) -> int:
     """Answer all questions of a split; returns the exit code.
 
     Raises:
         InputError: if the model is not there, or an answer file is missing at the end.
     """
-    folder = current.model(model)
-    if not (folder / "config.json").is_file():
-        done = current.done(f"train_{model}")
+    folder = current.model(model.name)
+    if model.data is not None and not (folder / "config.json").is_file():
+        done = current.done(f"train_{model.name}")
         raise InputError(f"{folder}: no model. It was trained and removed; delete {done} to train it again.")
     code = subprocess.run(inference_command(current, model, split), check=False).returncode
     if code == 0:
-        for task in evaluated_tasks(current.benchmark, model):
-            if not (path := current.answer_file(model, split, task)).is_file():
+        for task in model.tasks(split):
+            if not (path := current.answer_file(model.name, split, task)).is_file():
                 raise InputError(f"{path}: not written by the inference. Look at its output above.")
     return code if code >= 0 else 128 - code
 
@@ -76,11 +79,12 @@ def _flag(name: str, value: Any) -> list[str]:
 
 def main() -> int:
     """Command line."""
-    parser = step_parser(__doc__.split("\n\n")[0])
+    parser = step_parser(__doc__)
     parser.add_argument("--model", required=True, help="name of the model")
-    parser.add_argument("--split", required=True, choices=("val", "test"))
+    parser.add_argument("--split", required=True, choices=("val", "test"), help="which questions")
     args = parser.parse_args()
-    return infer(run_of(args), args.model, args.split)
+    current = run_of(args)
+    return infer(current, models_of(current.benchmark)[args.model], args.split)
 
 
 if __name__ == "__main__":

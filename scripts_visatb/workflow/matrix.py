@@ -1,12 +1,13 @@
-"""Collects the validation scores of the N+1 preparation models into scores.csv, which weighting_visatb.py reads.
+"""Collects validation scores into a table that weighting_visatb.py reads: scores.csv and those of the other forms.
 
-python -m scripts_visatb.workflow.matrix --benchmark B.yaml --run runs/demo --seed 0
+python -m scripts_visatb.workflow.matrix --benchmark B.yaml --run runs/demo --seed 0 --table scores
 """
 
 import csv
 import io
 
-from scripts_visatb.workflow.graph import Run, matrix_row, preparation_models
+from scripts_visatb.workflow.graph import Run
+from scripts_visatb.workflow.models import TABLES, table_rows
 from scripts_visatb.workflow.step import run_of, step_parser
 from visatb.cli import run
 from visatb.errors import InputError
@@ -22,21 +23,24 @@ def read_score(current: Run, model: str, split: str, task: str) -> float:
     return float(score)
 
 
-def write_matrix(current: Run) -> None:
-    """Write scores.csv: a row per preparation model, a column per measured task, at full precision."""
-    tasks = [task.name for task in current.benchmark.measured]
+def write_matrix(current: Run, name: str) -> None:
+    """Write a table: a row per model (of the single-task models per share of the data), a column per measured task."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["model", *tasks])
-    for model in preparation_models(current.benchmark):
-        table.writerow([matrix_row(model), *(repr(read_score(current, model, "val", task)) for task in tasks)])
-    write_text(current.scores, text.getvalue())
+    table.writerow(["model", *(task.name for task in current.benchmark.measured)])
+    for row, models in table_rows(current.benchmark, name).items():
+        scores = (read_score(current, model, "val", task) for task, model in models.items())
+        table.writerow([row, *map(repr, scores)])
+    write_text(current.table(name), text.getvalue())
     print(text.getvalue(), end="", flush=True)
 
 
 def main() -> None:
     """Command line."""
-    write_matrix(run_of(step_parser(__doc__.split("\n\n")[0]).parse_args()))
+    parser = step_parser(__doc__)
+    parser.add_argument("--table", required=True, choices=TABLES, help="which table")
+    args = parser.parse_args()
+    write_matrix(run_of(args), args.table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The figures of the report, each drawn from report.json into a PNG file."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,28 +166,14 @@ def draw_scores(data: dict[str, Any], path: Path) -> None:
 
 def draw_curves(data: dict[str, Any], path: Path) -> None:
     """Training loss of every task under STL, EW and VisATB, one panel a task."""
-    panels = {task: models for task, models in data["curves"].items() if models}
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(3.3 * columns + 0.6, 2.5 * rows + 0.5))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    labels = {}
-    for axes, (task, models) in zip(grid.flat, panels.items(), strict=False):
-        for model, points in models.items():
-            kind = "STL" if model.startswith("STL") else model
-            epochs, losses = zip(*points, strict=True)
-            (line,) = axes.plot(epochs, losses, color=MODEL_COLORS[kind], linewidth=1.5, label=kind)
-            labels[kind] = line
-        axes.set_title(task)
-        axes.grid(axis="y")
-        axes.set_xlabel("epoch")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("loss (nats per token)")
-    figure.legend(labels.values(), labels.keys(), loc="upper right", ncols=len(labels))
-    figure.tight_layout(rect=(0, 0, 1, 0.95 if rows > 1 else 0.9))
-    _save(figure, path)
+    from transformers_patch.plot_log import Panel, draw_panels  # brings torch, which the other figures need not
+
+    panels = [
+        Panel(task, "loss (nats per token)", {"STL" if m.startswith("STL") else m: line for m, line in models.items()})
+        for task, models in data["curves"].items()
+        if models
+    ]
+    _save(draw_panels(panels, min(3, len(panels)), "epoch", MODEL_COLORS), path)
 
 
 def draw_timeline(data: dict[str, Any], path: Path) -> None:

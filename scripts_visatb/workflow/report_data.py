@@ -183,6 +183,8 @@ def curves(current: Run) -> dict[str, dict[str, list[list[float]]]]:
 
     Models without a train_log.jsonl have no curve.
     """
+    from transformers_patch.plot_log import thinned  # brings torch, which the rest of the report needs not
+
     found: dict[str, dict[str, list[list[float]]]] = {task.name: {} for task in current.benchmark.tasks}
     for model in final_models(current.benchmark):
         path = current.model(model) / "train_log.jsonl"
@@ -192,7 +194,7 @@ def curves(current: Run) -> dict[str, dict[str, list[list[float]]]]:
         for task in current.benchmark.tasks:
             points = list(_points(lines, task.name))
             if points:
-                found[task.name][model] = _thinned(points)
+                found[task.name][model] = thinned(points, CURVE_POINTS)
     return found
 
 
@@ -218,7 +220,7 @@ def settings(benchmark: Benchmark) -> dict[str, Any]:
     values = {
         "benchmark file": str(benchmark.path.name),
         "mini rate, large rate": f"{benchmark.mini_rate:g}, {benchmark.large_rate:g}",
-        "temperature T": f"{benchmark.temperature:g}",
+        "temperature T": "auto" if benchmark.temperature is None else f"{benchmark.temperature:g}",
         "alpha (out, in, difficulty)": ", ".join(f"{a:g}" for a in benchmark.alpha),
         "trained models": str(len(preparation_models(benchmark)) + len(final_models(benchmark))),
     }
@@ -243,9 +245,3 @@ def _points(lines: list[dict[str, Any]], task: str) -> Iterable[list[float]]:
         loss = line.get("tasks", {}).get(task, {}).get("loss")
         if loss is not None:
             yield [float(line["epoch"]), float(loss)]
-
-
-def _thinned(points: list[list[float]]) -> list[list[float]]:
-    width = math.ceil(len(points) / CURVE_POINTS)
-    groups = [points[n : n + width] for n in range(0, len(points), width)]
-    return [[sum(column) / len(group) for column in zip(*group, strict=True)] for group in groups]

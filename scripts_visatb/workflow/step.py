@@ -10,9 +10,10 @@ from visatb.cli import ArgumentParser
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def step_parser(description: str) -> ArgumentParser:
-    """Flags that name the benchmark, the run folder and the seed."""
-    parser = ArgumentParser(description=description)
+def step_parser(module_doc: str) -> ArgumentParser:
+    """Flags that name the benchmark, the run folder and the seed; `--help` shows the module's docstring."""
+    description, _, example = module_doc.partition("\n\n")
+    parser = ArgumentParser(description=description, epilog=example)
     parser.add_argument("--benchmark", required=True, help="benchmark YAML")
     parser.add_argument("--run", required=True, type=Path, help="run folder, runs/<benchmark name>")
     parser.add_argument("--seed", required=True, type=int, help="seed of the subsets and of the trainings")

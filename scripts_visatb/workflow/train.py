@@ -7,6 +7,7 @@ A killed training is continued by the script itself. A model that was trained wi
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from itertools import count
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts_visatb.data.subsets import read_manifest
-from scripts_visatb.workflow.graph import VISATB, Run, result_settings, task_weights, training_data
+from scripts_visatb.workflow.graph import Run, base_stamps, result_settings, task_weights
+from scripts_visatb.workflow.models import EW, Model, models_of
 from scripts_visatb.workflow.step import find_script, run_of, step_parser
 from visatb.cli import run
 from visatb.errors import InputError
@@ -29,6 +31,8 @@ OWN_VARIABLES = (
     "WEIGHT_METHOD",
     "VISATB_WEIGHTS",
 )
+
+KEPT = ("train_log.jsonl",)  # of a model whose weights are deleted: the report draws it
 
 # What the training script reads of its recipe. The graph takes it from the benchmark file alone: a variable that
 # happens to be set in the caller's shell would change the models and stand in no record.
@@ -50,6 +54,12 @@ RECIPE_VARIABLES = frozenset(
         "LR_SCHEDULER_TYPE",
         "MODEL_MAX_LENGTH",
         "LOSS_NORMALIZATION",
+        "MM_PROJECTOR_LR",
+        "LORA_R",
+        "LORA_ALPHA",
+        "LORA_DROPOUT",
+        "LORA_WEIGHT_PATH",
+        "BITS",
         "GRADIENT_CHECKPOINTING",
         "SAVE_STRATEGY",
         "SAVE_STEPS",
@@ -61,7 +71,7 @@ RECIPE_VARIABLES = frozenset(
 )
 
 
-def training_environment(current: Run, model: str) -> dict[str, str]:
+def training_environment(current: Run, model: Model) -> dict[str, str]:
     """The variables the training script gets for a model.
 
     Raises:
@@ -72,38 +82,59 @@ def training_environment(current: Run, model: str) -> dict[str, str]:
     for name in OWN_VARIABLES:
         if name in given:
             raise InputError(f"{benchmark.path}: training.environment.{name} is set by the run graph. Remove it.")
-    entry = read_manifest(current.subsets)["files"][training_data(model)]
+    entry = read_manifest(current.subsets)["files"][model.data]
+    weights = model_weights(current, model)
     return {name: _as_text(value) for name, value in given.items()} | {
         "DATA_PATH": str(current.subsets / entry["file"]),
         "IMAGE_FOLDER": benchmark.image_folder,
-        "OUTPUT_DIR": str(current.model(model)),
+        "OUTPUT_DIR": str(current.model(model.name)),
         "BENCHMARK": str(benchmark.path),
         "SEED": str(current.seed),
-        "WEIGHT_METHOD": "EW",
-        "VISATB_WEIGHTS": " ".join(repr(weight) for weight in model_weights(current, model)),
+        "WEIGHT_METHOD": model.method,
+        "VISATB_WEIGHTS": "" if weights is None else " ".join(map(repr, weights)),
     }
 
 
-def model_weights(current: Run, model: str) -> list[float]:
-    """The task weights a model is trained with, in id order: those of weights.json for VisATB, else equal ones."""
-    if model != VISATB:
+def model_weights(current: Run, model: Model) -> list[float] | None:
+    """The task weights a model is trained with, in id order: of its weights.json, or equal ones.
+
+    None for another weight method than EW, which finds its own.
+    """
+    if model.method != EW:
+        return None
+    if model.weighting is None:
         return [1.0] * len(current.benchmark.tasks)
-    return task_weights(current.benchmark, read_json(current.weights)["weights"])
+    return task_weights(current.benchmark, read_json(current.weights(model.name))["weights"])
 
 
-def fingerprint(current: Run, model: str) -> dict[str, Any]:
-    """Everything the graph hands to the training that shapes its result; the data by content, not by place."""
-    entry = read_manifest(current.subsets)["files"][training_data(model)]
+def fingerprint(current: Run, model: Model) -> dict[str, Any]:
+    """Everything the graph hands to the training that shapes its result; data and base by content, not by place."""
+    entry = read_manifest(current.subsets)["files"][model.data]
     return {
         "data": entry["sha256"],
         "tasks": current.benchmark.task_names,
+        "method": model.method,
         "weights": model_weights(current, model),
         "seed": current.seed,
         "training": result_settings(current.benchmark.training),
+        "base": base_stamps(current.benchmark),
     }
 
 
-def train(current: Run, model: str) -> int:
+def settings_note(current: Run, model: str) -> Path:
+    """What a model was trained with, and whether its training is finished."""
+    return current.model(model).with_name(f"{model}.settings.json")
+
+
+def is_current(current: Run, model: Model) -> bool:
+    """Whether a model was trained, and with the settings and weights that count now."""
+    note = settings_note(current, model.name)
+    if not note.is_file() or model.weighting is not None and not current.weights(model.name).is_file():
+        return False
+    return read_json(note) == {"settings": fingerprint(current, model), "finished": True}
+
+
+def train(current: Run, model: Model) -> int:
     """Train a model unless that is done; returns the script's exit code.
 
     Raises:
@@ -113,8 +144,8 @@ def train(current: Run, model: str) -> int:
     if not isinstance(name, str):
         raise InputError(f"{current.benchmark.path}: training.script must name a finetune script. Set it.")
     environment = training_environment(current, model)
-    folder = current.model(model)
-    note = folder.parent / f"{model}.settings.json"
+    folder = current.model(model.name)
+    note = settings_note(current, model.name)
     wanted = fingerprint(current, model)
     earlier = read_json(note) if note.is_file() else None
     if earlier is not None and earlier["settings"] != wanted:
@@ -122,6 +153,8 @@ def train(current: Run, model: str) -> int:
     elif earlier is not None and earlier["finished"] and (folder / "config.json").is_file():
         print(f"{folder}: already trained with these settings", flush=True)
         return 0
+    elif earlier is not None and earlier["finished"]:
+        discard(current, model.name, keep=())  # what is left of a model whose weights were deleted
     write_json(note, {"settings": wanted, "finished": False})
     inherited = {name: value for name, value in os.environ.items() if name not in RECIPE_VARIABLES}
     inherited.setdefault("PYTHON", sys.executable)
@@ -144,16 +177,32 @@ def _move_aside(folder: Path) -> None:
     print(f"{folder}: holds a model of other settings; moved to {target} (delete it if you do not need it)", flush=True)
 
 
+def discard(current: Run, model: str, keep: tuple[str, ...] = KEPT) -> None:
+    """Delete a model that is scored: its folder but for the files named in `keep`."""
+    folder = current.model(model)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in keep:
+            path.unlink()
+
+
 def _as_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def main() -> int:
     """Command line."""
-    parser = step_parser(__doc__.split("\n\n")[0])
-    parser.add_argument("--model", required=True, help="mini, <task>-plus-mini, VisATB, EW or STL-<task>")
+    parser = step_parser(__doc__)
+    parser.add_argument("--model", required=True, help="name of the model (models.py)")
+    parser.add_argument("--discard", action="store_true", help="delete the model's weights; its training log stays")
     args = parser.parse_args()
-    return train(run_of(args), args.model)
+    current = run_of(args)
+    model = models_of(current.benchmark)[args.model]
+    if args.discard:
+        discard(current, model.name)
+        return 0
+    return train(current, model)
 
 
 if __name__ == "__main__":

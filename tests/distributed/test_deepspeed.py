@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_tiny_checkpoint, make_tiny_dataset
 
+from llava.model.adapter import read_adapter
+
 # DeepSpeed would compile its shared-memory collectives first, which takes minutes and needs a compiler.
 ENTRY = """
 import deepspeed
@@ -115,3 +117,19 @@ def test_zero3_trains_in_bfloat16_with_a_new_projector(repository, place, tmp_pa
     weights = load_file(tmp_path / "model" / "model.safetensors")
     assert weights["model.mm_projector.0.weight"].dtype == torch.bfloat16
     assert all(value.numel() for value in weights.values())
+
+
+def test_zero3_trains_and_saves_the_adapters_of_one_process(repository, place, tmp_path):
+    """With tokens added: embeddings and lm_head, which are partitioned from the start, are saved beside them."""
+    flags = ("--lora_enable", "True", "--lora_r", "4", "--lora_dropout", "0", "--mm_projector_lr", "1e-2")
+    flags += ("--version", "v0", "--gradient_checkpointing", "True", "--max_steps", "2", "--save_strategy", "no")
+    batches = (("--per_device_train_batch_size", "8"), ("--per_device_train_batch_size", "4"))
+    one = train(repository, place, tmp_path / "one", *flags, *batches[0], ranks=1)
+    zero3 = train(repository, place, tmp_path / "zero3", *flags, *batches[1])
+    assert [line["loss"] for line in zero3] == pytest.approx([line["loss"] for line in one], abs=2e-5)
+    a, b = read_adapter(tmp_path / "one"), read_adapter(tmp_path / "zero3")
+    assert a.keys() == b.keys() and len(a) == 28 + 4 + 2
+    for name in a:
+        torch.testing.assert_close(
+            a[name], b[name], atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )

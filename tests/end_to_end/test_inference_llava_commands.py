@@ -47,11 +47,45 @@ def test_eval_model_prints_the_answer_of_the_loop(tiny_checkpoint, image, capsys
     assert answer == expected.text
 
 
+def test_eval_model_takes_the_object_that_llavas_readme_shows(tiny_checkpoint, image, monkeypatch):
+    content = {
+        "model_path": str(tiny_checkpoint / "llava-tiny"),
+        "model_base": None,
+        "model_name": "llava-v0-tiny",
+        "query": "<image-placeholder>\nWhat is this?",
+        "conv_mode": None,
+        "image_file": str(image),
+        "sep": ",",
+        "temperature": 0,
+        "top_p": None,
+        "num_beams": 1,
+        "max_new_tokens": 6,
+    }
+    asked = []
+    real = common.prompt_ids
+    monkeypatch.setattr(common, "prompt_ids", lambda answerer, q: asked.append((answerer, q)) or real(answerer, q))
+    answer = run_llava.eval_model(type("Args", (), content)())
+    ((answerer, question),) = asked
+    assert answerer.settings == Settings("llava_v0", max_new_tokens=6), "the name decides the template"
+    assert question.text == "<image>\nWhat is this?" and real(answerer, question).tolist().count(-200) == 1
+    (expected,) = next(answer_all(answerer, [Question(0, "q", "What is this?", (image,))]))
+    assert answer == expected.text
+    beams = run_llava.eval_model(Namespace(**content | {"num_beams": 3, "model_name": None}))
+    assert isinstance(beams, str) and asked[-1][0].settings == Settings(num_beams=3, max_new_tokens=6)
+
+
+def test_eval_model_asks_a_text_model_without_an_image_and_refuses_one(tiny_checkpoint, image):
+    args = {"model_path": str(tiny_checkpoint / "llama"), "model_base": None, "query": "A colour?", "max_new_tokens": 3}
+    assert isinstance(run_llava.eval_model(Namespace(**args)), str)
+    with pytest.raises(InputError, match="no vision tower"):
+        run_llava.eval_model(Namespace(**args, image_file=str(image)))
+
+
 def test_eval_model_takes_two_images_and_refuses_a_missing_one(tiny_checkpoint, image):
     argv = ["--model-path", str(tiny_checkpoint / "llava-tiny"), "--query", "Which is larger?", "--temperature", "0"]
     argv += ["--max-new-tokens", "3", "--image-file"]
     assert run_llava.main([*argv, f"{image},{image}"]) == 0
-    with pytest.raises(InputError, match="none.png: no such image"):
+    with pytest.raises(InputError, match="none.png: No such file"):
         run_llava.main([*argv, f"{image},none.png"])
 
 
@@ -137,8 +171,9 @@ def test_a_text_model_can_be_asked_and_chatted_with(tiny_checkpoint, capsys, mon
     (answer,) = next(answer_all(answerer, [Question(0, "q", "Name a colour.")]))
     assert answer.text is not None
     asked = iter(["Name a colour.", None])
-    (spoken,) = cli.chat(answerer, None, lambda prompt: next(asked))
-    assert spoken == answer.text
+    chat = cli.Chat(answerer)
+    cli.talk(chat, lambda prompt: next(asked))
+    assert [turn["value"] for turn in chat.turns] == ["Name a colour.", answer.text]
 
 
 def test_the_loader_refuses_what_it_cannot_do_before_the_model_is_loaded(

@@ -41,6 +41,8 @@ def test_squares_and_pixels_equal_the_recorded_ones(recorded, processor):
     close(process_images(images, processor, PAD), recorded["processed_pad"])
     close(process_images(images, processor, NONE), recorded["processed_none"])
     close(process_images(images[3:4], processor, PAD), recorded["processed_pad"][3:4])
+    square = SimpleNamespace(image_aspect_ratio="square")  # how configs and --image_aspect_ratio spell None
+    close(process_images(images, processor, square), recorded["processed_none"])
 
 
 def test_image_files_equal_the_recorded_ones(golden, recorded, processor):

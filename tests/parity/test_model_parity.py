@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from llava.data.images import load_image
+from llava.eval.run_llava import eval_model
 from llava.mm_utils import KeywordsStoppingCriteria, process_images
 from llava.model import LlavaLlamaForCausalLM
 from llava.model.builder import load_pretrained_model
+from llava.model.weights import read_tensors
 from transformers_patch import build_weighter
 
 pytestmark = pytest.mark.golden
@@ -66,6 +68,23 @@ def test_safetensors_and_bin_checkpoints_load_the_same_weights(golden, model, mo
     assert torch.equal(trained.model.mm_projector[2].weight, model.model.mm_projector[2].weight)
 
 
+def test_the_projector_file_holds_the_checkpoints_projector(golden, model):
+    projector = read_tensors(golden / "mm_projector.bin")
+    assert len(projector) == 4
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in projector.items())
+
+
+def test_eval_model_gives_the_recorded_texts(golden, monkeypatch, capsys):
+    """As LLaVA's users call it, file by file: loading, pixels, prompt, generation, text."""
+    monkeypatch.chdir(golden)
+    for case in json.loads((golden / "generate.json").read_text())["generations"]:
+        args = {"model_path": "checkpoint", "model_base": None, "model_name": "llava-tiny", "sep": ","}
+        args |= {"query": case["question"], "conv_mode": case["conv_mode"], "image_file": case["image"]}
+        args |= {"temperature": 0, "top_p": None, "num_beams": 1, "max_new_tokens": 16}
+        assert eval_model(type("Args", (), args)()) == case["text_stripped"]
+        assert capsys.readouterr().out.strip() == case["text_stripped"]
+
+
 def test_checkpoint_names_are_those_of_the_reference(golden, model):
     runs = json.loads((golden / "train_trajectory.json").read_text())
     saved = _find_key(runs, "saved_keys")
@@ -105,6 +124,10 @@ def test_losses_of_every_variant_equal_the_recorded_ones(model, recorded, varian
         weighter = build_weighter("EW", 3, recorded.facts[f"weights_{name}"])
         loss = model(**recorded.batch("labels", "images", "task_ids"), weighter=weighter).loss
         assert float(loss.detach()) == pytest.approx(recorded.facts[f"{variant}loss_{name}"], abs=2e-5)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters)
+        total = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        assert float(total) == pytest.approx(recorded.facts[f"{variant}grad_norm_total_{name}"], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["EW", "W"])
@@ -129,12 +152,20 @@ def test_gradients_equal_the_recorded_ones(model, recorded, name):
 
 def test_two_images_in_a_row_and_rows_without_images_equal_the_recorded_ones(model, recorded):
     with torch.no_grad():
-        two = model(recorded["two_images_input_ids"], images=recorded["images"][[0, 2]])
-        close(two.logits, recorded["two_images_logits"])
+        ids, images = recorded["two_images_input_ids"], recorded["images"][[0, 2]]
+        close(model(ids, images=images).logits, recorded["two_images_logits"])
+        given = (ids, None, None, None, recorded["two_images_labels"], images)
+        labels = model.prepare_inputs_labels_for_multimodal(*given)[-1]
+        two = model(ids, labels=recorded["two_images_labels"], images=images)
+        assert float(two.loss) == pytest.approx(recorded.facts["two_images_loss_EW"], abs=2e-5)
+        losses = F.cross_entropy(two.logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
+        close(losses, recorded["two_images_token_losses"])
         rows = recorded.facts["text_only_rows"]
         length = recorded["no_images_logits"].shape[1]
         ids, mask = (recorded[key][rows][:, :length] for key in ("input_ids", "attention_mask"))
-        close(model(ids, attention_mask=mask).logits[mask], recorded["no_images_logits"][mask])
+        text = model(ids, attention_mask=mask, labels=recorded["labels"][rows][:, :length])
+        close(text.logits[mask], recorded["no_images_logits"][mask])
+        assert float(text.loss) == pytest.approx(recorded.facts["no_images_loss_EW"], abs=2e-5)
 
 
 def test_generations_equal_the_recorded_ones(golden, loaded):
@@ -146,7 +177,10 @@ def test_generations_equal_the_recorded_ones(golden, loaded):
             "do_sample": False,
             "max_new_tokens": 16,
         }
-        assert model.generate(ids, **settings)[0].tolist() == case["output_ids"]
+        output = model.generate(ids, **settings)[0]
+        assert output.tolist() == case["output_ids"]
+        for key, skip in (("text", True), ("text_with_special", False)):
+            assert tokenizer.decode(output[ids.shape[1] :], skip_special_tokens=skip) == case[key]
         assert model.generate(ids, **settings, use_cache=False)[0].tolist() == case["output_ids"]
 
         def new_ids(**changes):

@@ -18,6 +18,7 @@ TASKS = ("ShareGPT4V", "RefCOCO-caption", "VQAv2")
 RUNS = (
     "main",
     "equal_weights",
+    "task_balancing",
     "accumulate2",
     "projector_only",
     "projector_lr_and_decay",

@@ -7,13 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers.activations import ACT2FN
 
-from llava.model.weights import read_state_dict
+from llava.model.weights import check_fit, read_state_dict
 from visatb.errors import InputError
 
 SELECT_FEATURES = ("patch", "cls_patch")
+
+# What transformers raises over files that are damaged or hold other values than it expects.
+_UNUSABLE = (AttributeError, KeyError, OSError, TypeError, ValueError)
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+_LARGEST = 2**14
 
 
 class CLIPVisionTower(nn.Module):
@@ -54,7 +61,7 @@ class CLIPVisionTower(nn.Module):
         config = self._read_config()
         try:
             self.image_processor = CLIPImageProcessor.from_pretrained(name)
-        except (OSError, ValueError) as error:
+        except _UNUSABLE as error:
             raise InputError(f"vision tower {name}: no usable preprocessor_config.json: {_first_line(error)}") from None
         weights = read_state_dict(name) if state_dict is None else dict(state_dict)
         # A whole CLIP checkpoint also holds the text model; older ones hold position_ids, which are counted anew.
@@ -63,14 +70,11 @@ class CLIPVisionTower(nn.Module):
             for key, weight in weights.items()
             if key.startswith("vision_model.") and not key.endswith(".position_ids")
         }
+        with init_empty_weights():
+            wanted = CLIPVisionModel(config).state_dict()
+        check_fit(wanted, vision, f"vision tower {name}", lambda key: key.endswith(".position_ids"))
         # from_pretrained, and not load_state_dict: under ZeRO-3 it gathers the parameters that it fills.
-        self.vision_tower, info = CLIPVisionModel.from_pretrained(
-            None, config=config, state_dict=vision, output_loading_info=True
-        )
-        wrong = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-        wrong = [key for key in wrong if not key.endswith(".position_ids")]
-        if wrong:
-            raise InputError(f"vision tower {name}: missing or misshapen weights: {', '.join(wrong[:5])}. Replace it.")
+        self.vision_tower = CLIPVisionModel.from_pretrained(None, config=config, state_dict=vision)
         self.vision_tower.requires_grad_(False)
         self.vision_tower.eval()
         self.is_loaded = True
@@ -112,12 +116,18 @@ class CLIPVisionTower(nn.Module):
             )
 
     def _read_config(self) -> CLIPVisionConfig:
+        name = self.vision_tower_name
         try:
-            return CLIPVisionConfig.from_pretrained(self.vision_tower_name)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"vision tower {self.vision_tower_name} cannot be read: {_first_line(error)} Check the path."
-            ) from None
+            config = CLIPVisionConfig.from_pretrained(name)
+        except _UNUSABLE as error:
+            raise InputError(f"vision tower {name} cannot be read: {_first_line(error)} Check the path.") from None
+        for key in _SIZES:
+            value = getattr(config, key)
+            if type(value) is not int or not 0 < value <= _LARGEST:
+                raise InputError(f"vision tower {name}: {key} must be from 1 to {_LARGEST}, got {value!r}. Mend it.")
+        if config.hidden_act not in ACT2FN or config.hidden_size % config.num_attention_heads:
+            raise InputError(f"vision tower {name}: its config.json makes no CLIP model. Replace it.")
+        return config
 
     @property
     def dummy_feature(self) -> torch.Tensor:

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from scripts_visatb.data.overlap import find_overlaps
 from scripts_visatb.data.subsets import MANIFEST, draw, make_subsets, read_manifest, size_label
 from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
+from visatb.overlap import find_overlaps
 
 TASKS = {"Caption": ("cider", 1200), "Vqa": ("exact_match", 80), "Chat": (None, 16)}
 
@@ -50,9 +50,9 @@ def write(folder, **changes) -> None:
     path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
 
 
-def make(folder, output="out", seed=0):
+def make(folder, output="out", seed=0, forms=("standard",)):
     benchmark = load_benchmark(folder / "b.yaml")
-    return make_subsets(benchmark, folder / output, seed, folder, folder / "images")
+    return make_subsets(benchmark, folder / output, seed, folder, folder / "images", forms)
 
 
 def content(folder, manifest, key, output="out") -> list[dict]:
@@ -73,14 +73,15 @@ def test_size_label_is_that_of_the_documented_names(count, label):
 @given(st.integers(1, 400), st.floats(0.001, 1), st.floats(0.001, 1), st.integers(0, 9))
 def test_a_smaller_rate_draws_inside_a_larger_one(count, one, other, seed):
     small, large = sorted((one, other))
-    drawn = draw(count, small, seed, "t")
-    assert drawn <= draw(count, large, seed, "t")
+    drawn = draw(count, small, seed, "t").tolist()
+    assert set(drawn) <= set(draw(count, large, seed, "t").tolist())
+    assert drawn == sorted(drawn)
     assert len(drawn) == max(1, round(small * count))
 
 
 def test_another_seed_or_task_draws_other_records():
-    sets = [draw(200, 0.2, seed, task) for seed in (0, 1) for task in ("a", "b")]
-    assert len({frozenset(drawn) for drawn in sets}) == 4
+    drawn = [tuple(draw(200, 0.2, seed, task).tolist()) for seed in (0, 1) for task in ("a", "b")]
+    assert len(set(drawn)) == 4
 
 
 def test_files_have_documented_names_and_the_right_records(folder):
@@ -133,6 +134,68 @@ def test_groups_are_balanced_as_one(folder):
     manifest = make(folder)
     assert manifest["files"]["plus_mini/all"]["tasks"] == {"Caption": 600, "Vqa": 40, "Chat": 2}
     assert "plus_mini/Vqa" not in manifest["files"]
+
+
+@pytest.mark.parametrize(
+    ("forms", "kinds"),
+    [
+        (("simpler",), ["entire", "single", "mini_single"]),
+        (("precise",), ["mini", "entire", "plus_mini", "single", "mini_single"]),
+        (("simpler", "standard"), ["mini", "entire", "plus_mini", "single", "mini_single"]),
+    ],
+)
+def test_each_form_of_the_weights_gets_its_files(folder, forms, kinds):
+    manifest = make(folder, forms=forms)
+    assert list(dict.fromkeys(key.partition("/")[0] for key in manifest["files"])) == kinds
+    assert manifest["files"]["mini_single/Vqa"]["file"] == "Vqa-mini_train-10.json"
+    assert "mini_single/Chat" not in manifest["files"], "Chat is not measured"
+    # what the forms have in common is the same
+    standard = make(folder, "standard")["files"]
+    for key in standard.keys() & manifest["files"].keys():
+        assert standard[key]["sha256"] == manifest["files"][key]["sha256"]
+
+
+def test_single_minis_are_those_of_the_union_and_lie_inside_the_large_subsets(folder):
+    manifest = make(folder, forms=("precise",))
+    union = content(folder, manifest, "mini")
+    for task in ("Caption", "Vqa"):
+        alone = content(folder, manifest, f"mini_single/{task}")
+        assert alone == [r for r in union if r["task"] == task]
+        assert all(r in content(folder, manifest, f"plus_mini/{task}") for r in alone)
+
+
+def test_groups_get_single_files_in_the_simpler_form(folder):
+    tasks = yaml.safe_load((folder / "b.yaml").read_text())["tasks"]
+    write(folder, tasks=[task | ({"group": "all"} if "metric" in task else {}) for task in tasks])
+    files = make(folder, forms=("simpler",))["files"]
+    assert files["single/all"]["tasks"] == {"Caption": 1200, "Vqa": 80}
+    assert "mini_single/Vqa" in files
+
+
+def test_files_of_one_name_are_refused(folder):
+    tasks = yaml.safe_load((folder / "b.yaml").read_text())["tasks"]
+    write(folder, name="Vqa", tasks=tasks[1:2])
+    with pytest.raises(InputError, match="Vqa_train-80.json would be the name of single/Vqa and of another file"):
+        make(folder)
+    assert not (folder / "out").exists()
+
+
+def test_tasks_in_one_file_or_one_file_per_task_give_the_same_bytes(folder):
+    files = [f"{task}_train.json" for task in TASKS]
+    parts = [json.loads((folder / file).read_text()) for file in files]
+    # ids that tasks share would be refused within one file
+    merged = [r | {"id": f"{r['task']}/{r['id']}"} if r["id"] < 80 else r for part in parts for r in part]
+    mixed = sorted(merged, key=lambda r: (r["conversations"][0]["value"].split()[2], r["task"]))
+    order = {task: [r for r in mixed if r["task"] == task] for task in TASKS}
+    for task, file in zip(TASKS, files, strict=True):
+        (folder / file).write_text(json.dumps(order[task]))
+    apart = make(folder)["files"]
+    (folder / "mixed.json").write_text(json.dumps(mixed, indent=1))
+    tasks = yaml.safe_load((folder / "b.yaml").read_text())["tasks"]
+    for task in tasks:
+        task["files"]["train"] = "mixed.json"
+    write(folder, tasks=tasks)
+    assert make(folder, "other")["files"] == apart
 
 
 def test_tasks_may_share_a_file(folder):

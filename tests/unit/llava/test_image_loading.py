@@ -59,6 +59,46 @@ def test_every_mode_becomes_rgb(tmp_path):
         assert np.array_equal(np.asarray(image), np.asarray(colour.convert(mode).convert("RGB")))
 
 
+def test_transparency_is_dropped_and_the_colours_stay(tmp_path):
+    """Of an alpha channel, a palette with alpha per entry, one with a transparent entry, a transparent colour."""
+    colour = Image.fromarray(CORNERS)
+    alpha = Image.fromarray(np.tile(np.arange(30, dtype=np.uint8) * 8, (20, 1)))
+    files = {"rgba.png": {}, "p_bytes.png": {"transparency": bytes(range(256))}, "p_entry.gif": {"transparency": 0}}
+    for name, options in (files | {"colour.png": {"transparency": (255, 0, 0)}}).items():
+        image = colour.quantize(16) if name.startswith("p_") else colour.copy()
+        if name == "rgba.png":
+            image.putalpha(alpha)
+        image.save(tmp_path / name, **options)
+        assert np.array_equal(np.asarray(load_image(tmp_path / name)), CORNERS), name
+    grey = colour.convert("L")
+    Image.merge("LA", (grey, alpha)).save(tmp_path / "la.png")
+    assert np.array_equal(np.asarray(load_image(tmp_path / "la.png")), np.asarray(grey.convert("RGB")))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tiff"])
+def test_ink_colours_become_light_ones(tmp_path, suffix):
+    ink = Image.fromarray(CORNERS).convert("CMYK")
+    path = tmp_path / f"x.{suffix}"
+    ink.save(path, **({"quality": 100, "subsampling": 0} if suffix == "jpg" else {}))
+    found = np.asarray(load_image(path)).astype(int)
+    assert np.abs(found - CORNERS).max() <= (12 if suffix == "jpg" else 0), "not inverted, not scrambled"
+
+
+def test_pad_square_and_none_differ_as_they_should(processor):
+    """ "square" and None both leave the shape to the processor, which cuts the sides off; pad keeps them."""
+    image = Image.fromarray(CORNERS)
+    none, square, pad = (
+        process_images([image], processor, SimpleNamespace(image_aspect_ratio=ratio))
+        for ratio in (None, "square", "pad")
+    )
+    assert torch.equal(none, square) and none.shape == pad.shape == (1, 3, 56, 56)
+    assert torch.equal(process_images([image], processor, SimpleNamespace()), none)
+    torch.testing.assert_close(none[0], processor(image, return_tensors="pt")["pixel_values"][0])
+    padded = expand2square(image, tuple(int(value * 255) for value in processor.image_mean))
+    torch.testing.assert_close(pad[0], processor(padded, return_tensors="pt")["pixel_values"][0])
+    assert process_images([], processor, PAD) == []
+
+
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 def test_sixteen_bits_are_scaled_and_not_turned_white(tmp_path, suffix):
     values = np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)

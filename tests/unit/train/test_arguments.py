@@ -71,6 +71,21 @@ def test_every_flag_that_llava_scripts_pass_is_accepted():
         (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps must be at least 1"),
         (["--num_train_epochs", "0"], "num_train_epochs must be above 0"),
         (["--evaluation_strategy", "steps"], "evaluation_strategy must be no"),
+        (["--tune_mm_mlp_adapter", "True"], "Set --vision_tower"),
+        (
+            ["--tune_mm_mlp_adapter", "True", "--lora_enable", "True"],
+            "the projector alone. Leave out it or --lora_enable",
+        ),
+        (["--tune_mm_mlp_adapter", "True", "--freeze_mm_mlp_adapter", "True"], "it or --freeze_mm_mlp_adapter"),
+        (["--lora_weight_path", "x"], "Set --lora_enable True"),
+        (["--lora_enable", "True", "--lora_weight_path", "/no/such/folder"], "/no/such/folder: no such folder"),
+        (["--lora_enable", "True", "--lora_r", "0"], "lora_r must be at least 1"),
+        (["--lora_enable", "True", "--lora_dropout", "1"], "lora_dropout must be at least 0 and below 1"),
+        (["--lora_enable", "True", "--lora_bias", "some"], "lora_bias must be none, all or lora_only"),
+        (["--bits", "5"], "bits must be 4, 8 or 16"),
+        (["--bits", "4"], "a model in 4 bits cannot be trained itself. Set --lora_enable True"),
+        (["--bits", "4", "--lora_enable", "True", "--quant_type", "int4"], "quant_type must be fp4 or nf4"),
+        (["--bits", "4", "--lora_enable", "True", "--no_cuda", "True"], "--bits 4 needs an NVIDIA GPU"),
     ],
 )
 def test_unknown_flags_and_values_are_refused(given, told):

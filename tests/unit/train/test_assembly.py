@@ -1,5 +1,6 @@
 """The parts of a run: what is refused when a base model is loaded, and what is checked when the result is saved."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from tiny import make_tiny_checkpoint
 from llava.model import LlavaLlamaForCausalLM
 from llava.train import arguments
 from llava.train.arguments import parse_arguments
-from llava.train.assembly import build_model, check_saved
+from llava.train.assembly import build_model, check_saved, load_data
 from visatb.errors import InputError
 
 
@@ -68,3 +69,20 @@ def test_zero3_that_saves_no_whole_model_is_refused():
     settings = SimpleNamespace(**vars(training) | {"deepspeed": "zero3.json", "hf_deepspeed_config": zero3})
     with pytest.raises(InputError, match="zero3.json: .*stage3_gather_16bit_weights_on_model_save must be true"):
         arguments._check(model, data, settings)
+
+
+def test_a_template_that_the_tokenizer_cannot_mark_is_refused_before_the_weights_are_read(place, monkeypatch):
+    monkeypatch.setattr(LlavaLlamaForCausalLM, "from_pretrained", None)
+    with pytest.raises(InputError, match="marks turns with"):
+        build(place, place / "llama", "--version", "mpt")
+
+
+def test_records_that_the_template_cannot_hold_are_refused_with_the_data(tmp_path):
+    turns = [{"from": role, "value": "a"} for role in ("human", "gpt") * 2]
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps([{"id": "one", "conversations": turns}]))
+    given = ["--model_name_or_path", "m", "--data_path", str(file), "--output_dir", "o", "--no_cuda", "True"]
+    data_args = parse_arguments(given)[1]
+    assert len(load_data(data_args, ["all"], "v1")) == 1
+    with pytest.raises(InputError, match=r"data.json: record 0 \(id 'one'\): a plain conversation"):
+        load_data(data_args, ["all"], "plain")

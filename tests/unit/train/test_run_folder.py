@@ -1,94 +1,338 @@
-"""The output folder of a run: owner, lock, resuming."""
+"""The output folder of a run: owner, lock, and which checkpoint it goes on from."""
+
+import json
+import os
+import shutil
 
 import pytest
+import torch
+from sentences import make_trainer
+from tiny import TASKS
 
-from llava.train.run_folder import RunFolder
+from llava.train.arguments import parse_arguments
+from llava.train.run_folder import RunFolder, fingerprint
+from transformers_patch import EqualWeighting
 from visatb.errors import InputError
 
+SETTINGS = {"lr": 1}
 
-def run_once(folder, fingerprint):
+
+def opened(folder, settings=SETTINGS, **options):
+    run = RunFolder(str(folder), settings)
+    run.finished = run.open(**options)
+    return run
+
+
+def run_once(folder, settings):
     """A run that began and ended without finishing."""
-    run = RunFolder(str(folder), fingerprint)
+    run = opened(folder, settings)
     run.begin()
-    run._lock.close()
+    run.close()
 
 
 def test_a_start_that_failed_before_the_model_was_there_claims_nothing(tmp_path):
-    RunFolder(str(tmp_path), {"model": "typo"})._lock.close()
-    assert not RunFolder(str(tmp_path), {"model": "right"}).finished
+    opened(tmp_path, {"model": "typo"}).close()
+    assert not opened(tmp_path, {"model": "right"}).finished
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="holds something else"):
-        RunFolder(str(tmp_path), {})
+        opened(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_another_run_is_refused_with_the_keys_that_differ(tmp_path):
     run_once(tmp_path, {"lr": 1, "seed": 0})
     with pytest.raises(InputError, match=r"\(lr 1 -> 2; tasks None -> 3\)"):
-        RunFolder(str(tmp_path), {"lr": 2, "seed": 0, "tasks": 3})
+        opened(tmp_path, {"lr": 2, "seed": 0, "tasks": 3})
 
 
 def test_other_files_behind_the_same_names_are_told_without_their_hashes(tmp_path):
     run_once(tmp_path, {"vision_tower_content": {"config.json": "46783b"}, "data": "aa"})
     with pytest.raises(InputError, match=r"\(the records of data_path; the files of vision_tower\)"):
-        RunFolder(str(tmp_path), {"vision_tower_content": {"config.json": "b1"}, "data": "bb"})
+        opened(tmp_path, {"vision_tower_content": {"config.json": "b1"}, "data": "bb"})
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"fingerprint": 1}', "", "{"])
+def test_a_torn_run_file_is_refused_in_a_line(tmp_path, content):
+    (tmp_path / "visatb_run.json").write_text(content)
+    with pytest.raises(InputError, match="visatb_run.json"):
+        opened(tmp_path)
+    assert not opened(tmp_path, overwrite=True).finished
 
 
 def test_overwriting_forgets_the_other_run(tmp_path):
     run_once(tmp_path, {"lr": 1})
-    (tmp_path / "checkpoint-5").mkdir()
-    for name in ("model.safetensors", "train_log.jsonl", "mm_projector.bin"):
+    for name in ("checkpoint-5", "damaged-checkpoint-3"):
+        (tmp_path / name).mkdir()
+    for name in ("model.safetensors", "train_log.jsonl", "mm_projector.bin", "adapter_model.safetensors"):
         (tmp_path / name).write_text("of the other run")
-    folder = RunFolder(str(tmp_path), {"lr": 2}, overwrite=True)
+    folder = opened(tmp_path, {"lr": 2}, overwrite=True)
     assert folder.newest_checkpoint() is None and not folder.finished
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_kill_while_overwriting_does_not_leave_a_finished_run_without_its_model(tmp_path, monkeypatch):
+    first = opened(tmp_path)
+    first.finish()
+    first.close()
+    (tmp_path / "checkpoint-5").mkdir()
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        opened(tmp_path, overwrite=True)
+    monkeypatch.undo()
+    assert not opened(tmp_path).finished
+
+
+def test_what_a_kill_left_half_written_goes(tmp_path):
+    run_once(tmp_path, SETTINGS)
+    for name in (".visatb_run.json.abc.part", "train_log.jsonl.part"):
+        (tmp_path / name).touch()
+    (tmp_path / ".saving" / "checkpoint-4").mkdir(parents=True)
+    opened(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {".lock", "visatb_run.json"}
 
 
 def test_a_kill_before_the_first_write_does_not_make_the_folder_somebody_elses(tmp_path):
     for name in (".lock", ".visatb_run.json.abc.part"):
         (tmp_path / name).write_text("")
-    assert not RunFolder(str(tmp_path), {"lr": 1}).finished
-
-
-def test_the_same_run_goes_on_from_its_newest_checkpoint(tmp_path):
-    run_once(tmp_path, {"lr": 1})
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x", ".saving"):
-        (tmp_path / name).mkdir()
-    for name in ("trainer_state.json", "scheduler.pt", "optimizer.pt"):
-        (tmp_path / "checkpoint-10" / name).touch()
-    folder = RunFolder(str(tmp_path), {"lr": 1})
-    assert folder.newest_checkpoint() == str(tmp_path / "checkpoint-10")
-    assert not (tmp_path / ".saving").exists()
-
-
-@pytest.mark.parametrize("lost", ["trainer_state.json", "scheduler.pt", "optimizer.pt"])
-def test_a_checkpoint_that_has_lost_a_file_is_refused_instead_of_resumed_without_it(tmp_path, lost):
-    folder = RunFolder(str(tmp_path), {"lr": 1})
-    (tmp_path / "checkpoint-10").mkdir()
-    for name in {"trainer_state.json", "scheduler.pt", "optimizer.pt"} - {lost}:
-        (tmp_path / "checkpoint-10" / name).touch()
-    with pytest.raises(InputError, match=rf"checkpoint-10: has lost {lost}. Delete this folder"):
-        folder.newest_checkpoint()
+    assert not opened(tmp_path).finished
 
 
 def test_a_finished_run_is_known_as_finished(tmp_path):
-    folder = RunFolder(str(tmp_path), {"lr": 1})
+    folder = opened(tmp_path)
     folder.finish(steps=3)
-    folder._lock.close()
-    assert RunFolder(str(tmp_path), {"lr": 1}).finished
+    folder.close()
+    assert opened(tmp_path).finished
 
 
 def test_two_processes_do_not_write_one_folder(tmp_path):
-    first = RunFolder(str(tmp_path), {"lr": 1})
+    first = opened(tmp_path)
     with pytest.raises(InputError, match="another process is training into this folder"):
-        RunFolder(str(tmp_path), {"lr": 1})
-    first._lock.close()
+        opened(tmp_path)
+    first.close()
 
 
 def test_a_file_is_no_output_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="output_dir must be a folder"):
-        RunFolder(str(tmp_path / "file"), {})
+        opened(tmp_path / "file")
+
+
+# What a run is: changed reuses of its folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reuse")
+    for name in ("data.json", "other.json", "base/config.json", "base/model.safetensors", "tower/w.bin", "proj.bin"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def shape(place, *changes):
+    flags = {"model_name_or_path": "base", "vision_tower": "tower", "pretrain_mm_mlp_adapter": "proj.bin"}
+    flags |= {"data_path": "data.json", "output_dir": "out"}
+    given = [word for name, value in flags.items() for word in (f"--{name}", str(place / value))]
+    given += ["--visatb_weights", "1", "2", "3", "4", "--per_device_train_batch_size", "8", "--no_cuda", "True"]
+    return fingerprint(*parse_arguments([*given, *changes]), 1, list(TASKS))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--visatb_weights", "1", "2", "3", "5"),
+        ("--weight_method", "RLW"),
+        ("--loss_normalization", "batch"),
+        ("--gradient_accumulation_steps", "2"),
+        ("--learning_rate", "1e-4"),
+        ("--num_train_epochs", "2"),
+        ("--max_steps", "7"),
+        ("--seed", "1"),
+        ("--bf16", "True"),
+        ("--model_max_length", "64"),
+        ("--version", "v1"),
+        ("--freeze_backbone", "True"),
+        ("--weight_decay", "0.1"),
+        ("--bad_image", "skip"),
+        ("--image_aspect_ratio", "pad"),
+        ("--mm_vision_select_layer", "-2"),
+        ("--lora_enable", "True"),
+        ("--group_by_modality_length", "True"),
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_a_folder_is_not_reused_with_other_settings(place, tmp_path, flags):
+    run_once(tmp_path, shape(place))
+    with pytest.raises(InputError, match="belongs to a run with other settings"):
+        opened(tmp_path, shape(place, *flags))
+
+
+@pytest.mark.parametrize("file", ["data.json", "base/config.json", "base/model.safetensors", "tower/w.bin", "proj.bin"])
+def test_a_folder_is_not_reused_when_a_file_has_changed(place, tmp_path, file):
+    run_once(tmp_path, shape(place))
+    before = (place / file).read_bytes()
+    (place / file).write_text("changed")
+    try:
+        with pytest.raises(InputError, match="belongs to a run with other settings"):
+            opened(tmp_path, shape(place))
+    finally:
+        (place / file).write_bytes(before)
+
+
+def test_what_does_not_shape_the_result_may_change(place, tmp_path):
+    run_once(tmp_path, shape(place))
+    split = ("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2")
+    free = ("--save_steps", "3", "--save_minutes", "10", "--save_total_limit", "2", "--logging_steps", "7")
+    assert not opened(tmp_path, shape(place, *split, *free)).finished
+
+
+# Which checkpoint: damage
+
+
+@pytest.fixture(scope="module")
+def finished_saves(tmp_path_factory):
+    """A folder with checkpoint-2 and checkpoint-4 of one run, and its settings."""
+    folder = tmp_path_factory.mktemp("saves")
+    run = opened(folder)
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "per_device_train_batch_size": 8}
+    trainer = make_trainer(folder, EqualWeighting(3), save_safetensors=True, **settings)
+    trainer.run_digest = run.digest
+    run.begin()
+    trainer.train()
+    run.close()
+    return folder
+
+
+@pytest.fixture
+def saves(finished_saves, tmp_path):
+    return shutil.copytree(finished_saves, tmp_path / "run")
+
+
+class Hostile:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) * 2 // 3] ^= 1
+    path.write_bytes(content)
+
+
+def to_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def to_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGE = {
+    "deleted": lambda path: path.unlink(),
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "flipped": flip,
+    "emptied": lambda path: os.truncate(path, 0),
+    "folder": to_folder,
+    "pipe": to_pipe,
+    "pickle": lambda path: torch.save(Hostile(path.parent.parent / "ran"), path),
+}
+FILES = ("manifest.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "random_state_0.pt", "weighter.pt")
+FILES += ("trainer_state.json", "config.json")
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_found_and_the_one_before_used(saves, capsys, damage, file):
+    newest = saves / "checkpoint-4"
+    DAMAGE[damage](newest / file)
+    assert opened(saves).newest_checkpoint() == str(saves / "checkpoint-2")
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1 and f"{newest}: " in warning and "going on from checkpoint-2" in warning
+    assert file in warning or file == "manifest.json" and damage == "flipped"
+    assert not newest.exists() and (saves / "damaged-checkpoint-4").is_dir() and not (saves / "ran").exists()
+
+
+def test_an_untouched_checkpoint_is_used(saves, capsys):
+    assert opened(saves).newest_checkpoint() == str(saves / "checkpoint-4")
+    assert not capsys.readouterr().err
+
+
+def forge(folder, **changes):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": "0" * 64},
+        {"files": {}},
+        {"files": []},
+        {"files": {"trainer_state.json": 3}},
+        {"world_size": 2},
+        {"world_size": "1"},
+        {"deepspeed": True},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_says_something_else_is_damage(saves, changes):
+    forge(saves / "checkpoint-4", **changes)
+    assert opened(saves).newest_checkpoint() == str(saves / "checkpoint-2")
+
+
+def test_a_file_in_place_of_a_checkpoint_is_damage(saves):
+    shutil.rmtree(saves / "checkpoint-4")
+    (saves / "checkpoint-4").write_text("x")
+    assert opened(saves).newest_checkpoint() == str(saves / "checkpoint-2")
+
+
+def test_files_beside_those_that_were_saved_are_no_damage(saves):
+    (saves / "checkpoint-4" / "notes.txt").write_text("my best run")
+    assert opened(saves).newest_checkpoint() == str(saves / "checkpoint-4")
+
+
+def test_a_second_damage_of_the_same_step_replaces_the_first(saves):
+    (saves / "damaged-checkpoint-4").mkdir()
+    (saves / "checkpoint-4" / "optimizer.pt").unlink()
+    assert opened(saves).newest_checkpoint() == str(saves / "checkpoint-2")
+    assert (saves / "damaged-checkpoint-4" / "scheduler.pt").exists()
+
+
+def test_a_run_with_no_whole_checkpoint_is_refused_not_started_again(saves):
+    for step, file in ((2, "optimizer.pt"), (4, "manifest.json")):
+        (saves / f"checkpoint-{step}" / file).unlink()
+    told = r"no checkpoint is whole \(checkpoint-4: manifest.json is missing; checkpoint-2: optimizer.pt is missing\)"
+    with pytest.raises(InputError, match=told):
+        opened(saves).newest_checkpoint()
+    assert {"checkpoint-2", "checkpoint-4"} <= {path.name for path in saves.iterdir()}
+
+
+def test_deepspeeds_state_and_ours_are_not_taken_for_each_other(saves):
+    with pytest.raises(InputError, match="saved by no DeepSpeed on 1 process, this is DeepSpeed on 2 processes"):
+        opened(saves).newest_checkpoint(world_size=2, deepspeed=True)
+    for step in (2, 4):
+        folder = saves / f"checkpoint-{step}"
+        files = json.loads((folder / "manifest.json").read_text())["files"]
+        (folder / "latest").touch()
+        empty = {"size": 0, "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}
+        forge(folder, deepspeed=True, files=files | {"latest": empty})
+    with pytest.raises(InputError, match="saved by DeepSpeed on 1 process, this is DeepSpeed on 2 processes"):
+        opened(saves).newest_checkpoint(world_size=2, deepspeed=True)
+
+
+def test_more_processes_may_go_on_without_deepspeed(saves):
+    assert opened(saves).newest_checkpoint(world_size=2) == str(saves / "checkpoint-4")

@@ -5,74 +5,15 @@ import json
 import pytest
 import torch
 import transformers
-from torch.utils.data import Dataset
-from transformers import LlamaConfig, TrainingArguments
+from sentences import Sentences, collate, make_trainer, model
+from transformers import TrainingArguments
 
-from transformers_patch import EqualWeighting, LlamaForCausalLM, Trainer
+from transformers_patch import EqualWeighting, Trainer
 from transformers_patch.trainer import NonFiniteLossError
 
 
-class Sentences(Dataset):
-    """Random samples of very unequal numbers of supervised tokens, one in six without any."""
-
-    def __init__(self, size=22):
-        draw = torch.Generator().manual_seed(5)
-        self.samples = []
-        for n in range(size):
-            ids = torch.randint(3, 50, (14,), generator=draw)
-            labels = ids.clone()
-            labels[: [13, 1, 9, 14, 4, 11][n % 6]] = -100
-            self.samples.append({"input_ids": ids, "labels": labels, "task_ids": n * n % 3})
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, n):
-        return self.samples[n]
-
-
-def collate(samples):
-    batch = {key: torch.stack([s[key] for s in samples]) for key in ("input_ids", "labels")}
-    return batch | {"task_ids": torch.tensor([s["task_ids"] for s in samples])}
-
-
-def model():
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            vocab_size=50,
-            use_cache=False,
-        )
-    )
-
-
-def trainer(folder, weights=(0.6, 1.7, 1.1), dataset=None, normalization="step", callbacks=None, **arguments):
-    settings = {
-        "output_dir": str(folder),
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "num_train_epochs": 2,
-        "remove_unused_columns": False,
-        "no_cuda": True,
-    }
-    return Trainer(
-        model(),
-        TrainingArguments(**settings | arguments),
-        collate,
-        dataset or Sentences(),
-        weighter=EqualWeighting(3, weights),
-        loss_normalization=normalization,
-        task_names=["a", "b", "c"],
-        log_file=folder / "log.jsonl",
-        callbacks=callbacks,
-    )
+def trainer(folder, weights=(0.6, 1.7, 1.1), **arguments):
+    return make_trainer(folder, EqualWeighting(3, weights), **arguments)
 
 
 def lines(folder):
@@ -215,7 +156,7 @@ def test_log_tells_loss_weight_tokens_and_share_of_each_task(tmp_path):
     tasks = line["tasks"]
     assert [tasks[name]["weight"] for name in "abc"] == pytest.approx([0.6, 1.7, 1.1])
     weighted = {name: task["weight"] * task["tokens"] * (task["loss"] or 0) for name, task in tasks.items()}
-    assert tasks["c"] == {"loss": None, "weight": pytest.approx(1.1), "tokens": 0, "share": 0.0}
+    assert tasks["c"] == {"loss": None, "weight": pytest.approx(1.1), "tokens": 0, "tokens_seen": 0, "share": 0.0}
     assert line["loss"] == pytest.approx(
         sum(weighted.values()) / sum(task["weight"] * task["tokens"] for task in tasks.values()), rel=1e-6
     )

@@ -95,6 +95,21 @@ def test_inference_command_asks_all_tasks_at_once_and_leaves_placement_out(run):
     assert path.name == "my-x-test-9_STL-B.json"
 
 
+def test_a_lora_model_is_asked_on_the_base_of_its_recipe_or_of_its_adapter(run):
+    assert "--model-base" not in inference_command(run, "mini", "val")
+    run.model("mini").mkdir(parents=True)
+    note = run.model("mini") / "adapter_config.json"
+    note.write_text(json.dumps({"base_model_name_or_path": "lmsys/vicuna-7b-v1.5"}))
+    command = inference_command(run, "mini", "val")
+    assert command[command.index("--model-base") + 1] == "lmsys/vicuna-7b-v1.5"
+    recipe = {"script": "finetune_lora.sh", "environment": {"BASE_MODEL_PATH": "bases/vicuna"}}
+    other = graph.Run(benchmark(training=recipe), run.folder, 3)
+    assert graph.base_model(other, "mini") == "bases/vicuna"
+    note.write_text(json.dumps({"base_model_name_or_path": None}))
+    with pytest.raises(InputError, match="no base model. Set training.environment.BASE_MODEL_PATH"):
+        graph.base_model(run, "mini")
+
+
 def test_where_a_job_runs_is_no_setting_that_repeats_it():
     plain = graph.training_settings(benchmark())
     moved = {"script": "train.sh", "threads": 64, "gpus": 8}
@@ -161,6 +176,6 @@ def test_braces_in_settings_and_commands_are_no_snakemake_placeholders():
 
 
 def test_every_recipe_variable_of_the_finetune_script_comes_from_the_benchmark_file_alone(repository):
-    script = (repository / "scripts_visatb" / "finetune.sh").read_text()
-    read = set(re.findall(r"\$\{([A-Z_]+):", script))
-    assert read == RECIPE_VARIABLES | set(OWN_VARIABLES)
+    scripts = [repository / "scripts_visatb" / f"finetune{name}.sh" for name in ("", "_lora", "_qlora")]
+    read = set(re.findall(r"\$\{([A-Z_]+):", "".join(script.read_text() for script in scripts)))
+    assert read - {"DEEPSPEED_CONFIG"} == RECIPE_VARIABLES | set(OWN_VARIABLES)  # launch.sh's: where it runs

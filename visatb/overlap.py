@@ -33,8 +33,14 @@ class Overlap:
         return f"{self.task}: {first} and {second} share {self.count} {self.kind}, e.g. {self.example}"
 
 
-def find_overlaps(task: str, records_by_split: dict[str, list[Record]]) -> list[Overlap]:
-    """Every overlap between two splits of one task; only the strongest kind of each pair is told."""
+def find_overlaps(task: str, records_by_split: dict[str, list[Record | None]], strongest: bool = True) -> list[Overlap]:
+    """Every overlap between two splits of one task.
+
+    Args:
+        task: its name.
+        records_by_split: split -> its records, None in place of those to pass over.
+        strongest: tell the strongest kind of each pair alone.
+    """
     values = {split: _values(records) for split, records in records_by_split.items()}
     found = []
     for first, second in combinations(records_by_split, 2):
@@ -43,14 +49,17 @@ def find_overlaps(task: str, records_by_split: dict[str, list[Record]]) -> list[
             if shared:
                 example = min(values[second][kind][value] for value in shared)
                 found.append(Overlap(task, (first, second), kind, len(shared), example))
-                break
+                if strongest:
+                    break
     return found
 
 
-def _values(records: list[Record]) -> dict[str, dict[Hashable, str]]:
+def _values(records: list[Record | None]) -> dict[str, dict[Hashable, str]]:
     """For each kind the values of the records, with how to name each in a message."""
     samples, images, ids = {}, {}, {}
     for n, record in enumerate(records):
+        if record is None:
+            continue
         names = image_names(record)
         identifier = record.get("id")
         label = f"id {identifier!r}" if identifier is not None else f"record {n}"

@@ -1,0 +1,303 @@
+"""Check annotation files before training: what a run will see, and everything that it would refuse.
+
+Reports per task the records, supervised tokens and sequence lengths, lists all problems with the first few examples of
+each kind, and ends with exit code 2 if training would refuse the data. `--show ID` prints one record as the model
+learns it.
+"""
+
+import argparse
+import math
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN
+from llava.conversation import conversation_for_version
+from llava.data.check_report import problem_list, report_text, task_rows
+from llava.data.check_samples import IMAGE_FILE, Problems, Reading, Samples, read_samples
+from llava.data.check_show import find_record, show_record
+from llava.data.dataset import BAD_IMAGE_CHOICES, BAD_IMAGE_SHARE, UNSUPERVISED_SHARE, surveyed
+from llava.data.tokenizer import read_tokenizer
+from transformers_patch.step_loader import StepLayout
+from visatb.benchmark import load_benchmark
+from visatb.boxes import box_fault, read_box
+from visatb.cli import ArgumentParser, run
+from visatb.errors import InputError
+from visatb.files import refuse_unwritable, write_json
+from visatb.overlap import find_overlaps
+from visatb.records import Record, image_names, name_of, read_records, record_problems
+
+_EXAMPLE = """example:
+  python -m llava.data.check --data_path train.json --against val.json test.json --image_folder images \\
+      --tokenizer lmsys/vicuna-7b-v1.5 --benchmark scripts_visatb/benchmarks/academic.yaml
+"""
+
+# Faults after which nothing else can be looked at.
+_UNSOUND = ("id", "conversation", "image field", "<image> tokens")
+_UNKNOWN = "(unknown)"
+_SETTINGS = ("tokenizer", "version", "mm_use_im_start_end", "model_max_length", "image_folder", "benchmark")
+_ALL = "all"  # the one task of a training without a benchmark
+_LONE_BOX = re.compile(r"\s*\[[^\[\]]*\]\s*")
+
+
+def build_parser() -> ArgumentParser:
+    """The command line; settings of the training have the names and meaning of its flags."""
+    parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
+    parser.add_argument("--data_path", required=True, nargs="+", help="training file(s), .json or .jsonl, each a run")
+    parser.add_argument("--against", nargs="+", default=[], help="validation and test files, checked and compared")
+    parser.add_argument("--image_folder", help="what `image` fields are relative to")
+    parser.add_argument("--no_images", action="store_true", help="do not look at image files")
+    parser.add_argument("--decode_images", action="store_true", help="read images whole, not their headers alone")
+    parser.add_argument("--bad_image", choices=BAD_IMAGE_CHOICES, default="fail", help="as in training")
+    parser.add_argument("--tokenizer", help="folder or Hub name, of the base model; without one no token is counted")
+    parser.add_argument("--benchmark", help="benchmark YAML: the tasks")
+    parser.add_argument("--version", default="v1", help="conversation template")
+    parser.add_argument("--model_max_length", type=int, default=2048, help="longest sequence, image patches included")
+    parser.add_argument("--patches_per_image", type=int, default=576, help="positions that an image takes")
+    parser.add_argument("--vision_tower", help="folder or Hub name, whose config says the patches instead")
+    parser.add_argument("--mm_use_im_start_end", action="store_true", help="<im_start>, <im_end> around images")
+    parser.add_argument("--global_batch", type=int, default=128, help="samples of a step: all devices, accumulated")
+    parser.add_argument("--num_train_epochs", type=float, default=1.0, help="epochs")
+    parser.add_argument("--workers", type=int, help="processes; as many as there are cores, up to 8, by default")
+    parser.add_argument(
+        "--show", metavar="ID", help="print this record (its id, or position if it has none) as it is learned"
+    )
+    parser.add_argument("--output", help="write the report as JSON too")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Raises:
+        InputError: flags that cannot be, files that are no annotation files, or, after the report, data that training
+            would refuse.
+    """
+    args = build_parser().parse_args(argv)
+    _check_flags(args)
+    reading = _reading(args)
+    if args.show is not None:
+        print(show_record(*find_record(args.data_path, args.show), reading, coloured=sys.stdout.isatty()))
+        return 0
+    report = DataCheck(args, reading).report()
+    print(report_text(report))
+    if args.output:
+        write_json(args.output, report)
+    if report["errors"]:
+        count = sum(problem["count"] for problem in report["errors"])
+        kinds = len({problem["kind"] for problem in report["errors"]})
+        raise InputError(f"{count} error(s) of {kinds} kind(s), told in the report. Mend the files.")
+    return 0
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    refuse_unwritable([args.output], [*args.data_path, *args.against])
+    given = [os.path.realpath(path) for path in (*args.data_path, *args.against)]
+    twice = next((path for n, path in enumerate(given) if path in given[:n]), None)
+    if twice is not None:
+        raise InputError(f"{twice}: is given twice. Name every file once.")
+    for flag in ("model_max_length", "patches_per_image", "global_batch", "workers"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise InputError(f"--{flag} must be at least 1, got {value}. Raise it.")
+    if not 0 < args.num_train_epochs < math.inf:
+        raise InputError(f"--num_train_epochs must be above 0, got {args.num_train_epochs}. Raise it.")
+    if args.show is not None and args.tokenizer is None:
+        raise InputError("--show needs --tokenizer: what it marks are the tokens that are learned. Set it.")
+
+
+def _reading(args: argparse.Namespace) -> Reading:
+    """How the samples are read, after LLaVA's flags."""
+    tokenizer = None if args.tokenizer is None else read_tokenizer(args.tokenizer)
+    if tokenizer is not None and args.mm_use_im_start_end:
+        tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
+    patches = args.patches_per_image
+    if args.vision_tower is not None:
+        from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+
+        patches = CLIPVisionTower(args.vision_tower, SimpleNamespace(mm_vision_select_layer=-2), True).num_patches
+    return Reading(
+        tokenizer,
+        conversation_for_version(args.version),
+        args.mm_use_im_start_end,
+        args.model_max_length,
+        patches,
+        None if args.no_images else args.image_folder,
+        args.decode_images,
+    )
+
+
+class DataCheck:
+    """One check of training files and of the files that their models will be evaluated with.
+
+    Errors are what `llava.train` or the evaluation of a benchmark would refuse; everything else is a warning.
+
+    Args:
+        args: of `build_parser`.
+        reading: how samples are read.
+    """
+
+    def __init__(self, args: argparse.Namespace, reading: Reading):
+        self._args = args
+        self._reading = reading
+        self._workers = min(os.cpu_count() or 1, 8) if args.workers is None else args.workers
+        benchmark = load_benchmark(args.benchmark) if args.benchmark else None
+        self._metrics = None if benchmark is None else {task.name: task.metric for task in benchmark.tasks}
+        self._sound: dict[str, list[Record | None]] = {}
+        self._errors = Problems()
+        self._warnings = Problems()
+
+    def report(self) -> dict[str, Any]:
+        """Go through all files.
+
+        Returns:
+            JSON values: settings, files (numbers of each), errors, warnings.
+
+        Raises:
+            InputError: a file that cannot be read as a list of records.
+        """
+        args = self._args
+        records = {path: read_records(path) for path in (*args.data_path, *args.against)}
+        files = [self._file(path, records[path], path in args.data_path) for path in records]
+        if args.against:
+            self._check_overlaps()
+        return {
+            "settings": {name: getattr(args, name) for name in _SETTINGS}
+            | {"patches_per_image": self._reading.patches_per_image},
+            "files": files,
+            "errors": problem_list(self._errors),
+            "warnings": problem_list(self._warnings),
+        }
+
+    def _file(self, path: str, records: list[Record], training: bool) -> dict[str, Any]:
+        """Check one file; returns its numbers."""
+        usable = self._check_records(path, records, training)
+        self._sound[path] = [None] * len(records)
+        for n in usable:
+            self._sound[path][n] = records[n]
+            self._check_boxes(records[n], f"{path}: {name_of(records[n], n)}", path, training)
+        reading = self._reading if training else replace(self._reading, tokenizer=None)
+        samples = read_samples(records, usable, path, reading, self._workers, self._args.quiet)
+        self._errors.merge(self._image_problems(path, records, samples, training))
+        counted = None if reading.tokenizer is None else samples
+        task_of_record = [self._task(record) for record in records]
+        tasks = task_rows(records, task_of_record, counted)
+        (total,) = task_rows(records, ["total"] * len(records), counted).values()
+        order = [*(name for name in self._metrics or () if name in tasks), *tasks]
+        file = {"path": path, "records": len(records), "tasks": {name: tasks[name] for name in order}, "total": total}
+        if training:
+            for name in self._metrics or ():
+                if name not in tasks:
+                    self._warnings.add(path, "task without records", f"{path}: no record of task {name}.")
+            self._warn_of_cuts(path, records, samples)
+            self._refuse_unsupervised(path, task_of_record, samples)
+            file["run"] = self._run(total)
+        return file
+
+    def _check_records(self, path: str, records: list[Record], training: bool) -> list[int]:
+        """The rules of single records; returns the positions of those to look at further."""
+        names = None if self._metrics is None else list(self._metrics)
+        seen: set = set()
+        usable = []
+        for n, record in enumerate(records):
+            found = list(record_problems(record, f"{path}: {name_of(record, n)}", seen, names, training))
+            for kind, error in found:
+                self._errors.add(path, kind, str(error))
+            if not any(kind in _UNSOUND for kind, _ in found):
+                usable.append(n)
+        with_image = next((n for n in usable if image_names(records[n])), None)
+        if with_image is not None and self._args.image_folder is None and not self._args.no_images:
+            where = f"{path}: {name_of(records[with_image], with_image)}"
+            self._errors.add(path, "no image folder", f"{where} has an image. Set --image_folder, or --no_images.")
+        return usable
+
+    def _check_boxes(self, record: Record, where: str, path: str, training: bool) -> None:
+        """Answers that are boxes, and what the truths of grounding tasks hold."""
+        task = self._task(record)
+        grounding = (self._metrics or {}).get(task) == "iou"
+        truth = grounding and not training
+        turns = record["conversations"]
+        for n, turn in enumerate(turns if training else turns[:2]):
+            fault = _box_fault(turn["value"], grounding, truth) if turn["from"] == "gpt" else None
+            if fault is not None:
+                rule = "must be a box [x1, y1, x2, y2] in [0, 1] with x1 < x2 and y1 < y2"
+                message = f"{where}: conversations[{n}].value {rule}, got {str(turn['value'])[:80]!r}. Mend the record."
+                (self._errors if truth else self._warnings).add(path, f"box {fault} (task {task})", message)
+
+    def _image_problems(self, path: str, records: list[Record], samples: Samples, training: bool) -> Problems:
+        """What training refuses of what the processes found; `--bad_image skip` bears some images."""
+        if not training or self._args.bad_image == "fail" or not samples.bad_images:
+            return samples.problems
+        refused = Problems()
+        for (source, kind), (count, messages) in samples.problems.found.items():
+            (self._warnings if kind == IMAGE_FILE else refused).extend((source, kind), count, messages)
+        with_images = sum(1 for record in records if image_names(record))
+        if samples.bad_images > max(1, BAD_IMAGE_SHARE * with_images):
+            message = f"{path}: {samples.bad_images} of {with_images} records have unreadable images, more than "
+            refused.add(path, "too many bad images", f"{message}{BAD_IMAGE_SHARE:.0%}. Mend them.")
+        return refused
+
+    def _warn_of_cuts(self, path: str, records: list[Record], samples: Samples) -> None:
+        for kind, flags in (("truncated", samples.truncated), ("nothing supervised", samples.supervised == 0)):
+            for n, length in zip(samples.index[flags].tolist(), samples.length[flags].tolist(), strict=True):
+                told = f"{length} positions, --model_max_length {self._args.model_max_length}"
+                self._warnings.add(path, kind, f"{path}: {name_of(records[n], n)}: {told}")
+
+    def _refuse_unsupervised(self, path: str, task_of_record: list[str], samples: Samples) -> None:
+        """The rule of training: it looks at an evenly spread sample, and without a benchmark at all tasks as one."""
+        supervised = dict(zip(samples.index.tolist(), samples.supervised.tolist(), strict=True))
+        empty: dict[str, list[bool]] = {}
+        for n in surveyed(len(task_of_record)):
+            if n in supervised:
+                group = _ALL if self._metrics is None else task_of_record[n]
+                empty.setdefault(group, []).append(supervised[n] == 0)
+        for task, flags in empty.items():
+            share = sum(flags) / len(flags)
+            if share > UNSUPERVISED_SHARE:
+                message = f"{path}: {share:.0%} of the sampled records of task {task} keep no supervised token within "
+                message += f"--model_max_length {self._args.model_max_length}. Raise it or shorten them."
+                self._errors.add(path, "too few supervised", message)
+
+    def _run(self, total: dict[str, Any]) -> dict[str, Any]:
+        """What a training on the file sees."""
+        epochs, batch = self._args.num_train_epochs, self._args.global_batch
+        tokens = total.get("supervised_tokens", {}).get("sum")
+        return {
+            "epochs": epochs,
+            "global_batch": batch,
+            "steps": math.ceil(epochs * StepLayout(batch, 1).steps(total["records"])),
+            "supervised_tokens": None if tokens is None else round(epochs * tokens),
+        }
+
+    def _check_overlaps(self) -> None:
+        """What evaluation files share with training files and with each other. Training files may share everything."""
+        for overlap in find_overlaps("", self._sound, strongest=False):
+            first, second = overlap.splits
+            if second in self._args.against:
+                message = f"{first} and {second} share {overlap.count:,} {overlap.kind}, e.g. {overlap.example}"
+                self._warnings.add(second, f"shared {overlap.kind}", message, overlap.count)
+
+    def _task(self, record: Record) -> str:
+        """What a record is counted under."""
+        task = record.get("task")
+        if self._metrics is None:
+            return task if isinstance(task, str) else "(none)"
+        return task if isinstance(task, str) and task in self._metrics else _UNKNOWN
+
+
+def _box_fault(value: str | list[str], grounding: bool, truth: bool) -> str | None:
+    """What is wrong with the box in an answer; nothing if it is no box, unless as a grounding task's truth."""
+    is_box = isinstance(value, str) and (grounding or _LONE_BOX.fullmatch(value))
+    box = read_box(value) if is_box else None
+    if box is None:
+        return "missing" if truth else None
+    return box_fault(box)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,22 @@
+"""LLaVA's address of LLaVA-COCO's review (`llava.eval.scorers.llavabench`); --output is the review file here."""
+
+import sys
+from collections.abc import Sequence
+
+from llava.eval.scorers import llavabench
+from visatb.cli import run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command, with LLaVA's flags."""
+    given = sys.argv[1:] if argv is None else argv
+    renamed = ["--reviews-file" + word.removeprefix("--output") if _is_output(word) else word for word in given]
+    return llavabench.main(["--benchmark", "llavacoco", *renamed])
+
+
+def _is_output(word: str) -> bool:
+    return word.partition("=")[0] == "--output"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,9 @@
+"""LLaVA's address of the command `llava.eval.scorers.pope`."""
+
+from llava.eval.scorers.pope import main, score
+from visatb.cli import run
+
+__all__ = ["main", "score"]
+
+if __name__ == "__main__":
+    run(main)

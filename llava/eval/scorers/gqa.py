@@ -1,0 +1,89 @@
+"""GQA accuracy on the balanced questions of an official question file (testdev_balanced_questions.json).
+
+An answer is right if it equals the truth after LLaVA's preparation: lower case, no period at the end. As in the
+official eval.py (https://cs.stanford.edu/people/dorarad/gqa/evaluate.html) questions that are not balanced are passed
+over, and questions of structural type `query` are open, the others binary.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llava.eval.scorers.common import (
+    Answers,
+    Scores,
+    answers_of,
+    entry,
+    get,
+    in_order_of,
+    outcome,
+    percent,
+    percent_by,
+    read_object,
+    report,
+    scorer_parser,
+)
+from visatb.cli import run
+from visatb.errors import InputError
+
+
+def prediction_of(text: str) -> str:
+    """What LLaVA hands to the official evaluation."""
+    return text.rstrip(".").lower()
+
+
+def score(answers: Answers, questions: Mapping[str, Any], source: str | os.PathLike) -> Scores:
+    """Accuracy in percent, with that of binary and open questions and of every structural and semantic type.
+
+    Args:
+        answers: one to each balanced question; those to others are not looked at.
+        questions: the official file: id -> {"question", "answer", "isBalanced", "types": {"structural", "semantic"}}.
+        source: that file, for messages.
+
+    Raises:
+        InputError: missing or further answers, a question of another shape, no balanced one.
+    """
+    asked = {}
+    for identifier, question in questions.items():
+        if not isinstance(question, dict):
+            raise InputError(f"{source}: question {identifier!r} must be an object. Give the official file.")
+        if question.get("isBalanced", True):
+            asked[identifier] = question
+    lines = [line for line in answers.lines if line.key not in questions or line.key in asked]
+    if not asked or not lines:
+        raise InputError(f"{source}: has no balanced question that is answered. Give the file that was asked.")
+    entries = []
+    for line in in_order_of(list(asked), replace(answers, lines=tuple(lines)), source):
+        truth = get(asked[line.key], "answer", str, f"{source}: question {line.key!r}")
+        types = asked[line.key].get("types")
+        types = types if isinstance(types, dict) else {}
+        structural = types.get("structural")
+        groups = {"structural": structural, "semantic": types.get("semantic")}
+        if structural is not None:
+            groups["kind"] = "open" if structural == "query" else "binary"
+        right = prediction_of(line.text) == truth
+        entries.append(entry(line, right, truth, malformed=not line.text.strip(), **groups))
+    total = percent(entries)
+    parts = {group: percent_by(entries, group) for group in ("kind", "structural", "semantic")}
+    summary = [f"{kind.capitalize()}: {value:.2f}%" for kind, value in parts["kind"].items()]
+    summary.append(f"Accuracy: {total:.2f}%")
+    for group in ("structural", "semantic"):
+        summary += [f"  {group} {name}: {value:.2f}%" for name, value in parts[group].items()]
+    return outcome("accuracy", total, entries, summary, **parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = scorer_parser("gqa", __doc__, "--annotation-file testdev_balanced_questions.json", "GQA")
+    parser.add_argument(
+        "--annotation-file", "--questions", dest="annotation_file", required=True, help="official question file"
+    )
+    options = parser.parse_args(argv)
+    answers = answers_of(options, options.annotation_file)
+    scores = score(answers, read_object(options.annotation_file), options.annotation_file)
+    return report(scores, answers.generator, answers.path, options)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,223 @@
+"""MME: accuracy and accuracy+ of every subtask, and the totals of perception and cognition, in points.
+
+As in the official calculation.py (https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, eval_tool) there
+are two questions to every image; accuracy counts questions, accuracy+ images with both right, a subtask has the sum of
+both in percent (at most 200), and an answer is read from its first four letters. `score` is the perception total.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from llava.eval.scorers.common import (
+    AnswerLine,
+    Answers,
+    Entry,
+    Scores,
+    add_outputs,
+    entry,
+    in_order_of,
+    outcome,
+    percent,
+    read_answers,
+    report,
+)
+from visatb.cli import ArgumentParser, run
+from visatb.errors import InputError
+from visatb.files import read_text, refuse_unwritable, write_text
+
+PERCEPTION = (
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+_SHORT_ANSWER = "Answer the question using a single word or phrase."
+_YES_OR_NO = "Please answer yes or no."
+
+Key = tuple[str, str, str]
+Result = tuple[AnswerLine, str]
+
+
+def parse_answer(text: str) -> str:
+    """ "yes", "no" or "other", by the official rule."""
+    start = text.lower()[:4]
+    return next((word for word in ("yes", "no") if word in start), "other")
+
+
+def score(results: Mapping[str, Sequence[Result]]) -> Scores:
+    """The scores of every subtask, and the totals.
+
+    Args:
+        results: subtask -> (answer, true answer) of its questions, the two of an image side by side; of
+            `paired_answers` or `read_results`.
+    """
+    entries: list[Entry] = []
+    subtasks = {}
+    for subtask in [*PERCEPTION, *COGNITION]:
+        found = [_entry(subtask, line, truth) for line, truth in results[subtask]]
+        both = [first["score"] * second["score"] for first, second in zip(found[::2], found[1::2], strict=True)]
+        accuracy, accuracy_plus = percent(found), 100 * sum(both) / len(both)
+        subtasks[subtask] = {
+            "accuracy": accuracy,
+            "accuracy_plus": accuracy_plus,
+            "score": accuracy + accuracy_plus,
+            "images": len(both),
+        }
+        entries += found
+    totals = {
+        name: sum(subtasks[subtask]["score"] for subtask in group)
+        for name, group in (("perception", PERCEPTION), ("cognition", COGNITION))
+    }
+    summary = []
+    for name, group in (("perception", PERCEPTION), ("cognition", COGNITION)):
+        summary.append(f"=========== {name.capitalize()} ===========\ntotal score: {totals[name]}")
+        summary += [f"\t{subtask} score: {subtasks[subtask]['score']}" for subtask in group]
+    return outcome("perception", totals["perception"], entries, summary, subtasks=subtasks, **totals)
+
+
+def paired_answers(answers: Answers, truths: Mapping[str, Sequence[tuple[Key, str]]], source: str) -> dict:
+    """The answers set beside the official questions, in the order of the questions.
+
+    Args:
+        answers: LLaVA's lines; question_id is `<subtask>/.../<image>`.
+        truths: of `read_questions`.
+        source: the folder, for messages.
+
+    Returns:
+        Subtask -> (answer, true answer) of its questions.
+
+    Raises:
+        InputError: missing or further answers.
+    """
+    keys = [key for found in truths.values() for key, _ in found]
+    lines = iter(in_order_of(keys, answers, source, _key_of))
+    return {subtask: [(next(lines), truth) for _, truth in found] for subtask, found in truths.items()}
+
+
+def read_questions(folder: str | os.PathLike) -> dict[str, list[tuple[Key, str]]]:
+    """The questions of the official MME_Benchmark_release_version: subtask -> (key, "yes" or "no"), two to an image.
+
+    `<subtask>/questions_answers_YN/<image>.txt`, or `<subtask>/<image>.txt`, holds `question<TAB>answer` lines.
+
+    Raises:
+        InputError: a subtask that is absent, an image that has not two questions, a line of another shape.
+    """
+    truths = {}
+    for subtask in [*PERCEPTION, *COGNITION]:
+        home = Path(folder) / subtask
+        inner = home / "questions_answers_YN"
+        files = sorted((inner if inner.is_dir() else home).glob("*.txt"))
+        if not files:
+            raise InputError(f"{home}: has no question file. MME has {len(PERCEPTION + COGNITION)} subtasks: add it.")
+        truths[subtask] = [found for file in files for found in _questions_of(subtask, file)]
+    return truths
+
+
+def read_results(folder: str | os.PathLike) -> dict[str, list[Result]]:
+    """Answers in the form of the official eval_tool: `<subtask>.txt` of `image<TAB>question<TAB>truth<TAB>answer`.
+
+    Raises:
+        InputError: a subtask that is absent, a line of another shape, two lines that are not of one image.
+    """
+    results = {}
+    for subtask in [*PERCEPTION, *COGNITION]:
+        file = Path(folder) / f"{subtask}.txt"
+        rows = [(f"{file} line {n}", row) for n, row in enumerate(read_text(file).split("\n"), 1) if row]
+        found, images = [], []
+        for where, row in rows:
+            cells = row.split("\t")
+            if len(cells) != 4:
+                raise InputError(f"{where}: must hold image, question, truth and answer. Write the file again.")
+            found.append((AnswerLine(f"{subtask}/{cells[0]}", cells[3], cells[1], where), _truth(cells[2], where)))
+            images.append(cells[0])
+        if not images or images[::2] != images[1::2]:
+            raise InputError(f"{file}: must hold two lines for every image, side by side. Write the file again.")
+        results[subtask] = found
+    return results
+
+
+def write_results(results: Mapping[str, Sequence[Result]], folder: str | os.PathLike) -> None:
+    """Write answers in the form that the official calculation.py reads."""
+    for subtask, found in results.items():
+        rows = []
+        for line, truth in found:
+            question = _question(line.prompt)
+            cells = [_text_name(line), f"{question} {_YES_OR_NO}", truth.capitalize(), " ".join(line.text.split())]
+            rows.append("\t".join(cells) + "\n")
+        write_text(Path(folder) / f"{subtask}.txt", "".join(rows))
+
+
+def _entry(subtask: str, line: AnswerLine, truth: str) -> Entry:
+    said = parse_answer(line.text)
+    return entry(line, said == truth, truth, malformed=said == "other", subtask=subtask)
+
+
+def _questions_of(subtask: str, file: Path) -> list[tuple[Key, str]]:
+    rows = [(f"{file} line {n}", row.strip()) for n, row in enumerate(read_text(file).split("\n"), 1) if row.strip()]
+    if len(rows) != 2:
+        raise InputError(f"{file}: must hold two questions, got {len(rows)}. Give the official file.")
+    found = []
+    for where, row in rows:
+        question, tab, truth = row.rpartition("\t")
+        if not tab:
+            raise InputError(f"{where}: must be question<TAB>answer. Give the official file.")
+        found.append(((subtask, file.name, _question(question)), _truth(truth, where)))
+    return found
+
+
+def _truth(text: str, where: str) -> str:
+    truth = text.strip().lower()
+    if truth not in ("yes", "no"):
+        raise InputError(f"{where}: the true answer must be Yes or No, got {text!r}. Give the official file.")
+    return truth
+
+
+def _key_of(line: AnswerLine) -> Key:
+    return line.key.split("/")[0], _text_name(line), _question(line.prompt)
+
+
+def _text_name(line: AnswerLine) -> str:
+    return Path(line.key).stem + ".txt"
+
+
+def _question(text: str) -> str:
+    """A question without its instructions; the official files have one space or two before theirs."""
+    return " ".join(text.replace(_SHORT_ANSWER, "").replace(_YES_OR_NO, "").split())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = ArgumentParser(
+        description=__doc__,
+        epilog="example:\n  python -m llava.eval.scorers.mme --answers-file answers.jsonl "
+        "--annotation-dir MME_Benchmark_release_version --output metrics/my-model/MME.json",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--answers-file", "--result-file", dest="answers_file", help="LLaVA's answer lines to score")
+    source.add_argument("--results-dir", help="folder of <subtask>.txt in the form of the official eval_tool")
+    parser.add_argument("--annotation-dir", help="MME_Benchmark_release_version, with --answers-file")
+    parser.add_argument("--result-upload-dir", help="write <subtask>.txt for the official calculation.py here")
+    add_outputs(parser, "MME")
+    options = parser.parse_args(argv)
+    refuse_unwritable([options.output, options.per_record], [options.answers_file])
+    if options.results_dir is not None:
+        return report(score(read_results(options.results_dir)), None, Path(options.results_dir), options)
+    if options.annotation_dir is None:
+        raise InputError("--annotation-dir must name the folder of MME's questions. Give it with --answers-file.")
+    answers = read_answers(options.answers_file)
+    results = paired_answers(answers, read_questions(options.annotation_dir), options.annotation_dir)
+    if options.result_upload_dir is not None:
+        write_results(results, options.result_upload_dir)
+    return report(score(results), answers.generator, answers.path, options)
+
+
+if __name__ == "__main__":
+    run(main)

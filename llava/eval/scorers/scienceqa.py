@@ -1,0 +1,173 @@
+"""ScienceQA accuracy on a split of the official problems.json, by subject, context and grade.
+
+The choice is read out of an answer as LLaVA's eval_science_qa does; one that cannot be read is -1 and wrong, never
+drawn by chance. The groups are those of the official evaluate_acc.py (https://github.com/lupantech/ScienceQA). `score`
+is the accuracy on questions with an image, which LLaVA-1.5 reports.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava.eval.scorers.common import (
+    AnswerLine,
+    Answers,
+    Entry,
+    Scores,
+    answers_of,
+    entry,
+    get,
+    in_order_of,
+    outcome,
+    percent,
+    percent_by,
+    read_object,
+    report,
+    scorer_parser,
+)
+from visatb.cli import run
+from visatb.errors import InputError
+from visatb.files import write_json
+from visatb.records import IMAGE_TOKEN
+
+LETTERS = "ABCDE"
+_STATED = re.compile(r"The answer is ([A-E])")
+_STATED_AND_ENDED = re.compile(r"The answer is ([A-E])\.")
+_GRADE = re.compile(r"grade(\d+)")
+
+
+def parse_choice(text: str, choices: int) -> int:
+    """The place of the chosen option, from 0; -1 if the answer names none of the question's options.
+
+    A letter alone, a letter with a period and a space before more words, or `The answer is X`.
+    """
+    text = text.replace("\n", ". ")
+    if text.strip() in tuple(LETTERS):
+        letter = text.strip()
+    elif len(text) >= 3 and text[0] in LETTERS and text[1:3] == ". ":
+        letter = text[0]
+    else:
+        match = _STATED_AND_ENDED.search(text) or _STATED.search(text)
+        letter = match[1] if match else ""
+    place = LETTERS.find(letter) if letter else -1
+    return place if place < choices else -1
+
+
+def score(answers: Answers, problems: Mapping[str, Any], source: str | os.PathLike) -> Scores:
+    """Accuracy in percent: of questions with an image (`score`), of all, and of every group.
+
+    Args:
+        answers: one to each problem.
+        problems: problem id -> official record, those of the split alone.
+        source: their file, for messages.
+
+    Raises:
+        InputError: missing or further answers, a problem of another shape.
+    """
+    lines = in_order_of(list(problems), answers, source)
+    entries = [_entry(line, problems[line.key], f"{source}: problem {line.key!r}") for line in lines]
+    with_image = [one for one in entries if one["image"]]
+    groups = {
+        "subject": percent_by(entries, "subject"),
+        "context": {
+            name: percent(found)
+            for name, found in (
+                ("text", [one for one in entries if one["hint"]]),
+                ("image", with_image),
+                ("none", [one for one in entries if not one["hint"] and not one["image"]]),
+            )
+            if found
+        },
+        "grade": percent_by(entries, "grade"),
+    }
+    total = percent(entries)
+    right = sum(1 for one in entries if one["score"])
+    line = f"Total: {len(entries)}, Correct: {right}, Accuracy: {total:.2f}%"
+    if with_image:
+        line += f", IMG-Accuracy: {percent(with_image):.2f}%"
+    summary = [line, *(f"  {g} {name}: {value:.2f}%" for g, found in groups.items() for name, value in found.items())]
+    metric, value = ("image_accuracy", percent(with_image)) if with_image else ("accuracy", total)
+    return outcome(metric, value, entries, summary, accuracy=total, n_image=len(with_image), **groups)
+
+
+def read_problems(folder: str | os.PathLike, split: str = "test") -> dict[str, Any]:
+    """The problems of a split, by id: problems.json and pid_splits.json in the official folder.
+
+    Raises:
+        InputError: an unknown split, an id that has no problem.
+    """
+    splits, problems = read_object(Path(folder) / "pid_splits.json"), read_object(Path(folder) / "problems.json")
+    if not isinstance(splits.get(split), list) or not splits[split]:
+        raise InputError(f"{folder}/pid_splits.json: has no split {split!r}; it has {', '.join(splits)}.")
+    absent = [identifier for identifier in splits[split] if not isinstance(problems.get(str(identifier)), dict)]
+    if absent:
+        raise InputError(f"{folder}/problems.json: has no problem {absent[0]!r} of {split}. Give the official file.")
+    return {str(identifier): problems[str(identifier)] for identifier in splits[split]}
+
+
+def llava_results(scores: Scores) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What LLaVA's script writes: the analysis of every question (--output-file) and the results (--output-result).
+
+    The official evaluate_acc.py reads the second.
+    """
+    analysis: dict[str, list] = {"correct": [], "incorrect": []}
+    for one in scores["per_record"]:
+        place = one["choice"]
+        analysis["correct" if one["score"] else "incorrect"].append(
+            {
+                "question_id": str(one["question_id"]),
+                "parsed_ans": LETTERS[place] if place >= 0 else "FAILED",
+                "ground_truth": one["truth"],
+                "question": one["prompt"],
+                "pred": one["prediction"],
+                "is_multimodal": IMAGE_TOKEN in one["prompt"],
+            }
+        )
+    results = {
+        "acc": scores["details"]["accuracy"],
+        "correct": len(analysis["correct"]),
+        "count": scores["n"],
+        "results": {str(one["question_id"]): one["choice"] for one in scores["per_record"]},
+        "outputs": {str(one["question_id"]): one["prediction"] for one in scores["per_record"]},
+    }
+    return analysis, results
+
+
+def _entry(line: AnswerLine, problem: Mapping[str, Any], where: str) -> Entry:
+    choices = get(problem, "choices", list, where)
+    truth = get(problem, "answer", int, where)
+    if not 0 <= truth < min(len(choices), len(LETTERS)):
+        raise InputError(f"{where}: answer must be one of {len(choices)} choices, got {truth}. Give the official file.")
+    place = parse_choice(line.text, len(choices))
+    grade = _GRADE.fullmatch(str(problem.get("grade", "")))
+    groups = {
+        "subject": problem.get("subject"),
+        "hint": bool(problem.get("hint")),
+        "image": bool(problem.get("image")),
+        "grade": None if grade is None else ("1-6" if int(grade[1]) <= 6 else "7-12"),
+        "choice": place,
+        "prompt": line.prompt,
+    }
+    return entry(line, place == truth, LETTERS[truth], malformed=place < 0, **groups)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command, with the flags of LLaVA's eval_science_qa."""
+    parser = scorer_parser("scienceqa", __doc__, "--base-dir scienceqa", "SQA")
+    parser.add_argument("--base-dir", required=True, help="folder of problems.json and pid_splits.json")
+    parser.add_argument("--split", default="test", help="split of pid_splits.json")
+    parser.add_argument("--output-file", help="LLaVA's analysis of right and wrong answers (JSON)")
+    parser.add_argument("--output-result", help="LLaVA's results (JSON), which the official evaluate_acc.py reads")
+    options = parser.parse_args(argv)
+    answers = answers_of(options, outputs=[options.output_file, options.output_result])
+    scores = score(answers, read_problems(options.base_dir, options.split), Path(options.base_dir) / "problems.json")
+    for path, content in zip([options.output_file, options.output_result], llava_results(scores), strict=True):
+        if path is not None:
+            write_json(path, content)
+    return report(scores, answers.generator, answers.path, options)
+
+
+if __name__ == "__main__":
+    run(main)

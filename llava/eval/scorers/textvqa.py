@@ -1,0 +1,103 @@
+"""TextVQA accuracy as LLaVA computes it: M4C's evaluator on the official validation annotations (TextVQA_0.5.1_val).
+
+A line is matched by image and question, which is read out of LLaVA's prompt, with or without reference OCR tokens.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+
+from llava.eval.scorers.common import (
+    AnswerLine,
+    Answers,
+    Scores,
+    answers_of,
+    entry,
+    get,
+    in_order_of,
+    numbered,
+    outcome,
+    percent,
+    read_object,
+    report,
+    scorer_parser,
+)
+from llava.eval.scorers.vqa_text import accuracy, normalize_m4c
+from visatb.cli import run
+from visatb.errors import InputError
+
+_REFERENCES = 10
+_OLD_PROMPT = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
+_OCR = "Reference OCR token:"
+
+Key = tuple[str, str]
+
+
+def question_of(line: AnswerLine) -> str:
+    """The question of a prompt, lower-cased.
+
+    Raises:
+        InputError: if the prompt has none of LLaVA's three layouts.
+    """
+    rows = line.prompt.split("\n")
+    if line.prompt.startswith("OCR tokens: "):
+        match = _OLD_PROMPT.search(line.prompt)
+        question = match[1] if match else None
+    elif f"{_OCR} " in line.prompt and len(rows) == 3:
+        question = rows[1] if rows[0].startswith(_OCR) else rows[0]
+    else:
+        question = rows[0] if len(rows) == 2 else None
+    if question is None:
+        raise InputError(
+            f"{line.where}: prompt must be a question and its instruction on two lines, or three with {_OCR!r}. "
+            "Ask LLaVA's question file."
+        )
+    return question.lower()
+
+
+def score(answers: Answers, annotations: Sequence[tuple[Key, list[str]]], source: str | os.PathLike) -> Scores:
+    """Accuracy in percent.
+
+    Args:
+        answers: one to each annotation.
+        annotations: of `read_annotations`. Of two with the same image and question the last serves both, as in LLaVA.
+        source: their file, for messages.
+
+    Raises:
+        InputError: missing or further answers.
+    """
+    references = dict(annotations)
+    keys = [key for key, _ in annotations]
+    lines = in_order_of(keys, answers, source, lambda line: (line.key, question_of(line)))
+    entries = []
+    for key, line in zip(keys, lines, strict=True):
+        value = accuracy(normalize_m4c(line.text), [normalize_m4c(text) for text in references[key]])
+        entries.append(entry(line, value, references[key], malformed=not line.text.strip(), question=key[1]))
+    total = percent(entries)
+    return outcome("vqa_accuracy", total, entries, [f"Samples: {len(entries)}", f"Accuracy: {total:.2f}%"])
+
+
+def read_annotations(path: str | os.PathLike) -> list[tuple[Key, list[str]]]:
+    """((image_id, lower-cased question), the ten answers) of every record of the official file."""
+    annotations = []
+    for where, record in numbered(get(read_object(path), "data", list, str(path)), path):
+        references = get(record, "answers", list, where)
+        if len(references) != _REFERENCES or not all(isinstance(text, str) for text in references):
+            raise InputError(f"{where}: answers must be {_REFERENCES} texts. Give the official file.")
+        key = (get(record, "image_id", str, where), get(record, "question", str, where).lower())
+        annotations.append((key, references))
+    return annotations
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command, with the flags of LLaVA's eval_textvqa."""
+    parser = scorer_parser("textvqa", __doc__, "--annotation-file TextVQA_0.5.1_val.json", "TextVQA")
+    parser.add_argument("--annotation-file", required=True, help="official annotations: TextVQA_0.5.1_val.json")
+    options = parser.parse_args(argv)
+    answers = answers_of(options, options.annotation_file)
+    scores = score(answers, read_annotations(options.annotation_file), options.annotation_file)
+    return report(scores, answers.generator, answers.path, options)
+
+
+if __name__ == "__main__":
+    run(main)

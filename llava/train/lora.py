@@ -1,0 +1,207 @@
+"""LoRA and QLoRA: low-rank adapters trained beside a frozen language model, which QLoRA keeps in 4 or 8 bits.
+
+What the folder of such a training holds is in `llava.model.adapter`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.deepspeed import is_deepspeed_zero3_enabled
+
+from llava.model.adapter import (
+    ADAPTER_CONFIG,
+    LEFT_ALONE,
+    fill_adapter,
+    linear_names,
+    read_adapter,
+    read_others,
+    save_adapter,
+    stored_name,
+    unwrapped,
+    wrap,
+)
+from llava.model.llava_arch import gathered
+from llava.model.weights import companion
+from llava.train.arguments import TrainingArguments
+from visatb.errors import InputError
+from visatb.files import read_json
+
+EMBEDDINGS = ("embed_tokens", "lm_head")
+PROJECTOR = "mm_projector"
+
+
+def half_dtype(args: TrainingArguments) -> torch.dtype:
+    """The dtype that --bf16 or --fp16 asks for, else float32."""
+    if args.bf16:
+        return torch.bfloat16
+    return torch.float16 if args.fp16 else torch.float32
+
+
+def loading_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """What from_pretrained is told about a base that stays frozen: its dtype, and how it is quantised."""
+    if not args.lora_enable and args.bits == 16:
+        return {}
+    dtype = half_dtype(args)
+    if args.bits == 16:
+        return {"torch_dtype": dtype}
+    from transformers import BitsAndBytesConfig
+
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=args.bits == 4,
+        load_in_8bit=args.bits == 8,
+        llm_int8_skip_modules=list(LEFT_ALONE),
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=args.double_quant,
+        bnb_4bit_quant_type=args.quant_type,
+    )
+    return {"torch_dtype": dtype, "device_map": {"": args.device}, "quantization_config": quantisation}
+
+
+def prepare_quantised(model: PreTrainedModel, args: TrainingArguments) -> None:
+    """Freeze a quantised model and give what is not quantised LLaVA's dtypes.
+
+    Norms and projector become float32; with --bf16, embeddings and lm_head stay bfloat16.
+    """
+    from peft import prepare_model_for_kbit_training
+
+    prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.gradient_checkpointing)
+    if args.bf16:
+        for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+            embeddings.to(torch.bfloat16)
+    for module in model.modules():
+        state = getattr(module, "state", None)
+        if type(module).__name__ == "Linear8bitLt" and not hasattr(state, "memory_efficient_backward"):
+            state.memory_efficient_backward = False  # peft 0.13.2 hands it on; current bitsandbytes has dropped it
+    model.register_load_state_dict_post_hook(_pass_over_quantisation_state)
+    # The saved adapter belongs to the base as it is on the disk.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _pass_over_quantisation_state(_model: nn.Module, keys: Any) -> None:
+    """Let strict loading, which DeepSpeed's resume is, pass over the scales that bitsandbytes saves but never reads."""
+    keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if ".base_layer.weight." not in key]
+
+
+def add_adapters(model: PreTrainedModel, base: str, freeze_projector: bool, args: TrainingArguments) -> Any:
+    """A PeftModel whose adapters are trained, its projector with them unless that is to be frozen, and nothing else.
+
+    Outside of ZeRO-3, which demands one dtype, both are float32.
+
+    Args:
+        model: with vision tower, projector and vocabulary as they are to be trained.
+        base: folder or Hub name of the base model, for adapter_config.json.
+        freeze_projector: keep the projector as it is.
+        args: lora_r, lora_alpha, lora_dropout, lora_bias, lora_weight_path, seed.
+
+    Raises:
+        InputError: an adapter to start from that does not fit.
+    """
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        bias=args.lora_bias,
+        target_modules=linear_names(model),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+    )
+    zero3 = is_deepspeed_zero3_enabled()
+    with torch.random.fork_rng(devices=[]):  # ZeRO-3 draws other numbers than one process while it loads the base
+        torch.manual_seed(args.seed)
+        wrapped = wrap(model, config, autocast_adapter_dtype=not zero3)
+    projector = getattr(model.get_model(), PROJECTOR, nn.Identity())
+    if not zero3:
+        projector.to(torch.float32)
+    for name, parameter in wrapped.named_parameters():
+        parameter.requires_grad_("lora_" in name or PROJECTOR in name and not freeze_projector)
+    if args.lora_weight_path:
+        _start_from(wrapped, args.lora_weight_path)
+    return wrapped
+
+
+def _start_from(wrapped: Any, path: str) -> None:
+    """Fill adapters, and what was trained beside them, from the folder of an earlier LoRA training."""
+    file = companion(path, ADAPTER_CONFIG)
+    if file is None:
+        raise InputError(f"lora_weight_path {path}: no {ADAPTER_CONFIG}. Give the folder of a LoRA training.")
+    stored, config = read_json(file), wrapped.peft_config["default"]
+    for key in ("r", "lora_alpha"):
+        if stored.get(key) != getattr(config, key):
+            flag = f"--lora_{key.removeprefix('lora_')}"
+            raise InputError(f"{file}: {key} is {stored.get(key)}, {flag} is {getattr(config, key)}. Set it to match.")
+    fill_adapter(wrapped, path)
+    _fill(wrapped.get_base_model(), read_others(path), path)
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
+    """Copy tensors into the parameters of their names. Raises InputError if one has no place of its shape."""
+    parameters = dict(model.named_parameters())
+    unfit = [
+        name
+        for name, value in tensors.items()
+        if name not in parameters or value.shape != getattr(parameters[name], "ds_shape", parameters[name].shape)
+    ]
+    if unfit:
+        raise InputError(f"{source}: the model has no place of the shape of {', '.join(unfit[:5])}. Check the base.")
+    filled = [parameters[name] for name in tensors]
+    with gathered(*filled):
+        for parameter, value in zip(filled, tensors.values(), strict=True):
+            parameter.data.copy_(value)
+
+
+def saved_parameters(wrapped: Any, vocabulary_grew: bool) -> dict[str, nn.Parameter]:
+    """What a LoRA folder must hold to make the model out of its base, by the PeftModel's names.
+
+    The adapters; the projector, trained or not, since a plain language model has none; and embeddings and lm_head if
+    tokens were added to the vocabulary.
+    """
+    parts = (PROJECTOR, *EMBEDDINGS) if vocabulary_grew else (PROJECTOR,)
+    return {
+        name: parameter
+        for name, parameter in wrapped.named_parameters()
+        if parameter.requires_grad or any(part in name for part in parts)
+    }
+
+
+def saved_state(wrapped: Any, vocabulary_grew: bool) -> dict[str, torch.Tensor]:
+    """The tensors of `saved_parameters` on the CPU, whole under ZeRO-3 too (call it on all ranks)."""
+    named = saved_parameters(wrapped, vocabulary_grew)
+    with gathered(*named.values()):
+        return {name: parameter.detach().cpu().clone() for name, parameter in named.items()}
+
+
+def save(wrapped: Any, state: Mapping[str, torch.Tensor], folder: Path, safe_serialization: bool) -> None:
+    """Write a LoRA folder: config.json, the adapter, what is beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wrapped.config.save_pretrained(folder)
+    save_adapter(wrapped, state, folder, safe_serialization)
+
+
+def restore(wrapped: Any, folder: str | Path, vocabulary_grew: bool) -> None:
+    """Fill the model from a checkpoint of the same training.
+
+    Raises:
+        InputError: a tensor is missing or of another shape.
+    """
+    wrong = unsaved(wrapped, folder, vocabulary_grew)
+    if wrong:
+        raise InputError(f"{folder}: has lost {', '.join(wrong[:5])}. Delete it to go on from the one before.")
+    fill_adapter(wrapped, str(folder))
+    _fill(wrapped.get_base_model(), read_others(str(folder)), folder)
+
+
+def unsaved(wrapped: Any, folder: str | Path, vocabulary_grew: bool) -> list[str]:
+    """Names of the parameters that a LoRA folder lacks or holds in another shape (ZeRO-3's are checked too)."""
+    stored = {name: value.shape for name, value in read_adapter(folder).items()}
+    return [
+        unwrapped(name)
+        for name, parameter in saved_parameters(wrapped, vocabulary_grew).items()
+        if stored.get(stored_name(name)) != getattr(parameter, "ds_shape", parameter.shape)
+    ]

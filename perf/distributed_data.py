@@ -1,0 +1,133 @@
+"""A tiny model and hard data for perf/distributed_table.py: what a micro-batch holds is as uneven as it can be.
+
+Samples are written in the order in which the trainer will read them, eight to a step, sorted by task inside a step, so
+that a micro-batch of two or four lacks tasks. Answers have 1 to 60 words. In every sixth step four samples in a row
+(one whole micro-batch) keep no supervised token, as their question fills the length limit; in every fifth a task is
+absent from the whole step. Every third sample has an image.
+"""
+
+import json
+import random
+from pathlib import Path
+
+MAX_LENGTH = 160
+SAMPLES_PER_STEP = 8
+IMAGE_SIZE = 28
+TASKS = ("Caption", "Choice", "Boxes", "Chat")
+_WORDS = ("red", "green", "blue", "square", "circle", "ring", "over", "under", "beside", "one", "two", "left", "right")
+
+# Fewest and most words of an answer, and how many different ones: tasks must be learned at different speeds, or
+# strategies that compare the losses' falls have nothing to weight.
+_ANSWERS = {"Caption": (4, 20, 13), "Choice": (1, 1, 1), "Boxes": (4, 8, 3), "Chat": (25, 60, 13)}
+
+
+def absent_task(step: int) -> str | None:
+    """The task that no sample of a step (from 0) is of."""
+    return TASKS[(step // 5) % len(TASKS)] if step % 5 == 3 else None
+
+
+def write_material(folder: Path, steps: int, seed: int) -> None:
+    """Write base model, tokenizer, vision tower, projector, images, records, tasks and DeepSpeed settings.
+
+    Args:
+        folder: an empty folder.
+        steps: optimizer steps, one epoch of them.
+        seed: the seed of the training, which decides the order it reads the records in.
+    """
+    draw = random.Random(seed)
+    planned = [record for step in range(steps) for record in _records_of_step(step, draw)]
+    for n, record in enumerate(planned):
+        record["id"] = f"record-{n}"
+        if n % 3 == 0:
+            record["image"] = f"{n % 12}.png"
+            record["conversations"][0]["value"] = "<image>\n" + record["conversations"][0]["value"]
+    _write_images(folder / "images", draw)
+    (folder / "data.json").write_text(json.dumps(_as_read(planned, seed)))
+    tasks = [{"name": name, "weight": 1.0, "files": {"train": "data.json"}} for name in TASKS]
+    settings = {"name": "hard", "data_folder": ".", "image_folder": "images", "tasks": tasks}
+    (folder / "tasks.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    _write_models(folder, seed)
+
+
+def _records_of_step(step: int, draw: random.Random) -> list[dict]:
+    present = [task for task in TASKS if task != absent_task(step)]
+    tasks = sorted(draw.choices(present, k=SAMPLES_PER_STEP), key=TASKS.index)
+    unsupervised = range(4) if step % 6 == 2 else ()
+    if unsupervised:  # spread over the tasks: a task with too many such records is refused
+        tasks = [present[n % len(present)] for n in range(SAMPLES_PER_STEP)]
+    return [_record(task, draw, unsupervised=n in unsupervised) for n, task in enumerate(tasks)]
+
+
+def _record(task: str, draw: random.Random, unsupervised: bool) -> dict:
+    question = draw.choices(_WORDS, k=MAX_LENGTH if unsupervised else draw.randint(3, 8))
+    fewest, most, different = _ANSWERS[task]
+    answer = draw.choices(_WORDS[:different], k=draw.randint(fewest, most))
+    turns = [{"from": "human", "value": " ".join(question)}, {"from": "gpt", "value": " ".join(answer)}]
+    return {"task": task, "conversations": turns}
+
+
+def _as_read(planned: list[dict], seed: int) -> list[dict]:
+    """The records in an order that the trainer's shuffle of the first epoch turns into the planned one."""
+    import torch
+
+    order = torch.randperm(len(planned), generator=torch.Generator().manual_seed(seed)).tolist()
+    records: list[dict] = [{}] * len(planned)
+    for place, record in zip(order, planned, strict=True):
+        records[place] = record
+    return records
+
+
+def _write_images(folder: Path, draw: random.Random) -> None:
+    from PIL import Image
+
+    folder.mkdir()
+    for n in range(12):
+        Image.frombytes("RGB", (IMAGE_SIZE, IMAGE_SIZE), draw.randbytes(3 * IMAGE_SIZE**2)).save(folder / f"{n}.png")
+
+
+def _write_models(folder: Path, seed: int) -> None:
+    import torch
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaTokenizer
+
+    from llava.conversation import conv_templates
+    from scripts_visatb.demo.tokenizer import train_tokenizer
+    from transformers_patch import LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    texts = [" ".join(_WORDS), f"{conv_templates['vicuna_v1'].system} USER: ASSISTANT:"] * 20
+    train_tokenizer(texts, folder / "llama", vocabulary=320)
+    config = LlamaConfig(
+        vocab_size=len(LlamaTokenizer.from_pretrained(folder / "llama")),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=2 * MAX_LENGTH,
+        initializer_range=0.1,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "llama", safe_serialization=True)
+    tower = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        projection_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=IMAGE_SIZE,
+        patch_size=IMAGE_SIZE // 2,
+    )
+    CLIPVisionModel(tower).save_pretrained(folder / "tower", safe_serialization=True)
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size).save_pretrained(folder / "tower")
+    projector = {"weight": 0.1 * torch.randn(64, 32), "bias": torch.zeros(64)}
+    torch.save({f"model.mm_projector.{key}": value for key, value in projector.items()}, folder / "mm_projector.bin")
+
+
+def write_deepspeed(source: Path, target: Path) -> None:
+    """Copy one of our DeepSpeed files, changed so that it says something about a tiny model trained by plain SGD."""
+    settings = json.loads(source.read_text())
+    settings["zero_allow_untested_optimizer"] = True
+    if settings["zero_optimization"]["stage"] == 3:
+        # Else no tensor is large enough to be partitioned.
+        settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    target.write_text(json.dumps(settings))

@@ -1,0 +1,194 @@
+"""Convert bounding boxes in questions and answers to LLaVA's convention.
+
+That is `[x1, y1, x2, y2]` in [0, 1] of the image padded to a square. A box is four numbers in square brackets; what
+they mean now is told by --from. The sizes of the images come from their headers, EXIF orientation applied.
+"""
+
+import re
+from argparse import Namespace
+from collections import Counter
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from llava.data.images import FORMATS, check_image_file
+from scripts_visatb.data.stream import file_sizes, stream_records, writing_records
+from visatb.boxes import Box, box_fault
+from visatb.cli import ArgumentParser, run
+from visatb.errors import InputError
+from visatb.files import refuse_unwritable
+from visatb.records import Record, image_names, name_of, record_problems, resolve_image
+
+# pixel: of the image. image: in [0, 1] of the image's own width and height. xywh: left, top, width, height (COCO).
+NOTATIONS = ("pixel-xyxy", "pixel-xywh", "image-xyxy", "image-xywh")
+TURNS = {"questions": "human", "answers": "gpt"}
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
+_EXIF_ORIENTATION = 0x0112
+
+_EXAMPLE = """example:
+  python -m scripts_visatb.data.boxes --input refcoco_pixels.json --output refcoco.json \\
+      --image-folder playground/data --from pixel-xywh
+"""
+
+
+def to_square(box: Box, width: int, height: int, notation: str) -> Box:
+    """A box in [0, 1] of the image padded to a square (as `expand2square` pads).
+
+    Args:
+        box: four numbers.
+        width, height: of the image, in pixels.
+        notation: one of NOTATIONS.
+
+    Raises:
+        InputError: a box that is empty or leaves the image by more than a pixel.
+    """
+    x1, y1, x2, y2 = box
+    if notation.startswith("image"):
+        x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
+    if notation.endswith("xywh"):
+        x2, y2 = x1 + x2, y1 + y2
+    if min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:
+        raise InputError(f"lies outside the image of {width}x{height} pixels. Mend it, or see --from")
+    if not (x1 < x2 and y1 < y2):
+        raise InputError("is swapped or empty. Mend it, or see --from")
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    x1, x2 = (min(max(x, 0), width) + left for x in (x1, x2))
+    y1, y2 = (min(max(y, 0), height) + top for y in (y1, y2))
+    return x1 / side, y1 / side, x2 / side, y2 / side
+
+
+def convert_text(text: str, width: int, height: int, notation: str, digits: int) -> tuple[str, int]:
+    """The text with every box converted, and how many there were.
+
+    Args:
+        text: of a turn.
+        width, height, notation: see `to_square`.
+        digits: of the numbers; without trailing zeros, as in LLaVA's data.
+
+    Raises:
+        InputError: naming the box.
+    """
+
+    def replace(match: re.Match) -> str:
+        try:
+            square = to_square(tuple(map(float, match.groups())), width, height, notation)
+            rounded = tuple(round(number, digits) for number in square)
+            if box_fault(rounded) is not None:
+                raise InputError(f"is nothing at {digits} digits. Raise --digits")
+        except InputError as error:
+            raise InputError(f"box {match.group()} {error}.") from None
+        return "[" + ", ".join(map(str, rounded)) + "]"
+
+    return _BOX.subn(replace, text)
+
+
+def image_size(image_folder: Path, name: str, where: str) -> tuple[int, int]:
+    """Upright width and height, from the header.
+
+    Raises:
+        InputError: an image that training would refuse for its path, format or size.
+    """
+    check_image_file(image_folder, name, where)
+    with Image.open(resolve_image(image_folder, name, where), formats=FORMATS) as image:
+        width, height = image.size
+        with suppress(Exception):  # Pillow raises almost anything on damaged EXIF; the pixels are sound, upright then
+            if image.getexif().get(_EXIF_ORIENTATION) in (5, 6, 7, 8):
+                return height, width
+    return width, height
+
+
+def convert_record(
+    record: Record, where: str, image_folder: Path, notation: str, digits: int, roles: set[str]
+) -> tuple[Record, int]:
+    """A checked record with its boxes converted, and how many there were.
+
+    Raises:
+        InputError: naming record, turn and box; a box beside no image or several.
+    """
+    size = None
+    turns, boxes = [], 0
+    for n, turn in enumerate(record["conversations"]):
+        texts = turn["value"] if isinstance(turn["value"], list) else [turn["value"]]
+        if turn["from"] in roles and any(map(_BOX.search, texts)):
+            size = size or _size_of_its_image(record, where, image_folder)
+            try:
+                results = [convert_text(text, *size, notation, digits) for text in texts]
+            except InputError as error:
+                raise InputError(f"{where}: conversations[{n}]: {error}") from None
+            boxes += sum(count for _, count in results)
+            converted = [text for text, _ in results]
+            turn = turn | {"value": converted if isinstance(turn["value"], list) else converted[0]}
+        turns.append(turn)
+    return record | {"conversations": turns}, boxes
+
+
+def _size_of_its_image(record: Record, where: str, image_folder: Path) -> tuple[int, int]:
+    names = image_names(record)
+    if len(names) != 1:
+        raise InputError(f"{where}: a box with {len(names)} images. Give the record its one image, or see --tasks.")
+    return image_size(image_folder, names[0], where)
+
+
+def convert_file(args: Namespace) -> tuple[Counter, Counter]:
+    """Convert the file that the flags name; returns records and boxes by task (None without one)."""
+    roles = {TURNS[name] for name in args.where}
+    records, boxes = Counter(), Counter()
+    with ExitStack() as stack:
+        writer = stack.enter_context(writing_records(args.output))
+        bar = stack.enter_context(tqdm(total=file_sizes([args.input]), desc="converting", unit="B", unit_scale=True))
+        for n, record in enumerate(stream_records(args.input, bar.update)):
+            where, task = f"{args.input}: {name_of(record, n)}", record.get("task")
+            # With references in place of answers it is an evaluation's record, else it may be a training's.
+            for _, problem in record_problems(record, where, set(), training=not _has_references(record)):
+                raise problem
+            if not args.tasks or task in args.tasks:
+                record, count = convert_record(record, where, args.image_folder, args.notation, args.digits, roles)
+                records[task] += 1
+                boxes[task] += count
+            writer.write(record)
+        if not boxes.total():
+            raise InputError(f"{args.input}: no box [x, y, x, y] found. Check the file, --tasks and --where.")
+    return records, boxes
+
+
+def _has_references(record: Record) -> bool:
+    turns = record.get("conversations")
+    return isinstance(turns, list) and any(isinstance(t, dict) and isinstance(t.get("value"), list) for t in turns)
+
+
+def _parse() -> Namespace:
+    parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
+    parser.add_argument("--input", required=True, type=Path, help="annotation file, .json or .jsonl")
+    parser.add_argument("--output", required=True, type=Path, help="annotation file to write")
+    parser.add_argument("--image-folder", required=True, type=Path, help="what `image` fields are relative to")
+    parser.add_argument(
+        "--from",
+        dest="notation",
+        required=True,
+        choices=NOTATIONS,
+        help="what the numbers are now: pixels or [0, 1] of the image's own sides; corners, or corner and size",
+    )
+    parser.add_argument("--where", nargs="+", choices=TURNS, default=list(TURNS), help="turns to convert boxes in")
+    parser.add_argument("--tasks", nargs="+", default=[], help="tasks to convert; all by default")
+    parser.add_argument("--digits", type=int, default=2, help="decimal places; LLaVA's data have 2")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Command line."""
+    args = _parse()
+    if not 1 <= args.digits <= 9:
+        raise InputError(f"--digits must be 1 to 9, got {args.digits}. Mend it.")
+    refuse_unwritable([args.output], [args.input])
+    records, boxes = convert_file(args)
+    for task, count in records.items():
+        print(f"{boxes[task]:>8} boxes in {count} records{f' of {task}' if task is not None else ''}")
+
+
+if __name__ == "__main__":
+    run(main)

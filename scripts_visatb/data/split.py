@@ -1,0 +1,266 @@
+"""Split an annotation file into train, val and test files, one of each per task, that never overlap.
+
+By default the records of one image stay on one side within a task; --across-tasks keeps them on one side over all
+tasks of the file, --by record ignores images. The same file and seed give the same bytes.
+"""
+
+import hashlib
+from argparse import Namespace
+from array import array
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from scripts_visatb.data.stream import file_sizes, stream_records, writing_records
+from scripts_visatb.data.subsets import size_label
+from scripts_visatb.data.survey import digest
+from visatb.benchmark import SPLITS
+from visatb.cli import ArgumentParser, run
+from visatb.errors import InputError
+from visatb.files import refuse_unwritable
+from visatb.records import Record, image_names, name_of, record_problems
+
+BY = ("image", "record")
+HELD_OUT = ("test", "val")  # in the order in which images are given away
+LEFT_OUT = len(SPLITS)
+
+_EXAMPLE = """\
+example, 2,000 records of every task for val and test each, 1 % of GQA for val, all of ShareGPT for train:
+  python -m scripts_visatb.data.split --input mix_labelled.json --output playground/data/academic \\
+      --val 2000 GQA=0.01 ShareGPT=0 --test 2000 ShareGPT=0
+"""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How much of a task a split shall have.
+
+    Attributes:
+        default: records if >= 1 or 0, else the share of the task's records.
+        by_task: the same for tasks that differ.
+    """
+
+    default: float = 0
+    by_task: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, words: list[str], flag: str) -> "Wanted":
+        """Read `SIZE` and `TASK=SIZE` words."""
+        sizes: dict[str | None, float] = {}
+        for word in words:
+            task, equals, size = word.rpartition("=")
+            try:
+                number = float(size)
+            except ValueError:
+                number = -1.0
+            if not (0 <= number < 1 or (number >= 1 and number.is_integer())) or (equals and not task):
+                raise InputError(f"{flag} must be SIZE or TASK=SIZE, a whole number or a share below 1, got {word!r}.")
+            if (task or None) in sizes:
+                raise InputError(f"{flag}: {word!r} gives a size for the second time. Give each once.")
+            sizes[task or None] = number
+        return cls(sizes.pop(None, 0.0), {task: size for task, size in sizes.items() if task is not None})
+
+    def count(self, task: str, records: int) -> int:
+        """Records of a task that has so many."""
+        size = self.by_task.get(task, self.default)
+        return round(size * records) if size < 1 else int(size)
+
+
+@dataclass
+class Units:
+    """What stays together: for every record its task and its unit, an image or the record itself.
+
+    Attributes:
+        tasks: names, in order of appearance.
+        task_of, unit_of: by record; unit_of are 64-bit digests.
+    """
+
+    tasks: dict[str, int] = field(default_factory=dict)
+    task_of: array = field(default_factory=lambda: array("l"))
+    unit_of: array = field(default_factory=lambda: array("Q"))
+    _joined: dict[int, int] = field(default_factory=dict)
+
+    def add(self, record: Record, task: str, by: str, across_tasks: bool) -> None:
+        """Note the next record of the file."""
+        scope = () if across_tasks else (task,)
+        names = image_names(record) if by == "image" else []
+        images = [self._root(digest(*scope, "image", name)) for name in names]
+        for other in images[1:]:
+            if other != images[0]:
+                self._joined[other] = images[0]
+        self.task_of.append(self.tasks.setdefault(task, len(self.tasks)))
+        self.unit_of.append(images[0] if images else digest("record", len(self.task_of)))
+
+    def _root(self, unit: int) -> int:
+        while unit in self._joined:  # images that a record shows together
+            unit = self._joined[unit]
+        return unit
+
+    def numbered(self) -> tuple[np.ndarray, np.ndarray]:
+        """(digest of each unit, number of the unit of each record)."""
+        units = self.unit_of
+        if self._joined:
+            units = array("Q", map(self._root, units))
+        return np.unique(np.frombuffer(units, dtype=np.uint64), return_inverse=True)
+
+
+def assign(units: Units, seed: int, wanted: dict[str, Wanted]) -> np.ndarray:
+    """The split of every record: its index in SPLITS, or LEFT_OUT.
+
+    Units are gone through in random order; one goes to test, else to val, where a task of it still has room for all of
+    its records of the unit, else to train. Records of a unit in val or test whose task has no room there are left out.
+
+    Args:
+        units: the records.
+        seed: of the order.
+        wanted: sizes of val and test.
+
+    Raises:
+        InputError: a task that is not in the file; a split that gets nothing, or leaves nothing for train.
+    """
+    names = list(units.tasks)
+    _check_names(wanted, names)
+    digests, number = units.numbered()
+    task_of = np.frombuffer(units.task_of, dtype=np.int_)
+    total = np.bincount(task_of, minlength=len(names))
+    room = {s: np.array([wanted[s].count(name, total[n]) for n, name in enumerate(names)]) for s in HELD_OUT}
+    by_unit = np.argsort(number, kind="stable")
+    ends = np.cumsum(np.bincount(number, minlength=len(digests)))
+    split_of = np.full(len(task_of), SPLITS.index("train"), dtype=np.int8)
+    for unit in _shuffled(digests, seed):
+        if not any(space.any() for space in room.values()):
+            break
+        records = by_unit[ends[unit - 1] if unit else 0 : ends[unit]]
+        count = np.bincount(task_of[records], minlength=len(names))
+        for split in HELD_OUT:
+            fits = (count > 0) & (count <= room[split])
+            if fits.any():
+                split_of[records] = np.where(fits[task_of[records]], SPLITS.index(split), LEFT_OUT)
+                room[split] -= np.where(fits, count, 0)
+                break
+    _check_result(names, task_of, split_of, wanted, total)
+    return split_of
+
+
+def split_file(
+    source: Path, output: Path, seed: int, wanted: dict[str, Wanted], by: str, across_tasks: bool, task: str | None
+) -> tuple[dict[tuple[str, str], Path], Counter]:
+    """Split a file; returns the file of each (task, split), and the number of records left out by task.
+
+    Args:
+        source: annotation file.
+        output: folder for `{task}_{split}-{size}.json`.
+        seed, wanted: see `assign`.
+        by: one of BY.
+        across_tasks: whether an image stays on one side over all tasks.
+        task: name for records without one; None demands `task` fields.
+
+    Raises:
+        InputError: see `assign`; a broken record; a file that would be replaced by what it is split into.
+    """
+    units = Units()
+    size = file_sizes([source])
+    with tqdm(total=size, desc="reading", unit="B", unit_scale=True) as bar:
+        for n, record in enumerate(stream_records(source, bar.update)):
+            where = f"{source}: {name_of(record, n)}"
+            for _, problem in record_problems(record, where, set()):
+                raise problem
+            units.add(record, _task(record, task, where), by, across_tasks)
+    split_of = assign(units, seed, wanted)
+    names = list(units.tasks)
+    amounts = Counter((names[t], s) for t, s in zip(units.task_of, split_of.tolist(), strict=True))
+    paths = {
+        (name, split): output / f"{name}_{split}-{size_label(amounts[name, s])}.json"
+        for name in names
+        for s, split in enumerate(SPLITS)
+        if amounts[name, s]
+    }
+    refuse_unwritable(paths.values(), [source])
+    with ExitStack() as stack:
+        writers = {key: stack.enter_context(writing_records(path)) for key, path in paths.items()}
+        bar = stack.enter_context(tqdm(total=size, desc="writing", unit="B", unit_scale=True))
+        for split, record in zip(split_of.tolist(), stream_records(source, bar.update), strict=True):
+            if split != LEFT_OUT:
+                name = record.setdefault("task", task)
+                if SPLITS[split] in HELD_OUT:  # training drops a leading gpt turn, an evaluation has no use for it
+                    record["conversations"] = record["conversations"][len(record["conversations"]) % 2 :]
+                writers[name, SPLITS[split]].write(record)
+    return paths, Counter({name: amounts[name, LEFT_OUT] for name in names if amounts[name, LEFT_OUT]})
+
+
+def _task(record: Record, default: str | None, where: str) -> str:
+    task = record.get("task", default)
+    if not isinstance(task, str) or not task or not all(ch.isalnum() or ch in "-._" for ch in task):
+        raise InputError(
+            f"{where}: task must be a name of letters, digits, '-', '.', '_', got {task!r}. Label the file with "
+            "scripts_visatb.data.label_tasks, or give --task."
+        )
+    return task
+
+
+def _shuffled(digests: np.ndarray, seed: int) -> list[int]:
+    """Positions in the random order of the seed, which does not depend on the order of the file."""
+    hashes = b"".join(hashlib.sha256(f"{seed}/{value}".encode()).digest()[:8] for value in digests.tolist())
+    return np.argsort(np.frombuffer(hashes, dtype=">u8"), kind="stable").tolist()
+
+
+def _check_names(wanted: dict[str, Wanted], names: list[str]) -> None:
+    for split, sizes in wanted.items():
+        for name in sizes.by_task:
+            if name not in names:
+                raise InputError(f"--{split}: no record of task {name!r}; the file has {', '.join(names)}. Mend it.")
+
+
+def _check_result(names: list[str], task_of: np.ndarray, split_of: np.ndarray, wanted: dict, total: np.ndarray) -> None:
+    for n, name in enumerate(names):
+        got = np.bincount(split_of[task_of == n], minlength=LEFT_OUT + 1)
+        for split in HELD_OUT:
+            count = wanted[split].count(name, int(total[n]))
+            if count and not got[SPLITS.index(split)]:
+                raise InputError(f"--{split}: no {count} of {total[n]} records of {name} are free. Ask for less.")
+        if not got[SPLITS.index("train")]:
+            raise InputError(f"{name}: val and test take all of its {total[n]} records. Ask for less.")
+
+
+def _parse() -> Namespace:
+    parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
+    parser.add_argument("--input", required=True, type=Path, help="annotation file, .json or .jsonl")
+    parser.add_argument("--output", required=True, type=Path, help="folder for {task}_{split}-{size}.json")
+    for split in HELD_OUT[::-1]:
+        parser.add_argument(
+            f"--{split}",
+            nargs="+",
+            default=[],
+            metavar="[TASK=]SIZE",
+            help=f"{split} records of each task, a number or a share below 1, and of tasks that differ",
+        )
+    parser.add_argument("--seed", type=int, default=0, help="another seed splits otherwise")
+    parser.add_argument("--by", choices=BY, default="image", help="what is not divided")
+    parser.add_argument(
+        "--across-tasks",
+        action="store_true",
+        help="keep an image on one side over all tasks; records that this leaves without a place are left out",
+    )
+    parser.add_argument("--task", help="task of records that name none")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Command line."""
+    args = _parse()
+    if args.across_tasks and args.by == "record":
+        raise InputError("--across-tasks keeps images together, --by record does not. Choose one.")
+    wanted = {split: Wanted.parse(getattr(args, split), f"--{split}") for split in HELD_OUT}
+    paths, left_out = split_file(args.input, args.output, args.seed, wanted, args.by, args.across_tasks, args.task)
+    for path in paths.values():
+        print(path)
+    for name, count in left_out.items():
+        print(f"{name}: {count} records left out, whose images val and test of other tasks show")
+
+
+if __name__ == "__main__":
+    run(main)

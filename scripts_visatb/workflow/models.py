@@ -1,0 +1,150 @@
+"""Which models a benchmark's run has: what each is trained on, with which weights, and what it is scored on.
+
+    mini, <task>-plus-mini    the N+1 models of the standard and the precise form (Eq. 3-7)
+    base                      the pretrained model before tuning, which the simpler form compares with (Eq. 10)
+    STL-<task>                single-task models: the baseline of dI%, V_i(i) of Eq. 10-12
+    mini-STL-<task>           single-task models on the mini subset: V_i(mini_i) of Eq. 11 and 12
+    EW, <weight method>       all tasks with equal weights, or by another strategy (`baselines`)
+    VisATB, <ablation>        all tasks with the weights of this run
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from scripts_visatb.data.subsets import balanced_units
+from visatb.benchmark import FORMS, SIMPLER, STANDARD, Ablation, Benchmark, Task
+from visatb.errors import InputError
+
+MINI, BASE, FULL = "mini", "base", "full"
+PLUS_MINI = "-plus-mini"
+VISATB = "VisATB"
+EW = "EW"
+STL = "STL-"
+MINI_STL = "mini-STL-"
+
+# Tables of validation scores, by the name of their file.
+STANDARD_SCORES, SIMPLER_SCORES, SINGLE_SCORES = "scores", "scores_simpler", "single_scores"
+TABLES = (STANDARD_SCORES, SIMPLER_SCORES, SINGLE_SCORES)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a run.
+
+    Attributes:
+        name: of its checkpoint, its answers and its scores.
+        data: key of its training file in the manifest of the sub-datasets; None for the base, which is not trained.
+        val, test: the tasks it is scored on.
+        method: `--weight_method` of its training.
+        weighting: the settings of its weights; None for equal ones, or the method's own.
+    """
+
+    name: str
+    data: str | None
+    val: tuple[Task, ...] = ()
+    test: tuple[Task, ...] = ()
+    method: str = EW
+    weighting: Ablation | None = None
+
+    def tasks(self, split: str) -> tuple[Task, ...]:
+        """The tasks it is scored on in a split."""
+        return self.val if split == "val" else self.test
+
+
+def forms_of(benchmark: Benchmark) -> tuple[str, ...]:
+    """The forms of the weights that a benchmark asks for, its ablations' included, in the order of FORMS."""
+    asked = {benchmark.form, *(ablation.form for ablation in benchmark.ablations)}
+    return tuple(form for form in FORMS if form in asked)
+
+
+def models_of(benchmark: Benchmark) -> dict[str, Model]:
+    """Every model of a benchmark's run by name, whether a target needs it or not.
+
+    Raises:
+        InputError: if a baseline or an ablation has the name of another model.
+    """
+    measured = tuple(benchmark.measured)
+    units = balanced_units(benchmark)
+    forms = forms_of(benchmark)
+    found = []
+    if forms != (SIMPLER,):
+        found.append(Model(MINI, "mini", val=measured))
+        found += [Model(unit + PLUS_MINI, f"plus_mini/{unit}", val=measured) for unit in units]
+    if SIMPLER in forms:
+        found.append(Model(BASE, None, val=measured))
+        groups = [unit for unit in units if unit not in benchmark.task_names]
+        found += [Model(STL + group, f"single/{group}", val=measured) for group in groups]
+    for task in measured:
+        val = () if forms == (STANDARD,) else measured if SIMPLER in forms and task.group is None else (task,)
+        found.append(Model(STL + task.name, f"single/{task.name}", val=val, test=(task,)))
+        if forms != (STANDARD,):
+            found.append(Model(MINI_STL + task.name, f"mini_single/{task.name}", val=(task,)))
+    found.append(Model(EW, "entire", test=measured))
+    found += [Model(_name_of(method), "entire", test=measured, method=method) for method in benchmark.baselines]
+    own = Ablation(VISATB, benchmark.form, benchmark.temperature, benchmark.alpha)
+    for weighting in (own, *benchmark.ablations):
+        found.append(Model(weighting.name, "entire", test=measured, weighting=weighting))
+    models = {model.name: model for model in found}
+    for model in found:
+        if models[model.name] is not model:
+            raise InputError(
+                f"{benchmark.path}: {model.name!r} would be the name of two models of the run. Rename the task, the "
+                "baseline or the ablation."
+            )
+    return models
+
+
+def preparation_models(benchmark: Benchmark) -> list[str]:
+    """The models that VisATB's own weights are measured with; N counts groups where the benchmark balances groups."""
+    tables = tables_of(benchmark.form)
+    return list(dict.fromkeys(name for table in tables for name in scored_by(benchmark, table)))
+
+
+def baseline_models(benchmark: Benchmark) -> list[str]:
+    """The models of `baselines`."""
+    return [_name_of(method) for method in benchmark.baselines]
+
+
+def ablation_models(benchmark: Benchmark) -> list[str]:
+    """The models of `ablations`."""
+    return [ablation.name for ablation in benchmark.ablations]
+
+
+def final_models(benchmark: Benchmark) -> list[str]:
+    """The models that are always compared on the test sets."""
+    return [VISATB, EW] + [STL + task.name for task in benchmark.measured]
+
+
+def tables_of(form: str) -> tuple[str, ...]:
+    """The tables of validation scores that weights of a form are computed from: the matrix first."""
+    if form == STANDARD:
+        return (STANDARD_SCORES,)
+    return (SIMPLER_SCORES if form == SIMPLER else STANDARD_SCORES, SINGLE_SCORES)
+
+
+def scored_by(benchmark: Benchmark, table: str) -> list[str]:
+    """The models whose validation scores stand in a table."""
+    return list(dict.fromkeys(name for row in table_rows(benchmark, table).values() for name in row.values()))
+
+
+def table_rows(benchmark: Benchmark, table: str) -> dict[str, dict[str, str]]:
+    """What a table of validation scores holds, as weighting_visatb.py reads it: row -> task -> model."""
+    tasks = [task.name for task in benchmark.measured]
+    if table == SINGLE_SCORES:
+        return {MINI: {task: MINI_STL + task for task in tasks}, FULL: {task: STL + task for task in tasks}}
+    units = balanced_units(benchmark)
+    if table == SIMPLER_SCORES:
+        rows = {BASE: BASE} | {unit: STL + unit for unit in units}
+    else:
+        rows = {MINI: MINI} | {unit: unit + PLUS_MINI for unit in units}
+    return {row: dict.fromkeys(tasks, model) for row, model in rows.items()}
+
+
+def named(models: dict[str, Model], names: Iterable[str]) -> list[Model]:
+    """The models of these names."""
+    return [models[name] for name in names]
+
+
+def _name_of(method: str) -> str:
+    """A strategy of the user's own, `path/file.py:Class`, is called by its class."""
+    return method.rpartition(":")[2]

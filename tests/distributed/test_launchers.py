@@ -1,0 +1,141 @@
+"""finetune_academic.sh on two "nodes" of this machine, and as a Slurm job with a stand-in for srun."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
+
+# Starts two ranks as Slurm would, and ends with the highest of their exit codes.
+SRUN = """#!/bin/bash
+while [ "${1#--}" != "$1" ]; do shift; done
+for rank in 0 1; do
+    SLURM_PROCID=$rank SLURM_LOCALID=$rank SLURM_NTASKS=2 "$@" &
+    ranks+=($!)
+done
+code=0
+for rank in "${ranks[@]}"; do wait "$rank" || { this=$?; [ $this -le $code ] || code=$this; }; done
+exit $code
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then echo 127.0.0.1; else echo "scontrol $*" >> "$SCONTROL_LOG"; fi
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, repository):
+    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("launchers"))
+    make_tiny_dataset(folder, 16, "data.json")
+    tasks = [{"name": name, "weight": 1.0, "files": {"train": "data.json"}} for name in TASKS]
+    content = {"name": "tiny", "data_folder": ".", "image_folder": ".", "tasks": tasks}
+    (folder / "tiny.yaml").write_text(json.dumps(content))  # JSON is YAML
+    (folder / "bin").mkdir()
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+    run = start(repository, folder, folder / "one", PER_DEVICE_TRAIN_BATCH_SIZE="8")
+    assert finish(run) == 0, run.told
+    return folder
+
+
+def start(repository: Path, place: Path, output: Path, script="finetune_academic.sh", **variables) -> subprocess.Popen:
+    given = {
+        "DATA_PATH": place / "data.json",
+        "IMAGE_FOLDER": place / "images",
+        "OUTPUT_DIR": output,
+        "BASE_MODEL_PATH": place / "llama",
+        "VISION_TOWER": place / "vision_tower",
+        "PRETRAIN_MM_MLP_ADAPTER": place / "mm_projector.bin",
+        "BENCHMARK": place / "tiny.yaml",
+        "VISATB_WEIGHTS": "0.5 1.5 1.2 1.0",
+        "PER_DEVICE_TRAIN_BATCH_SIZE": "4",
+        "LEARNING_RATE": "1e-3",
+        "NUM_TRAIN_EPOCHS": "10",
+        "DATALOADER_NUM_WORKERS": "0",
+        "GRADIENT_CHECKPOINTING": "False",
+        "SAVE_STRATEGY": "no",
+        "REPORT_TO": "none",
+        "NUM_GPUS": "0",
+        "OMP_NUM_THREADS": "1",
+        "PYTHON": sys.executable,
+        "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
+    }
+    env = os.environ | {name: str(value) for name, value in (given | variables).items()}
+    command = ["bash", str(repository / "scripts_visatb" / script)]
+    return subprocess.Popen(
+        command, cwd=repository, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> int:
+    """Its exit code; `told` holds what it printed."""
+    try:
+        process.told, _ = process.communicate(timeout=150)
+    except subprocess.TimeoutExpired:  # ranks that wait for each other
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode
+
+
+def until(happened: Callable[[], bool], run: subprocess.Popen) -> None:
+    """Wait for something that a run does."""
+    deadline = time.monotonic() + 100
+    while not happened():
+        assert run.poll() is None and time.monotonic() < deadline, finish(run)
+        time.sleep(0.05)
+
+
+def losses(output: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (output / "train_log.jsonl").read_text().splitlines()]
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_two_nodes_train_the_model_of_one_process(repository, place, tmp_path):
+    port, output = free_port(), tmp_path / "nodes"
+    nodes = [
+        start(
+            repository, place, output, NNODES="2", NODE_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    assert [finish(node) for node in nodes] == [0, 0], nodes[0].told + nodes[1].told
+    assert losses(output) == pytest.approx(losses(place / "one"), abs=2e-5)
+
+
+def test_a_slurm_job_saves_when_its_time_is_up_queues_again_and_goes_on(repository, place, tmp_path):
+    output, log = tmp_path / "job", tmp_path / "scontrol.log"
+    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "here", "SCONTROL_LOG": log, "SAVE_STRATEGY": "steps"}
+    run = start(repository, place, output, "slurm/finetune.sbatch", MASTER_PORT=free_port(), **job)
+    until(lambda: (output / "train_log.jsonl").exists() and len(losses(output)) > 1, run)
+    for process in psutil.Process(run.pid).children(recursive=True):  # Slurm signals the ranks, not the batch script
+        if any(word.endswith("train_mem.py") for word in process.cmdline()):
+            process.terminate()
+    assert finish(run) == 143, run.told
+    assert log.read_text() == "scontrol requeue 4711\n" and list(output.glob("checkpoint-*"))
+    again = start(repository, place, output, "slurm/finetune.sbatch", MASTER_PORT=free_port(), **job)
+    assert finish(again) == 0, again.told
+    assert losses(output) == pytest.approx(losses(place / "one"), abs=2e-5)
+    assert log.read_text() == "scontrol requeue 4711\n"
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(143, True), (2, False)])
+def test_a_slurm_job_queues_again_only_when_it_was_stopped(repository, place, tmp_path, code, requeued):
+    script, log = tmp_path / "script.sh", tmp_path / "scontrol.log"
+    script.write_text(f"exit {code}")
+    slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "here", "SCONTROL_LOG": log, "SCRIPT": script}
+    assert finish(start(repository, place, tmp_path / "job", "slurm/finetune.sbatch", **slurm)) == code
+    assert (log.exists() and log.read_text() == "scontrol requeue 4711\n") == requeued

@@ -1,0 +1,122 @@
+"""Two ranks: a signal or a full disk of one is everybody's, and nobody waits for a rank that has failed."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
+
+# Tells its rank's process id; FULL_RANK's files cannot grow once its first steps are logged.
+ENTRY = """
+import os, pathlib, resource, sys
+import deepspeed
+import transformers
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # DeepSpeed would compile it, which takes minutes
+from llava.train.train import train
+from transformers_patch import Trainer
+from visatb.cli import run
+
+rank = os.environ["RANK"]
+pathlib.Path(os.environ["PIDS"], rank).write_text(str(os.getpid()))
+
+class Full(transformers.TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if rank == os.environ.get("FULL_RANK") and state.global_step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+
+begin = Trainer.train
+def train_with_callback(self, *args, **kwargs):
+    self.add_callback(Full())
+    return begin(self, *args, **kwargs)
+Trainer.train = train_with_callback
+run(train)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, repository):
+    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("two_ranks"))
+    make_tiny_dataset(folder, 22, "data.json")
+    tasks = [{"name": name, "weight": 1.0, "files": {"train": "data.json"}} for name in TASKS]
+    content = {"name": "tiny", "data_folder": ".", "image_folder": ".", "tasks": tasks}
+    (folder / "tiny.yaml").write_text(json.dumps(content))  # JSON is YAML
+    (folder / "entry.py").write_text(ENTRY)
+    config = json.loads((repository / "scripts_visatb" / "zero3.json").read_text())
+    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # else the tiny parameters stay whole
+    (folder / "zero3.json").write_text(json.dumps(config))
+    return folder
+
+
+def start(repository: Path, place: Path, output: Path, *flags: str, **variables: str) -> subprocess.Popen:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(place / "entry.py"),
+        "--model_name_or_path", str(place / "llama"), "--version", "v1", "--benchmark", str(place / "tiny.yaml"),
+        "--data_path", str(place / "data.json"), "--image_folder", str(place / "images"),
+        "--vision_tower", str(place / "vision_tower"), "--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"),
+        "--mm_projector_type", "mlp2x_gelu", "--mm_vision_select_layer", "-2", "--mm_use_im_patch_token", "False",
+        "--image_aspect_ratio", "pad", "--output_dir", str(output), "--report_to", "none", "--learning_rate", "1e-3",
+        "--logging_steps", "1", "--per_device_train_batch_size", "2", "--disable_tqdm", "True", *flags,
+    ]  # fmt: skip
+    output.mkdir(exist_ok=True)
+    pids = output.with_suffix(".pids")
+    pids.mkdir(exist_ok=True)
+    env = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "PIDS": str(pids)} | variables
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, list[str], str]:
+    """Exit code of the launcher, our lines on stderr, and all of it."""
+    try:
+        err = process.communicate(timeout=150)[1]
+    except subprocess.TimeoutExpired:  # ranks that wait for each other
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, [line for line in err.splitlines() if line.startswith(("error: ", "SIG"))], err
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_signal_to_one_rank_stops_both_at_one_step_and_the_run_goes_on_to_the_same_model(repository, place, tmp_path):
+    flags = ("--max_steps", "30", "--save_strategy", "no")
+    output = tmp_path / "cut"
+    process = start(repository, place, output, *flags)
+    log = output / "train_log.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.01)
+    os.kill(int((tmp_path / "cut.pids" / "1").read_text()), signal.SIGTERM)
+    _, told, err = finish(process)
+    (checkpoint,) = output.glob("checkpoint-*")
+    assert told == [f"SIGTERM: saved {checkpoint.name}; run the same command again to go on"], err[-3000:]
+    assert err.count("exitcode  : 143") == 2 or "exitcode  : 143" in err
+    assert {path.name for path in checkpoint.iterdir()} >= {"random_state_0.pt", "random_state_1.pt"}
+    assert finish(start(repository, place, output, *flags))[0] == 0
+    assert finish(start(repository, place, tmp_path / "whole", *flags))[0] == 0
+    assert digest(output) == digest(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_that_cannot_write_stops_all_with_one_line_and_the_last_checkpoint_stays(
+    repository, place, tmp_path, rank
+):
+    """Under ZeRO-3, where each rank writes a part and all wait for each other in between."""
+    output = tmp_path / "full"
+    flags = ("--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1")
+    flags += ("--deepspeed", str(place / "zero3.json"))
+    code, told, err = finish(start(repository, place, output, *flags, FULL_RANK=rank))
+    assert code == 1 and len(told) == 1, err[-3000:]
+    assert f"{output / 'checkpoint-4'} could not be written" in told[0] and "File too large" in told[0]
+    left = {path.name for path in output.iterdir()}
+    assert left == {".lock", "checkpoint-2", "train_log.jsonl", "visatb_run.json"}
+    code, told, err = finish(start(repository, place, output, *flags))
+    assert code == 0 and not told, err[-3000:]
+    assert (output / "checkpoint-4" / "manifest.json").exists() and not (output / "checkpoint-2").exists()

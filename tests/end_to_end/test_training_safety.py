@@ -1,0 +1,173 @@
+"""What a training run must survive: kills at every write of a save, a full disk, signals, hostile files."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
+
+from transformers_patch.publish import seal
+
+STEPS = 9
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("safety"))
+    make_tiny_dataset(folder, 24, "data.json")
+    tasks = [{"name": name, "weight": 1.0, "files": {"train": "data.json"}} for name in TASKS]
+    content = {"name": "tiny", "data_folder": ".", "image_folder": ".", "tasks": tasks}
+    (folder / "tiny.yaml").write_text(json.dumps(content))  # JSON is YAML
+    return folder
+
+
+def start(repository: Path, place: Path, output: Path, *flags: str) -> subprocess.Popen:
+    command = [
+        sys.executable, "-m", "llava.train.train", "--model_name_or_path", str(place / "llama"), "--version", "v1",
+        "--benchmark", str(place / "tiny.yaml"), "--data_path", str(place / "data.json"),
+        "--image_folder", str(place / "images"), "--vision_tower", str(place / "vision_tower"),
+        "--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"), "--mm_projector_type", "mlp2x_gelu",
+        "--mm_vision_select_layer", "-2", "--mm_use_im_patch_token", "False", "--image_aspect_ratio", "pad",
+        "--output_dir", str(output), "--report_to", "none", "--learning_rate", "1e-3", "--logging_steps", "1",
+        "--visatb_weights", "0.5", "1.5", "1.2", "1.0", "--per_device_train_batch_size", "4",
+        "--max_steps", str(STEPS), "--no_cuda", "True", "--disable_tqdm", "True", *flags,
+    ]  # fmt: skip
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=repository, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> tuple[int, list[str]]:
+    """Exit code and lines on stderr, but for transformers' own warnings."""
+    err = process.communicate(timeout=120)[1]
+    assert "Traceback" not in err, err
+    return process.returncode, [line for line in err.splitlines() if line.startswith(("error", "warning: ", "SIG"))]
+
+
+def train(repository: Path, place: Path, output: Path, *flags: str) -> tuple[int, list[str]]:
+    return finish(start(repository, place, output, *flags))
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def whole(repository, place):
+    """The model of a run that nothing happens to, with checkpoints 3, 6 and 9."""
+    output = place / "whole"
+    assert train(repository, place, output, "--save_strategy", "steps", "--save_steps", "3") == (0, [])
+    return output
+
+
+def driver(repository: Path, what: str, folder: Path) -> dict:
+    env = os.environ | {"PYTHONPATH": f"{repository}:{repository / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(repository / "tests" / "failpoints.py"), what, str(folder)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_kill_at_any_write_of_a_save_costs_nothing(repository, tmp_path):
+    found = driver(repository, "kills", tmp_path)
+    assert found["points"] > 50 and found["wrong"] == []
+
+
+def test_files_that_cannot_grow_leave_the_last_checkpoint_and_one_clear_line(repository, tmp_path):
+    found = driver(repository, "disk", tmp_path)
+    assert found["wrong"] == [] and len(found["told"]) >= 6
+    assert all("File too large" in line for line in found["told"])
+
+
+def test_sigterm_saves_ends_with_143_and_the_same_command_goes_on_to_the_same_model(repository, place, whole, tmp_path):
+    output = tmp_path / "model"
+    flags = ("--save_strategy", "no", "--dataloader_num_workers", "1")
+    process = start(repository, place, output, *flags)
+    log = output / "train_log.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)  # its worker too, as Slurm does
+    code, told = finish(process)
+    assert code == 143, told
+    (checkpoint,) = output.glob("checkpoint-*")
+    assert told == [f"SIGTERM: saved {checkpoint.name}; run the same command again to go on"]
+    assert not (output / "model.safetensors").exists()
+    assert train(repository, place, output, *flags) == (0, [])
+    assert digest(output) == digest(whole)
+    lines = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
+    assert lines == [json.loads(line)["loss"] for line in (whole / "train_log.jsonl").read_text().splitlines()]
+
+
+def unfinished(whole: Path, output: Path) -> Path:
+    """A copy of a run as a kill after its checkpoint-6 would have left it."""
+    output.mkdir()
+    subprocess.run(["cp", "-r", *map(str, whole.glob("*")), str(output)], check=True)
+    subprocess.run(["rm", "-r", str(output / "checkpoint-9"), str(output / "model.safetensors")], check=True)
+    run = json.loads((output / "visatb_run.json").read_text())
+    (output / "visatb_run.json").write_text(json.dumps({"fingerprint": run["fingerprint"], "finished": False}))
+    return output
+
+
+def test_a_damaged_checkpoint_is_told_and_the_run_goes_on_from_the_one_before(repository, place, whole, tmp_path):
+    output = unfinished(whole, tmp_path / "model")
+    os.truncate(output / "checkpoint-6" / "optimizer.pt", 1000)
+    code, told = train(repository, place, output, "--save_strategy", "no")
+    assert code == 0 and len(told) == 1
+    assert "optimizer.pt has 1,000 bytes of" in told[0] and "going on from checkpoint-3" in told[0]
+    assert digest(output) == digest(whole)
+
+
+class Hostile:
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_pickle_with_code_under_a_forged_manifest_is_refused_in_a_line(repository, place, whole, tmp_path):
+    output = unfinished(whole, tmp_path / "model")
+    checkpoint = output / "checkpoint-6"
+    facts = json.loads((checkpoint / "manifest.json").read_text())
+    del facts["files"]
+    torch.save(Hostile(tmp_path / "ran"), checkpoint / "optimizer.pt")
+    (checkpoint / "manifest.json").unlink()
+    seal(checkpoint, **facts)
+    code, told = train(repository, place, output, "--save_strategy", "no")
+    assert code == 2 and len(told) == 1 and "holds more than tensors and numbers" in told[0]
+    assert not (tmp_path / "ran").exists() and not (output / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("steps, checkpoints_that_fit", [("4", 1.5), ("5", 1.15)], ids=["checkpoint", "model"])
+def test_a_full_disk_ends_in_a_line_with_the_last_checkpoint_whole(
+    repository, place, whole, tmp_path, steps, checkpoints_that_fit
+):
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    size = int(checkpoints_that_fit * sum(path.stat().st_size for path in (whole / "checkpoint-6").iterdir()))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(mounted)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk; the test with files that cannot grow stands in")
+    try:
+        output = mounted / "model"
+        flags = ("--save_strategy", "steps", "--save_steps", steps, "--save_total_limit", "1")
+        code, told = train(repository, place, output, *flags)
+        assert code == 1 and len(told) == 1, told
+        assert "No space left on device" in told[0] and f"{output}" in told[0]
+        assert {path.name for path in output.iterdir()} <= {
+            ".lock", f"checkpoint-{steps}", "visatb_run.json", "train_log.jsonl",
+        }  # fmt: skip
+        subprocess.run(["mount", "-o", f"remount,size={4 * size}", str(mounted)], check=True)
+        assert train(repository, place, output, *flags) == (0, [])
+        assert digest(output) == digest(whole)
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)

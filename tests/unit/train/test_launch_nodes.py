@@ -1,0 +1,78 @@
+"""The commands that several nodes and the other launchers get from launch.sh."""
+
+import os
+import subprocess
+
+import pytest
+
+ECHO = '#!/bin/bash\necho "{name} $*"\n'
+NVIDIA_SMI = '#!/bin/bash\necho "GPU 0: A (UUID: x)"\necho "GPU 1: A (UUID: y)"\n'
+
+
+@pytest.fixture
+def launched(repository, tmp_path):
+    """Runs launch.sh on a machine with two GPUs; returns what would be started, up to the training's own flags."""
+    stand_ins = {name: ECHO.format(name=name) for name in ("deepspeed", "python")} | {"nvidia-smi": NVIDIA_SMI}
+    for name, text in stand_ins.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+
+    def run(**variables: str) -> str:
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **variables}
+        script = f"set -euo pipefail; source {repository}/scripts_visatb/launch.sh; launch_training --seed 0"
+        done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True)
+        if done.returncode:
+            assert not done.stdout
+            return f"{done.returncode} {done.stderr.strip()}"
+        assert done.stdout.strip().endswith("--seed 0")
+        return done.stdout.strip().replace(str(repository), "")
+
+    return run
+
+
+def test_a_hostfile_is_handed_to_deepspeed_whatever_this_machine_has(launched, tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("node1 slots=8\nnode2 slots=8\n")
+    told = launched(HOSTFILE=str(hosts), CUDA_VISIBLE_DEVICES="", MASTER_ADDR="node1", MASTER_PORT="29600")
+    assert told.startswith(
+        f"deepspeed --hostfile {hosts} --master_addr node1 --master_port 29600 /llava/train/train_mem.py --bf16 True"
+    )
+    assert "--deepspeed /scripts_visatb/zero3.json" in told
+    assert "--num_gpus 4 /llava" in launched(HOSTFILE=str(hosts), NUM_GPUS="4")
+    assert launched(HOSTFILE="nowhere").startswith("2 error: HOSTFILE must be a file, got nowhere.")
+
+
+def test_several_nodes_are_torchruns_unless_there_is_a_hostfile(launched):
+    nodes = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node1"}
+    told = launched(**nodes)
+    assert told.startswith(
+        "python -m torch.distributed.run --nnodes 2 --node_rank 1 --master_addr node1 --master_port 29500 "
+        "--nproc_per_node 2 /llava/train/train_mem.py"
+    )
+    assert "--bf16 True" in told and "zero3.json" in told
+    for missing in ("NODE_RANK", "MASTER_ADDR"):
+        assert f"set {missing} to" in launched(**{k: v for k, v in nodes.items() if k != missing})
+    assert "error: several nodes by deepspeed need HOSTFILE." in launched(**nodes, LAUNCHER="deepspeed")
+
+
+def test_torchrun_and_ddp_on_one_node(launched):
+    told = launched(LAUNCHER="torchrun", DEEPSPEED_CONFIG="none")
+    assert told.startswith("python -m torch.distributed.run --standalone --nproc_per_node 2 /llava")
+    assert "--deepspeed" not in told and "--bf16 True" in told
+
+
+def test_processes_without_gpus(launched):
+    told = launched(NUM_GPUS="0", NUM_PROCESSES="2")
+    assert told == "python -m torch.distributed.run --standalone --nproc_per_node 2 /llava/train/train_mem.py --seed 0"
+    assert launched(NUM_GPUS="0", NUM_PROCESSES="1") == "python /llava/train/train_mem.py --seed 0"
+    assert launched(NUM_PROCESSES="2").startswith("2 error: NUM_PROCESSES must be unset where GPUs are used, got 2.")
+    assert launched(NUM_GPUS="0", LAUNCHER="deepspeed").startswith("2 error: LAUNCHER=deepspeed needs a GPU")
+
+
+def test_a_rank_of_srun_is_the_training_itself(launched, tmp_path):
+    (tmp_path / "python").write_text('#!/bin/bash\necho "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT $*"')
+    slurm = {"SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_NTASKS": "16", "MASTER_ADDR": "node1"}
+    told = launched(LAUNCHER="srun", **slurm)
+    assert told.startswith("9 1 16 node1 29500 /llava/train/train_mem.py --bf16 True")
+    assert "LAUNCHER=srun is for commands that srun starts" in launched(LAUNCHER="srun", MASTER_ADDR="node1")
+    assert "LAUNCHER must be deepspeed, torchrun or srun, got mpi" in launched(LAUNCHER="mpi")

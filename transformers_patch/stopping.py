@@ -1,0 +1,62 @@
+"""Signals that ask a run to stop: it is left to end its step and save.
+
+SIGTERM is what Slurm, a launcher or `kill` sends; SIGINT is Ctrl-C.
+"""
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Self
+
+from transformers.trainer_utils import seed_worker
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A launcher hands on the signal that it got, and Slurm signals launcher and workers alike: these are one wish.
+SAME_WISH_S = 3.0
+
+
+class StopSignals:
+    """While this context lasts, the first signal is only noted; one that comes seconds later ends the process at once.
+
+    Attributes:
+        received: the first signal's number; 0 before.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():  # the only one that may set handlers
+            self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > SAME_WISH_S:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+def start_worker(worker_id: int) -> None:
+    """Set up a DataLoader worker: transformers' seeds, and a deaf ear to stop signals that are not its parent's.
+
+    Ctrl-C and Slurm signal every process; a worker that died of it would take its batch, and the training, along.
+    """
+    seed_worker(worker_id)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo(STOP_SIGNALS).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -1,0 +1,142 @@
+"""`--weight_method`: a strategy by its name, or a class of the user's own.
+
+    build_weighter("DWA", num_tasks=8, window=50)
+    build_weighter("my_strategies.py:Mine", num_tasks=8)
+
+Code of the user's runs only when the user names it here.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from transformers_patch.strategies import OTHER_NAMES, STRATEGIES
+from transformers_patch.weighter import Weighter, refuse_parameters
+
+
+def build_weighter(
+    method: str, num_tasks: int, weights: Sequence[float] | None = None, *, seed: int = 0, **constants: Any
+) -> Weighter:
+    """The strategy of a `--weight_method`.
+
+    Args:
+        method: a name of STRATEGIES or OTHER_NAMES, `module:Class`, or `path/to/file.py:Class` with a subclass of
+            `Weighter`.
+        num_tasks: K.
+        weights: K numbers > 0, for strategies that do not compute their own.
+        seed: handed to strategies whose constructor names it.
+        constants: arguments of the strategy's constructor (window, temperature, lr, ...); those that are None are left
+            at its defaults.
+
+    Raises:
+        ValueError: unknown name, unfit weights, a constant the strategy does not have, or a class that does not work.
+    """
+    strategy = STRATEGIES.get(OTHER_NAMES.get(method, method))
+    is_users = strategy is None
+    if strategy is None:
+        strategy = _load(method)
+    given = {name: value for name, value in constants.items() if value is not None}
+    accepted = inspect.signature(strategy).parameters
+    for name, value in given.items():
+        if name not in accepted:
+            raise ValueError(
+                f"weight_{name} must not be given to {method}, which has no such constant, got {value} "
+                f"(--weight_{name}). Leave it out."
+            )
+    if "seed" in accepted:
+        given["seed"] = seed
+    if is_users:
+        _try_out(strategy, num_tasks, given, method)
+    weighter = strategy(num_tasks, **given)
+    if weights is not None:
+        weighter.set_weights(weights)
+    return weighter
+
+
+def strategy_file(method: str) -> Path | None:
+    """The file of `file.py:Class`, or of `module:Class` in the working directory; None for an installed module."""
+    source = method.rpartition(":")[0]
+    file = Path(source if source.endswith(".py") else f"{source}.py")
+    return file if file.is_file() else None
+
+
+def _load(method: str) -> type[Weighter]:
+    source, _, name = method.rpartition(":")
+    if not source or not name:
+        known = ", ".join(STRATEGIES)
+        raise ValueError(
+            f"weight_method must be one of {known}, module:Class or file.py:Class, got {method!r} (--weight_method). "
+            "Choose one of them."
+        )
+    strategy = getattr(_module(source, method), name, None)
+    if not (isinstance(strategy, type) and issubclass(strategy, Weighter)):
+        what = "nothing of that name" if strategy is None else repr(strategy)
+        raise ValueError(
+            f"weight_method must name a subclass of transformers_patch.Weighter, got {what} ({method}). "
+            "Derive the class from Weighter."
+        )
+    return strategy
+
+
+def _module(source: str, method: str) -> ModuleType:
+    """The module `source`: a .py file, a module in the working directory, or an installed one, in this order.
+
+    Nothing is added to sys.path: a file in the working directory is loaded by its path.
+    """
+    file = strategy_file(method)
+    if file is None and source.endswith(".py"):
+        raise ValueError(f"weight_method: no file {source} ({method}). Give its path from the working directory.")
+    try:
+        return importlib.import_module(source) if file is None else _load_file(file)
+    except Exception as error:  # the user's code may raise anything
+        raise ValueError(f"weight_method: {source} cannot be imported ({_told(error)}). Mend it.") from error
+
+
+def _load_file(file: Path) -> ModuleType:
+    name = f"weight_method_{file.stem}"  # no module of that name can be in the way
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _try_out(strategy: type[Weighter], num_tasks: int, given: dict[str, Any], method: str) -> None:
+    """Let another object of a user's class take two steps, the second with one task present, before a model loads.
+
+    Raises:
+        ValueError: what it raised, or a loss that is not finite or has no gradient.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            weighter = strategy(num_tasks, **given)
+            refuse_parameters(weighter)
+            for present in (num_tasks, 1):
+                loss_T = torch.ones(present, requires_grad=True)
+                count_K = torch.arange(num_tasks).lt(present).long()
+                weighter.begin_step()
+                loss = weighter(loss_T, torch.arange(present), count_K)
+                loss.backward()
+                if not loss.isfinite():
+                    raise ValueError(f"its loss is {float(loss.detach())} with {present} of {num_tasks} tasks present")
+                weighter.observe(count_K / count_K, count_K)
+    except Exception as error:  # the user's code may raise anything
+        raise ValueError(f"weight_method: {method} does not work ({_told(error)}). Mend it.") from error
+
+
+def _told(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' if text else ''}{text}, {Path(frame.filename).name} line {frame.lineno}"
