@@ -1,27 +1,73 @@
-"""The table of overall metrics as papers lay it out: a row per model, a column per score, best and second marked."""
+"""Tables as papers lay them out: scores of models with best and second marked, and task weights."""
 
+from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 _OVERALL = {"dI_percent": "dI%", "dE_percent": "dE%", "dI_zero_percent": "dI_zero%"}
 _LOWER_OVERALL = ("dE_percent",)
 # How the best and the second best of a column are marked.
-_MARKS = {"text": ("{}*", "{}+"), "markdown": ("**{}**", "<u>{}</u>"), "latex": (r"\textbf{{{}}}", r"\underline{{{}}}")}
+_MARKS = {
+    "text": ("{}*", "{}+"),
+    "markdown": ("**{}**", "<u>{}</u>"),
+    "latex": (r"\textbf{{{}}}", r"\underline{{{}}}"),
+    "html": ("<b>{}</b>", "<u>{}</u>"),
+}
+_SYMBOLS = {
+    "dI%": r"$\Delta I\%$",
+    "dE%": r"$\Delta E\%$",
+    "dI_zero%": r"$\Delta I_{zero}\%$",
+    "lambda_out": r"$\lambda_{\mathrm{out}}$",
+    "lambda_in": r"$\lambda_{\mathrm{in}}$",
+    "lambda_D": r"$\lambda_{\mathrm{D}}$",
+    "lambda": r"$\lambda$",
+}
 _LATEX = str.maketrans({c: "\\" + c for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"})
 
 
-def format_table(comparison: dict[str, Any], layout: str = "text") -> str:
+def format_table(comparison: dict[str, Any], layout: str = "text", baseline: str = "baseline") -> str:
     """A comparison (`eval.overall.compare`) as a table.
 
     Args:
         comparison: scores and overall metrics by model.
-        layout: "text", where `*` marks the best and `+` the second best of a column; "markdown" or "latex", with bold
-            and underline. Text and Markdown show a score's change against the baseline in percent.
+        layout: "text", where `*` marks the best and `+` the second best of a column; "markdown", "latex" or "html",
+            with bold and underline. Text and Markdown show a score's change against the baseline in percent.
+        baseline: what its row is called.
 
     Ties share a mark; a single model is not marked. The baseline takes part in the columns of scores.
     """
-    rows = _rows(comparison, layout)
+    return lay_out(_rows(comparison, layout, baseline), layout, rules=(1, 2))
+
+
+def format_weights(content: dict[str, Any], layout: str = "text") -> str:
+    """The weights of a weights.json: a row per part and one for their combination, a column per task or group.
+
+    Where there is a spread, a last row has its ends.
+    """
+    parts = {"lambda_out": "weight_out", "lambda_in": "weight_in", "lambda_D": "weight_difficulty"}
+    columns = [content[key] for key in parts.values()]
+    combined = [sum(a * w for a, w in zip(content["alpha"], task, strict=True)) for task in zip(*columns, strict=True)]
+    rows = [["", *content["tasks"]]]
+    named = zip((*parts, "lambda"), (*columns, combined), strict=True)
+    rows += [[name, *map(_weight, values)] for name, values in named]
+    if spread := content.get("spread"):
+        ends = zip(spread["low"]["weight"], spread["high"]["weight"], strict=True)
+        rows.append(["interval", *(f"{low:.2f} .. {high:.2f}" for low, high in ends)])
+    return lay_out(rows, layout, rules=(1, 4))
+
+
+def lay_out(rows: Sequence[Sequence[str]], layout: str = "text", rules: Sequence[int] = (1,)) -> str:
+    """Rows of cells as a table; the first row is its header, the first column names.
+
+    Args:
+        rows: cells; a cell may hold the layout's own markup, the header and the names are plain text.
+        layout: "text", "markdown", "latex" (booktabs) or "html".
+        rules: numbers of the rows that LaTeX draws a line before.
+    """
     if layout == "latex":
-        return _latex(rows, comparison)
+        return _latex(rows, rules)
+    if layout == "html":
+        return _html(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = [
         [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
@@ -33,7 +79,7 @@ def format_table(comparison: dict[str, Any], layout: str = "text") -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [padded[0], rule, *padded[1:]])
 
 
-def _rows(comparison: dict[str, Any], layout: str) -> list[list[str]]:
+def _rows(comparison: dict[str, Any], layout: str, name: str) -> list[list[str]]:
     baseline, models = comparison["baseline"], comparison["models"]
     shown = [key for key in _OVERALL if any(key in entry for entry in models.values())]
     header = ["model", *baseline, *(_OVERALL[key] for key in shown)]
@@ -41,14 +87,14 @@ def _rows(comparison: dict[str, Any], layout: str) -> list[list[str]]:
     for column, base in baseline.items():
         values = [base, *(entry["scores"][column] for entry in models.values())]
         cells = [_score(value) for value in values]
-        if layout != "latex":
+        if layout in ("text", "markdown"):
             cells = [cells[0], *(cell + _change(e, column) for cell, e in zip(cells[1:], models.values(), strict=True))]
         columns.append(_marked(cells, values, column in comparison["lower_is_better"], layout))
     for key in shown:
         values = [None, *(entry[key] for entry in models.values())]
         cells = ["" if value is None else f"{value:.2f}" for value in values]
         columns.append(_marked(cells, values, key in _LOWER_OVERALL, layout))
-    return [header, *(list(row) for row in zip(["baseline", *models], *columns, strict=True))]
+    return [header, *(list(row) for row in zip([name, *models], *columns, strict=True))]
 
 
 def _change(entry: dict[str, Any], column: str) -> str:
@@ -66,25 +112,24 @@ def _marked(cells: list[str], values: list[float | None], lower: bool, layout: s
     return [marks.get(value, "{}").format(cell) for cell, value in zip(cells, values, strict=True)]
 
 
-def _latex(rows: list[list[str]], comparison: dict[str, Any]) -> str:
-    """A booktabs table; the baseline stands above a rule of its own."""
-    symbols = {"dI%": r"$\Delta I\%$", "dE%": r"$\Delta E\%$", "dI_zero%": r"$\Delta I_{zero}\%$"}
-    header = [symbols.get(name) or name.translate(_LATEX) for name in rows[0]]
-    body = [[row[0].translate(_LATEX), *row[1:]] for row in rows[1:]]
-    lines = [" & ".join(row) + r" \\" for row in (header, *body)]
-    return "\n".join(
-        [
-            r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}",
-            r"\toprule",
-            lines[0],
-            r"\midrule",
-            lines[1],
-            r"\midrule",
-            *lines[2:],
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-    )
+def _latex(rows: Sequence[Sequence[str]], rules: Sequence[int]) -> str:
+    named = [[_SYMBOLS.get(name) or name.translate(_LATEX) for name in rows[0]]]
+    named += [[_SYMBOLS.get(row[0]) or row[0].translate(_LATEX), *row[1:]] for row in rows[1:]]
+    lines = []
+    for n, row in enumerate(named):
+        lines += ([r"\midrule"] if n in rules else []) + [" & ".join(row) + r" \\"]
+    start = [r"\begin{tabular}{l" + "r" * (len(rows[0]) - 1) + "}", r"\toprule"]
+    return "\n".join([*start, *lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _html(rows: Sequence[Sequence[str]]) -> str:
+    header = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
+    lines = ["".join(f"<td>{cell}</td>" for cell in (escape(row[0]), *row[1:])) for row in rows[1:]]
+    return "\n".join(["<table>", *(f"<tr>{line}</tr>" for line in (header, *lines)), "</table>"])
+
+
+def _weight(value: float) -> str:
+    return f"{value:.4f}"
 
 
 def _score(value: float) -> str:

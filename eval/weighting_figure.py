@@ -109,9 +109,9 @@ def _bars(
         last = n == len(series) - 1
         bars = axes.bar(at, values, width * 0.92, label=label or None, color=colours[n], zorder=2)
         if last or len(series) < 3:
-            axes.bar_label(
-                bars, fmt=_two_digits, fontsize=8, padding=2, fontweight="bold" if len(series) > 2 else "normal"
-            )
+            weight = "bold" if len(series) > 2 else "normal"
+            paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85}  # whiskers pass behind
+            axes.bar_label(bars, fmt=_two_digits, fontsize=8, padding=2, fontweight=weight, bbox=paper, zorder=5)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
     lowest, highest = axes.get_ylim()
     axes.set_ylim(lowest * 1.1, highest + 0.2 * (highest - lowest))  # room for labels and legend

@@ -76,12 +76,11 @@ def save_deepspeed(engine: Any, folder: Path, tag: str) -> None:
     Raises:
         OSError, RuntimeError: this rank could not write.
     """
-    writer = engine.checkpoint_engine
-    write, failed = writer.save, []
+    writer, failed = engine.checkpoint_engine, []
 
-    def save(*args: Any, **kwargs: Any) -> None:
+    def save(state_dict: Any, path: str) -> None:
         try:
-            write(*args, **kwargs)
+            save_tensors(state_dict, Path(path))
         except (OSError, RuntimeError) as error:
             failed.append(error)
 

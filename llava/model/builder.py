@@ -3,18 +3,16 @@
 Weights are read without running code from them (`llava.model.weights`), and every name of the model must be filled.
 """
 
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import GenerationConfig, LlamaConfig, LlamaTokenizer, PreTrainedTokenizer
+from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizer
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
+from llava.data.tokenizer import TOKENIZER_FILE, read_tokenizer
 from llava.model.adapter import ADAPTER_CONFIG, fill_adapter, is_adapter, read_adapter, unwrapped, wrap
 from llava.model.adapter_config import base_named, read_adapter_config
 from llava.model.config_file import read_config
@@ -26,7 +24,6 @@ from visatb.errors import InputError
 from visatb.files import read_json
 
 PROJECTOR_FILE = "mm_projector.bin"
-TOKENIZER_FILE = "tokenizer.model"
 TOWER_PREFIX = "model.vision_tower.vision_tower."
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -152,7 +149,8 @@ def _load_lora(
         named = base_named(model_path)
         named = f" (its {ADAPTER_CONFIG} names {named})" if named else ""
         raise InputError(f"{model_path}: is a LoRA adapter. Give the model it was trained on with --model-base{named}.")
-    tokenizer = read_tokenizer(model_base)
+    # Training saves it with the tokens it added; LLaVA's own folders have none.
+    tokenizer = read_tokenizer(model_base if companion(model_path, TOKENIZER_FILE) is None else model_path)
     beside = {unwrapped(key): value for key, value in read_adapter(model_path).items() if "lora_" not in key}
     weights = _laid_over(read_state_dict(model_base), beside, config, model_base)
     model = empty_model(config)
@@ -233,35 +231,6 @@ def _load_quantised(
     if missing:
         raise InputError(f"{model_path}: weights missing: {', '.join(missing[:5])}. Use a complete checkpoint.")
     return read_tokenizer(model_path), model
-
-
-def read_tokenizer(path: str) -> PreTrainedTokenizer:
-    """The SentencePiece tokenizer of a model folder or Hub name.
-
-    Always Llama's own class: a tokenizer_config.json can name others, and code of its own.
-
-    Raises:
-        InputError: missing or damaged files.
-    """
-    if companion(path, TOKENIZER_FILE) is None:
-        raise InputError(f"{path}: has no {TOKENIZER_FILE}. Copy the tokenizer files of its base model into it.")
-    try:
-        with no_advice():
-            return LlamaTokenizer.from_pretrained(path)
-    except _UNUSABLE as error:
-        reason = one_line(error)
-        raise InputError(f"{path}: tokenizer cannot be read: {reason} Copy the tokenizer files again.") from None
-
-
-@contextmanager
-def no_advice() -> Iterator[None]:
-    """Keep Llama's tokenizer from recommending a setting that would change the ids that models were trained on."""
-    log = logging.getLogger("transformers.models.llama.tokenization_llama")
-    silent, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = silent
 
 
 def empty_model(config: LlamaConfig) -> LlamaForCausalLM:

@@ -37,7 +37,21 @@ def read_config(model_path: str | Path, model_name: str = "") -> LlamaConfig:
     Raises:
         InputError: missing, damaged, of another architecture, or with settings that make no model.
     """
-    file = companion(model_path, CONFIG)
+    content, file = _read(model_path)
+    sees = content["model_type"] == "llava" or "llava" in model_name.lower()
+    tower = content.get("mm_vision_tower")
+    if sees and not (tower and isinstance(tower, str)):
+        raise InputError(f"{model_path}: config.json has no mm_vision_tower. Use a LLaVA checkpoint.")
+    return make_config(content, file, sees)
+
+
+def read_base_config(model_path: str | Path, cache_dir: str | None = None) -> LlavaConfig:
+    """The configuration of a Llama or LLaVA that is to be trained on images or text; raises as `read_config`."""
+    return make_config(*_read(model_path, cache_dir), sees=True)
+
+
+def _read(model_path: str | Path, cache_dir: str | None = None) -> tuple[dict[str, Any], Path]:
+    file = companion(model_path, CONFIG, cache_dir)
     if file is None:
         raise InputError(f"{model_path}: holds no {CONFIG}, so it is no model. Give the folder of a checkpoint.")
     content = read_json(file)
@@ -51,11 +65,7 @@ def read_config(model_path: str | Path, model_name: str = "") -> LlamaConfig:
             f"{model_path}: is in Hugging Face's layout. Convert it: "
             "python -m scripts_visatb.checkpoints.convert_hf --from-hf"
         )
-    sees = kind == "llava" or "llava" in model_name.lower()
-    tower = content.get("mm_vision_tower")
-    if sees and not (tower and isinstance(tower, str)):
-        raise InputError(f"{model_path}: config.json has no mm_vision_tower. Use a LLaVA checkpoint.")
-    return make_config(content, file, sees)
+    return content, file
 
 
 def make_config(content: dict[str, Any], source: str | Path, sees: bool) -> LlamaConfig:

@@ -21,18 +21,19 @@ _WHOLE_OR_INDEX = (
 
 
 def read_state_dict(
-    name_or_path: str | Path, wanted: Callable[[str], bool] = lambda name: True
+    name_or_path: str | Path, wanted: Callable[[str], bool] = lambda name: True, cache_dir: str | None = None
 ) -> dict[str, torch.Tensor]:
     """The weights of a model folder or Hub name, memory-mapped: they take memory when they are used.
 
     Args:
         name_or_path: folder or Hub name.
         wanted: which tensors are asked for; shards without any of them are not opened.
+        cache_dir: where downloads are kept.
 
     Raises:
         InputError: no weights, a shard that is missing, a file that is damaged or holds anything but tensors.
     """
-    files = weight_files(name_or_path, wanted)
+    files = weight_files(name_or_path, wanted, cache_dir)
     if not files:
         raise InputError(f"{name_or_path}: no model.safetensors, pytorch_model.bin or shards of them. Check the path.")
     weights: dict[str, torch.Tensor] = {}
@@ -41,15 +42,17 @@ def read_state_dict(
     return weights
 
 
-def weight_files(name_or_path: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> list[Path]:
+def weight_files(
+    name_or_path: str | Path, wanted: Callable[[str], bool] = lambda name: True, cache_dir: str | None = None
+) -> list[Path]:
     """The files that hold a model's weights, of shards those with a wanted tensor; [] if there are no weights."""
     for whole, index in _WHOLE_OR_INDEX:
-        file = companion(name_or_path, whole)
+        file = companion(name_or_path, whole, cache_dir)
         if file is not None:
             return [file]
-        listing = companion(name_or_path, index)
+        listing = companion(name_or_path, index, cache_dir)
         if listing is not None:
-            return [_shard(name_or_path, name) for name in _shard_names(listing, wanted)]
+            return [_shard(name_or_path, name, cache_dir) for name in _shard_names(listing, wanted)]
     return []
 
 
@@ -162,13 +165,21 @@ def _some(keys: list[str], most: int = 5) -> str:
     return ", ".join(keys[:most]) + more
 
 
-def companion(name_or_path: str | Path, file_name: str) -> Path | None:
-    """A file beside a checkpoint's config.json, in a folder or on the Hub; None if it is not there."""
+def companion(name_or_path: str | Path, file_name: str, cache_dir: str | None = None) -> Path | None:
+    """A file beside a checkpoint's config.json, in a folder or on the Hub; None if it is not there.
+
+    Args:
+        name_or_path: folder or Hub name.
+        file_name: the file.
+        cache_dir: where downloads are kept; None: the Hub library's own place.
+    """
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder / file_name if (folder / file_name).is_file() else None
     try:
-        found = cached_file(str(name_or_path), file_name, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(
+            str(name_or_path), file_name, cache_dir=cache_dir, _raise_exceptions_for_missing_entries=False
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{name_or_path}: no such folder, and not on the Hub: {reason} Check the path.") from None
@@ -186,8 +197,8 @@ def _shard_names(listing: Path, wanted: Callable[[str], bool]) -> list[str]:
     return sorted({file for name, file in table.items() if wanted(name)})
 
 
-def _shard(name_or_path: str | Path, name: str) -> Path:
-    file = companion(name_or_path, name)
+def _shard(name_or_path: str | Path, name: str, cache_dir: str | None) -> Path:
+    file = companion(name_or_path, name, cache_dir)
     if file is None:
         raise InputError(f"{name_or_path}: shard {name} is missing. Copy the checkpoint again.")
     return file

@@ -6,7 +6,6 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-import transformers
 from peft import PeftModel
 from transformers import PreTrainedTokenizer
 from transformers.deepspeed import is_deepspeed_zero3_enabled
@@ -16,7 +15,9 @@ from llava.data.collator import SupervisedCollator
 from llava.data.dataset import UNSUPERVISED_SHARE, SupervisedDataset
 from llava.data.images import check_image_files
 from llava.data.preprocess import check_fits, check_trainable
+from llava.data.tokenizer import read_tokenizer
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.config_file import read_base_config
 from llava.model.llava_arch import gathered
 from llava.model.weights import read_state_dict, read_tensors
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
@@ -95,12 +96,11 @@ def load_data(data_args: DataArguments, tasks: list[str], version: str = "v1") -
 
 def load_tokenizer(model_args: ModelArguments, args: TrainingArguments) -> PreTrainedTokenizer:
     """The base model's SentencePiece tokenizer, padded on the right; pad = unk as LLaVA-1.5 has it."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
+    tokenizer = read_tokenizer(
         model_args.model_name_or_path,
         cache_dir=args.cache_dir,
         model_max_length=args.model_max_length,
         padding_side="right",
-        use_fast=False,
     )
     if model_args.version != "v0":
         tokenizer.pad_token = tokenizer.unk_token
@@ -116,7 +116,9 @@ def build_model(
     --lora_enable it comes wrapped in a PeftModel.
     """
     conversation = conversation_for_version(model_args.version)
-    config = _load_config(model_args.model_name_or_path, args)
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        raise InputError("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD lets weight files run code. Unset it.")
+    config = read_base_config(model_args.model_name_or_path, args.cache_dir)
     if getattr(config, "mm_vision_tower", None) and not model_args.vision_tower:
         raise InputError(f"{model_args.model_name_or_path} is a LLaVA model. Set --vision_tower to tune it further.")
     if model_args.vision_tower and getattr(config, "mm_vision_tower", None):
@@ -171,20 +173,6 @@ def _refuse_other_projector(model_args: ModelArguments, config: LlavaConfig) -> 
             f"mm_projector_type must be {kind}, that of {model_args.model_name_or_path}, got "
             f"{model_args.mm_projector_type}. Set it (MM_PROJECTOR_TYPE of the scripts)."
         )
-
-
-def _load_config(name_or_path: str, args: TrainingArguments) -> LlavaConfig:
-    """The base model's configuration. Raises InputError if it is not to be had or is of another architecture."""
-    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
-        raise InputError("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD lets weight files run code. Unset it.")
-    try:
-        config, _ = transformers.PretrainedConfig.get_config_dict(name_or_path, cache_dir=args.cache_dir)
-    except OSError as error:
-        raise InputError(f"model_name_or_path {name_or_path!r}: {error}") from None
-    kind = config.get("model_type")
-    if kind not in ("llama", "llava"):
-        raise InputError(f"{name_or_path}: model_type must be llama or llava, got {kind!r}. Choose a Llama or Vicuna.")
-    return LlavaConfig.from_dict(config)
 
 
 def _refuse_partial(name_or_path: str, loading: dict[str, list[str]], projector_given: bool) -> None:

@@ -15,16 +15,9 @@ import torch
 from accelerate import init_empty_weights
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from llava.data.tokenizer import TOKENIZER_FILE, read_tokenizer
 from llava.model.adapter import is_adapter
-from llava.model.builder import (
-    EMBEDDINGS,
-    HEAD,
-    TOKENIZER_FILE,
-    TOWER_PREFIX,
-    empty_model,
-    is_counted_anew,
-    read_tokenizer,
-)
+from llava.model.builder import EMBEDDINGS, HEAD, TOWER_PREFIX, empty_model, is_counted_anew
 from llava.model.config_file import CONFIG, make_config, read_config
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.weights import check_fit, companion, read_state_dict, weight_files

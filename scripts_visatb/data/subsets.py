@@ -33,16 +33,13 @@ from tqdm import tqdm
 
 from scripts_visatb.data.stream import BETWEEN, RecordWriter, encode, file_sizes, stream_records, writing_records
 from scripts_visatb.data.survey import Survey, digest, files_of, overlaps, shared_ids, survey
-from visatb.benchmark import Benchmark, Task, load_benchmark
+from visatb.benchmark import FORMS, SIMPLER, STANDARD, Benchmark, Task, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import read_json, write_json
 from visatb.records import Record
 
 MANIFEST = "subsets.json"
-# What the weights are computed from: models `mini` and `i+mini` (Eq. 3-7), single tasks and the base (Eq. 10, 11), or
-# the former with single-task difficulties (Eq. 12).
-FORMS = ("standard", "simpler", "precise")
 
 Selection = dict[str, np.ndarray]  # task -> positions of its records, ascending
 
@@ -85,7 +82,7 @@ def balanced_units(benchmark: Benchmark) -> dict[str, list[Task]]:
 
 
 def compose(
-    benchmark: Benchmark, counts: dict[str, int], seed: int, forms: tuple[str, ...] = FORMS[:1]
+    benchmark: Benchmark, counts: dict[str, int], seed: int, forms: tuple[str, ...] = (STANDARD,)
 ) -> dict[str, tuple[str, Selection]]:
     """What each training file holds: key of the manifest -> (first part of the file name, records by task).
 
@@ -103,18 +100,18 @@ def compose(
     entire = {name: np.arange(count) for name, count in counts.items()}
     units = balanced_units(benchmark)
     measured = [task.name for task in benchmark.measured]
-    with_minis = forms != ("simpler",)
+    with_minis = forms != (SIMPLER,)
     files = {"mini": (f"{benchmark.name}-mini", mini)} if with_minis else {}
     files["entire"] = (benchmark.name, entire)
     if with_minis:
         for unit, tasks in units.items():
             files[f"plus_mini/{unit}"] = (f"{unit}-plus-mini", mini | {task.name: large[task.name] for task in tasks})
     single = {name: [name] for name in measured}
-    if "simpler" in forms:
+    if SIMPLER in forms:
         single |= {unit: [task.name for task in tasks] for unit, tasks in units.items()}
     for unit, names in single.items():
         files[f"single/{unit}"] = (unit, {name: entire[name] for name in names})
-    if forms != FORMS[:1]:
+    if forms != (STANDARD,):
         for name in measured:
             files[f"mini_single/{name}"] = (f"{name}-mini", {name: mini[name]})
     return files
@@ -126,7 +123,7 @@ def make_subsets(
     seed: int,
     data_folder: Path,
     image_folder: Path | None,
-    forms: tuple[str, ...] = FORMS[:1],
+    forms: tuple[str, ...] = (STANDARD,),
 ) -> dict[str, Any]:
     """Check all data, write every training file and then the manifest; returns the manifest.
 
@@ -291,7 +288,10 @@ def main() -> None:
     parser.add_argument("--image-folder", type=Path, help="images; the benchmark's own by default")
     parser.add_argument("--skip-image-check", action="store_true", help="do not look for every image")
     parser.add_argument(
-        "--forms", nargs="+", choices=FORMS, default=FORMS[:1], help="forms of the weights to write the files for"
+        "--forms",
+        nargs="+",
+        choices=FORMS,
+        help="forms of the weights to write files for; the benchmark's own by default",
     )
     args = parser.parse_args()
     benchmark = load_benchmark(args.benchmark)
@@ -301,7 +301,7 @@ def main() -> None:
         benchmark.seed if args.seed is None else args.seed,
         args.data_folder or Path(benchmark.data_folder),
         None if args.skip_image_check else args.image_folder or Path(benchmark.image_folder),
-        tuple(dict.fromkeys(args.forms)),
+        tuple(dict.fromkeys(args.forms or [benchmark.form])),
     )
     for warning in manifest["warnings"]:
         print(f"warning: {warning}")

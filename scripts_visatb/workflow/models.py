@@ -1,11 +1,11 @@
 """Which models a benchmark's run has: what each is trained on, with which weights, and what it is scored on.
 
-    mini, <task>-plus-mini    the N+1 models of the standard and the precise form (Eq. 3-7)
-    base                      the pretrained model before tuning, which the simpler form compares with (Eq. 10)
-    STL-<task>                single-task models: the baseline of dI%, V_i(i) of Eq. 10-12
-    mini-STL-<task>           single-task models on the mini subset: V_i(mini_i) of Eq. 11 and 12
-    EW, <weight method>       all tasks with equal weights, or by another strategy (`baselines`)
-    VisATB, <ablation>        all tasks with the weights of this run
+mini, <task>-plus-mini    the N+1 models of the standard and the precise form (Eq. 3-7)
+base                      the pretrained model before tuning, which the simpler form compares with (Eq. 10)
+STL-<task>                single-task models: the baseline of dI%, V_i(i) of Eq. 10-12
+mini-STL-<task>           single-task models on the mini subset: V_i(mini_i) of Eq. 11 and 12
+EW, <weight method>       all tasks with equal weights, or by another strategy (`baselines`)
+VisATB, <ablation>        all tasks with the weights of this run
 """
 
 from collections.abc import Iterable

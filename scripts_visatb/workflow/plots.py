@@ -5,25 +5,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from eval.weighting_figure import DIVERGING_COLORS, PART_COLORS
+from eval.uncertainty import Spread
+from eval.weighting_figure import DIVERGING_COLORS, draw
 from visatb.files import replacing
+from weighting_visatb import Weighting
 
 INK = "#1f2733"
 MUTED = "#68737f"
 GRID = "#e3e7ec"
 MODEL_COLORS = {"STL": "#9aa5b1", "EW": "#4878a8", "VisATB": "#d9733a"}
-PART_NAMES = {
-    "weight_out": "from what it gives",
-    "weight_in": "from what it receives",
-    "weight_difficulty": "from its difficulty",
-    "weight": "final weight",
-}
 KIND_COLORS = {
     "prepare": "#8c7aa9",
     "subsets": "#8c7aa9",
@@ -61,84 +57,62 @@ def draw_all(data: dict[str, Any], folder: Path) -> dict[str, Path]:
     """Draw every figure the data allows; returns name -> PNG file."""
     figures: dict[str, Callable[[dict[str, Any], Path], None]] = {
         "matrix": draw_matrix,
-        "contributions": draw_contributions,
-        "difficulty": draw_difficulty,
-        "weights": draw_weights,
+        "weighting": draw_weighting,
         "scores": draw_scores,
         "timeline": draw_timeline,
     }
     if any(data["curves"].values()):
         figures["curves"] = draw_curves
+    if data["amounts"]:
+        figures["amounts"] = draw_amounts
     paths = {}
-    for name, draw in figures.items():
+    for name, draw_one in figures.items():
         paths[name] = folder / f"{name}.png"
         with rc_context(STYLE):
-            draw(data, paths[name])
+            draw_one(data, paths[name])
     return paths
 
 
 def draw_matrix(data: dict[str, Any], path: Path) -> None:
-    """Validation scores of the N+1 models, coloured by their gain over `mini` as a share of the column's largest."""
+    """Validation scores of the N+1 models, coloured by their gain over the first as a share of the column's largest."""
     matrix = data["matrix"]
     rows, columns, values = matrix["rows"], matrix["columns"], matrix["values"]
-    mini = values[rows.index("mini")]
+    mini = values[0]  # or the base, in the simpler form
     largest = [max(abs(row[j] - mini[j]) for row in values) or 1.0 for j in range(len(columns))]
     shade = [[(row[j] - mini[j]) / largest[j] for j in range(len(columns))] for row in values]
     with _figure(path, 1.5 * len(columns) + 3, 0.52 * len(rows) + 1.5) as axes:
-        names = ["mini" if row == "mini" else f"{row} + mini" for row in rows]
+        names = rows if rows[0] != "mini" else ["mini", *(f"{row} + mini" for row in rows[1:])]
         _heat_map(axes, shade, [[f"{v:.3f}" for v in row] for row in values], names, columns, limit=1.0)
         axes.set_xlabel("validation score on", labelpad=8)
         axes.set_ylabel("trained on")
 
 
-def draw_contributions(data: dict[str, Any], path: Path) -> None:
-    """The contribution heat map, C[i -> j] in row i (Eq. 3)."""
-    weighting = data["weighting"]
-    names, values = weighting["tasks"], weighting["contributions"]
-    others = [abs(v) for i, row in enumerate(values) for j, v in enumerate(row) if i != j]
-    with _figure(path, 1.35 * len(names) + 2.6, 0.62 * len(names) + 1.7) as axes:
-        texts = [[f"{v:+.2f}" if i != j else "1" for j, v in enumerate(row)] for i, row in enumerate(values)]
-        _heat_map(axes, values, texts, names, names, limit=max(0.05, *others))
-        for n in range(len(names)):
-            axes.add_patch(Rectangle((n - 0.5, n - 0.5), 1, 1, facecolor="#eceff3", edgecolor="white", zorder=2))
-            axes.text(n, n, "1", ha="center", va="center", color=MUTED, zorder=3)
-        axes.set_xlabel("gain of task j", labelpad=8)
-        axes.set_ylabel("from data of task i")
+def draw_weighting(data: dict[str, Any], path: Path) -> None:
+    """Contributions, difficulties and weights with their intervals, as weighting_visatb.py --plot draws them."""
+    content = data["weighting"]
+    kinds = ("contributions", "contribution_out", "contribution_in", "difficulty")
+    parts = ("weight_out", "weight_in", "weight_difficulty")
+    arrays = {name: np.array(content[name]) for name in (*kinds, *parts)}
+    # Eq. 8; `weights` of the file has tasks, and what was weighed may be groups.
+    arrays["weight"] = sum(share * arrays[part] for share, part in zip(content["alpha"], parts, strict=True))
+    names, alpha = tuple(content["tasks"]), tuple(content["alpha"])
+    weighting = Weighting(tasks=names, temperature=content["temperature"], alpha=alpha, **arrays)
+    spread = content.get("spread")
+    if spread is not None:
+        ends = {end: {name: np.array(value) for name, value in spread[end].items()} for end in ("low", "high")}
+        spread = Spread(spread["about"], **ends, failed=spread["failed"], total=spread["total"])
+    draw(weighting, path, spread)
 
 
-def draw_difficulty(data: dict[str, Any], path: Path) -> None:
-    """Difficulty of every task (Eq. 6) as bars."""
-    weighting = data["weighting"]
-    names, values = weighting["tasks"], weighting["difficulty"]
-    with _figure(path, 7.2, 0.42 * len(names) + 1.0) as axes:
-        bars = axes.barh(names, values, color=PART_COLORS["weight_difficulty"], height=0.62)
-        axes.bar_label(bars, [f"{v:.2f}" for v in values], padding=4, fontsize=9)
-        axes.invert_yaxis()
-        axes.set_xlim(min(0.0, *values) * 1.15, max(0.1, *values) * 1.15)
-        axes.axvline(0, color=MUTED, linewidth=0.8)
-        axes.set_xlabel("difficulty D = 1 - V(mini) / V(task + mini)")
-        axes.grid(axis="x")
-
-
-def draw_weights(data: dict[str, Any], path: Path) -> None:
-    """The three partial weights and the final one of every task, around the equal weight 1."""
-    weighting = data["weighting"]
-    names = weighting["tasks"]
-    final = [weighting["weights"].get(name) for name in names]
-    series = {part: weighting[part] for part in ("weight_out", "weight_in", "weight_difficulty")}
-    series["weight"] = final if None not in final else _combined(weighting)
-    with _figure(path, max(7.2, 1.55 * len(names)), 3.6) as axes:
-        width = 0.2
-        for n, (part, values) in enumerate(series.items()):
-            places = [k + (n - 1.5) * width for k in range(len(names))]
-            bars = axes.bar(places, values, width * 0.92, color=PART_COLORS[part], label=PART_NAMES[part])
-            if part == "weight":
-                texts = axes.bar_label(bars, [f"{v:.2f}" for v in values], padding=2, fontsize=9, fontweight="bold")
-                for text in texts:
-                    text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85})
+def draw_amounts(data: dict[str, Any], path: Path) -> None:
+    """Validation score of each task against the share of its data, as a share of its score with all of it."""
+    with _figure(path, 7.2, 3.6) as axes:
+        for task, points in data["amounts"].items():
+            full = points[-1][1] or 1.0
+            axes.plot(*zip(*((share, score / full) for share, score in points), strict=True), marker="o", label=task)
         axes.axhline(1, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.set_xticks(range(len(names)), names)
-        axes.set_ylabel("weight (1 = equal)")
+        axes.set_xlabel("share of the task's training data")
+        axes.set_ylabel("score / score with all of it")
         axes.grid(axis="y")
         _legend_above(axes)
 
@@ -231,9 +205,3 @@ def _heat_map(
 
 def _legend_above(axes: Axes) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, borderaxespad=0.2, fontsize=9)
-
-
-def _combined(weighting: dict[str, Any]) -> list[float]:
-    """The final weight of every unit where units are groups, whose names are not task names (Eq. 8)."""
-    parts = [weighting[part] for part in ("weight_out", "weight_in", "weight_difficulty")]
-    return [sum(a * w for a, w in zip(weighting["alpha"], column, strict=True)) for column in zip(*parts, strict=True)]

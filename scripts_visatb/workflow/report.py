@@ -5,9 +5,12 @@ python -m scripts_visatb.workflow.report --run runs/demo --print-table    # the 
 """
 
 import base64
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from eval.overall_table import format_table, format_weights
 from scripts_visatb.workflow.findings import is_clear, overall_sentences, seed_sentence, weight_sentence
 from visatb.benchmark import load_benchmark
 from visatb.cli import ArgumentParser, run
@@ -15,6 +18,7 @@ from visatb.errors import InputError
 from visatb.files import read_json, write_json, write_text
 
 TEMPLATE = "report.html.j2"
+LAYOUTS = {"markdown": ".md", "latex": ".tex"}
 
 
 def write_report(data: dict[str, Any], folder: Path) -> Path:
@@ -27,15 +31,31 @@ def write_report(data: dict[str, Any], folder: Path) -> Path:
     from scripts_visatb.workflow.plots import draw_all
 
     figures = draw_all(data, folder)
+    for name, make in tables(data).items():
+        for layout, suffix in LAYOUTS.items():
+            write_text(folder / "tables" / f"{name}{suffix}", make(layout) + "\n")
     write_json(folder / "report.json", data)
     page = folder / "report.html"
     write_text(page, render(data, figures))
     return page
 
 
+def tables(data: dict[str, Any]) -> dict[str, Callable[[str], str]]:
+    """The paper's tables that a run has, by name: functions of the layout (eval/overall_table.py).
+
+    `methods` is Table 3 (scores, dI% and dE% of the methods), `weights` Table 5, `ablations` Tables 8 and 13.
+    """
+    found: dict[str, Callable[[str], str]] = {"weights": partial(format_weights, data["weighting"])}
+    for name in ("methods", "ablations"):
+        if data[name] is not None:
+            found[name] = partial(format_table, data[name], baseline="STL")
+    return found
+
+
 def render(data: dict[str, Any], figures: dict[str, Path]) -> str:
     """The HTML page with its figures inside."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup  # its names are escaped where the tables are made
 
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
@@ -49,6 +69,7 @@ def render(data: dict[str, Any], figures: dict[str, Path]) -> str:
         sentences=[*overall_sentences(data), weight_sentence(data)],
         seed_sentence=seed_sentence(data),
         is_clear=is_clear,
+        tables={name: Markup(make("html")) for name, make in tables(data).items()},
         span=max((job["started"] + job["seconds"] for job in data["jobs"]), default=0.0),
         work=sum(job["seconds"] for job in data["jobs"]),
         peak=max((job["peak_mib"] for job in data["jobs"]), default=0.0),

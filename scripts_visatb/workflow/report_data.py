@@ -13,19 +13,29 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from eval.overall import improvements, overall_deterioration, overall_improvement
-from scripts_visatb.data.subsets import read_manifest
-from scripts_visatb.workflow.graph import (
+from eval.overall import compare
+from eval.score_tables import ScoreTable
+from scripts_visatb.data.subsets import balanced_units, read_manifest
+from scripts_visatb.workflow.graph import Run, result_settings
+from scripts_visatb.workflow.matrix import read_score
+from scripts_visatb.workflow.models import (
+    BASE,
     EW,
+    FULL,
     MINI,
+    SIMPLER_SCORES,
+    SINGLE_SCORES,
     STL,
     VISATB,
-    Run,
+    ablation_models,
+    baseline_models,
     final_models,
+    models_of,
     preparation_models,
-    result_settings,
+    scored_by,
+    tables_of,
 )
-from scripts_visatb.workflow.matrix import read_score
+from scripts_visatb.workflow.train import is_current
 from visatb.benchmark import Benchmark
 from visatb.errors import InputError
 from visatb.files import parse_json, read_json, read_text
@@ -37,6 +47,9 @@ METRIC_NAMES = {
     "cider_list": "CIDEr",
     "exact_match": "exact match",
     "iou": "IoU > 0.5",
+    "gleu": "GLEU",
+    "bleu": "BLEU",
+    "judge": "judged",
 }
 
 
@@ -57,16 +70,23 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
         for task in benchmark.tasks
     ]
     subsets = read_manifest(first.subsets)
-    test = test_scores(first)
+    shown, outdated = trained_models(first)
+    test = test_scores(first, [EW, *shown, VISATB])
+    methods = [EW, *(name for name in baseline_models(benchmark) if name in shown), VISATB]
+    variants = [name for name in ablation_models(benchmark) if name in shown]
     return {
         "benchmark": benchmark.name,
         "tasks": tasks,
         "seeds": seeds,
-        "matrix": score_matrix(first),
-        "weighting": read_json(first.weights),
+        "matrix": score_table(first, tables_of(benchmark.form)[0]),
+        "weighting": read_json(first.weights()),
         "test": test,
         "overall": overall(test),
-        "seed_order": seed_order([Run(benchmark, folder, seed) for seed in seeds]),
+        "methods": comparison(test, methods),
+        "ablations": comparison(test, [EW, VISATB, *variants]) if variants else None,
+        "ablation_weights": {name: read_json(first.weights(name))["weights"] for name in (VISATB, *variants)},
+        "amounts": amounts(first),
+        "seed_order": seed_order([Run(benchmark, folder, seed) for seed in seeds], folder / "weights.json"),
         "curves": curves(first),
         "jobs": jobs(folder, seeds),
         "subsets": [
@@ -74,15 +94,35 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
             for key, entry in subsets["files"].items()
         ],
         "evaluation_records": subsets["evaluation_records"],
-        "warnings": subsets["warnings"] + omissions(first),
+        "warnings": subsets["warnings"] + omissions(first) + outdated,
         "settings": settings(benchmark),
         "versions": versions(),
     }
 
 
-def score_matrix(current: Run) -> dict[str, Any]:
-    """scores.csv: `columns` (tasks), `rows` (models), `values`."""
-    table = list(csv.reader(read_text(current.scores).splitlines()))
+def trained_models(current: Run) -> tuple[list[str], list[str]]:
+    """The baselines and ablations that are scored; and a sentence for each that was trained with other settings."""
+    models = models_of(current.benchmark)
+    shown, outdated = [], []
+    for name in (*baseline_models(current.benchmark), *ablation_models(current.benchmark)):
+        if not current.done(f"score_{name}_test").is_file():
+            continue
+        weighting, weights = models[name].weighting, current.weights(name)
+        fits = is_current(current, models[name])
+        if fits and weighting is not None:
+            found = read_json(weights)
+            fits = (found["form"], tuple(found["alpha"])) == (weighting.form, weighting.alpha)
+            fits = fits and weighting.temperature in (None, found["temperature"])
+        if fits:
+            shown.append(name)
+        else:
+            outdated.append(f"{name} was trained with other settings and is left out; its target trains it anew")
+    return shown, outdated
+
+
+def score_table(current: Run, name: str) -> dict[str, Any]:
+    """A table of validation scores: `columns` (tasks), `rows` (models), `values`."""
+    table = list(csv.reader(read_text(current.table(name)).splitlines()))
     header, rows = table[0], table[1:]
     return {
         "columns": header[1:],
@@ -91,19 +131,44 @@ def score_matrix(current: Run) -> dict[str, Any]:
     }
 
 
-def test_scores(current: Run) -> list[dict[str, Any]]:
-    """Per measured task: the test scores of STL, EW and VisATB, and VisATB minus EW with its standard error."""
+def amounts(current: Run) -> dict[str, list[list[float]]]:
+    """Each task's validation score against the share of its data it was trained on alone, where such models exist.
+
+    Returns:
+        task -> [[share, score], ...]: 0 is the base, 1 all of it. Empty without single-task models on little data.
+    """
+    points: dict[str, list[list[float]]] = {task.name: [] for task in current.benchmark.measured}
+    shares = {BASE: 0.0, MINI: current.benchmark.mini_rate, FULL: 1.0}
+    if not current.table(SINGLE_SCORES).is_file():
+        return {}
+    for name in (SIMPLER_SCORES, SINGLE_SCORES):
+        table = score_table(current, name) if current.table(name).is_file() else {"rows": [], "values": []}
+        for row, values in zip(table["rows"], table["values"], strict=True):
+            for task, value in zip(points, values, strict=True) if row in shares else ():
+                points[task].append([shares[row], value])
+    return points
+
+
+def test_scores(current: Run, models: list[str]) -> list[dict[str, Any]]:
+    """Per measured task: the test scores of STL and of models, and VisATB minus EW with its standard error.
+
+    Further metrics stand under `also`: metric -> model -> score.
+    """
     rows = []
     for task in current.benchmark.measured:
         difference, error = paired_difference(current, task.name)
+        own = {"STL": STL + task.name} | {model: model for model in models}
+        also = {
+            metric: {name: read_score(current, model, "test", f"{task.name}:{metric}") for name, model in own.items()}
+            for metric in task.also
+        }
         rows.append(
             {
                 "task": task.name,
                 "metric": METRIC_NAMES[task.metric],
                 "records": read_json(current.metric_file(EW, "test", task.name))["n"],
-                "STL": read_score(current, STL + task.name, "test", task.name),
-                "EW": read_score(current, EW, "test", task.name),
-                "VisATB": read_score(current, VISATB, "test", task.name),
+                **{name: read_score(current, model, "test", task.name) for name, model in own.items()},
+                "also": also,
                 "difference": difference,
                 "standard_error": error,
             }
@@ -111,10 +176,30 @@ def test_scores(current: Run) -> list[dict[str, Any]]:
     return rows
 
 
+def comparison(test: list[dict[str, Any]], models: list[str]) -> dict[str, Any] | None:
+    """Scores, dI% and dE% (Eq. 9) of models against STL, a column per task and further metric (eval/overall.py).
+
+    None where a single-task model scored 0: nothing can be said in percent then.
+    """
+
+    def columns(model: str) -> dict[str, float]:
+        found = {}
+        for row in test:
+            found[row["task"]] = row[model]
+            found |= {f"{row['task']}:{metric}": scores[model] for metric, scores in row.get("also", {}).items()}
+        return found
+
+    baseline = columns("STL")
+    if min(baseline.values()) <= 0:
+        return None
+    return compare(ScoreTable("test scores", tuple(baseline), {model: columns(model) for model in models}), baseline)
+
+
 def omissions(current: Run) -> list[str]:
     """A sentence for every task of which the inference left records out (`on-bad-image: skip`)."""
     found = []
-    for model, split in ((MINI, "val"), (EW, "test")):
+    first = scored_by(current.benchmark, tables_of(current.benchmark.form)[0])[0]
+    for model, split in ((first, "val"), (EW, "test")):
         for task in current.benchmark.measured:
             count = read_json(current.metric_file(model, split, task.name)).get("omitted", 0)
             if count:
@@ -141,28 +226,29 @@ def paired_difference(current: Run, task: str) -> tuple[float, float | None]:
 def overall(test: list[dict[str, Any]]) -> dict[str, Any]:
     """dI%, dE% and the improvement of every task in percent (Eq. 9), of EW and VisATB against STL.
 
-    Both are None where a single-task model scored 0: nothing can be said in percent then.
+    Both are None where a single-task model scored 0.
     """
-    baseline = {row["task"]: row["STL"] for row in test}
-    if min(baseline.values()) <= 0:
-        return {"EW": None, "VisATB": None}
-    found = {}
-    for model in ("EW", "VisATB"):
-        by_task = improvements({row["task"]: row[model] for row in test}, baseline)
-        found[model] = {
-            "dI": overall_improvement(by_task),
-            "dE": overall_deterioration(by_task),
-            "tasks": {task: 100 * value for task, value in by_task.items()},
-        }
-    return found
+    found = comparison(test, [EW, VISATB])
+    if found is None:
+        return {EW: None, VISATB: None}
+    return {
+        model: {"dI": entry["dI_percent"], "dE": entry["dE_percent"], "tasks": entry["improvement_percent"]}
+        for model, entry in found["models"].items()
+    }
 
 
-def seed_order(runs: list[Run]) -> dict[str, Any]:
-    """The weights of every seed, and whether the same task is heaviest and the same lightest in all."""
-    measured = [task.name for task in runs[0].benchmark.measured]
+def seed_order(runs: list[Run], together: Path) -> dict[str, Any]:
+    """The weights of every seed, and whether the same task is heaviest and the same lightest in all.
+
+    Args:
+        runs: one per seed.
+        together: the weights.json of all seeds, which gives the mean weights and their standard errors if it is there.
+    """
+    benchmark = runs[0].benchmark
+    measured = [task.name for task in benchmark.measured]
     rows = []
     for current in runs:
-        weights = {name: read_json(current.weights)["weights"][name] for name in measured}
+        weights = {name: read_json(current.weights())["weights"][name] for name in measured}
         rows.append(
             {
                 "seed": current.seed,
@@ -171,8 +257,17 @@ def seed_order(runs: list[Run]) -> dict[str, Any]:
                 "lowest": min(weights, key=weights.get),
             }
         )
+    mean = None
+    if len(runs) > 1 and together.is_file():
+        content = read_json(together)
+        spread = content["spread"]
+        ends = zip(content["tasks"], spread["low"]["weight"], spread["high"]["weight"], strict=True)
+        error = {unit: (high - low) / 2 for unit, low, high in ends}
+        units = {task.name: unit for unit, tasks in balanced_units(benchmark).items() for task in tasks}
+        mean = {name: [content["weights"][name], error.get(units[name], 0.0)] for name in measured}
     return {
         "rows": rows,
+        "mean": mean,
         "highest_holds": len({row["highest"] for row in rows}) == 1,
         "lowest_holds": len({row["lowest"] for row in rows}) == 1,
     }
@@ -186,7 +281,7 @@ def curves(current: Run) -> dict[str, dict[str, list[list[float]]]]:
     from transformers_patch.plot_log import thinned  # brings torch, which the rest of the report needs not
 
     found: dict[str, dict[str, list[list[float]]]] = {task.name: {} for task in current.benchmark.tasks}
-    for model in final_models(current.benchmark):
+    for model in (*final_models(current.benchmark), *baseline_models(current.benchmark)):
         path = current.model(model) / "train_log.jsonl"
         if not path.is_file():
             continue
@@ -219,6 +314,7 @@ def settings(benchmark: Benchmark) -> dict[str, Any]:
     environment = training.pop("environment", None) or {}
     values = {
         "benchmark file": str(benchmark.path.name),
+        "form": benchmark.form,
         "mini rate, large rate": f"{benchmark.mini_rate:g}, {benchmark.large_rate:g}",
         "temperature T": "auto" if benchmark.temperature is None else f"{benchmark.temperature:g}",
         "alpha (out, in, difficulty)": ", ".join(f"{a:g}" for a in benchmark.alpha),

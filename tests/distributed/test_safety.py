@@ -97,7 +97,7 @@ def test_a_signal_to_one_rank_stops_both_at_one_step_and_the_run_goes_on_to_the_
     _, told, err = finish(process)
     (checkpoint,) = output.glob("checkpoint-*")
     assert told == [f"SIGTERM: saved {checkpoint.name}; run the same command again to go on"], err[-3000:]
-    assert err.count("exitcode  : 143") == 2 or "exitcode  : 143" in err
+    assert "exitcode  : 143" in err
     assert {path.name for path in checkpoint.iterdir()} >= {"random_state_0.pt", "random_state_1.pt"}
     assert finish(start(repository, place, output, *flags))[0] == 0
     assert finish(start(repository, place, tmp_path / "whole", *flags))[0] == 0

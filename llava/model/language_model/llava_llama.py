@@ -42,9 +42,10 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
             kwargs.get(key) for key in ("load_in_8bit", "load_in_4bit", "quantization_config", "device_map")
         )
         if pretrained_model_name_or_path is not None and plain:
-            files = weight_files(pretrained_model_name_or_path)
+            cache_dir = kwargs.get("cache_dir")
+            files = weight_files(pretrained_model_name_or_path, cache_dir=cache_dir)
             if any(file.suffix == ".bin" for file in files):
-                kwargs["state_dict"] = read_state_dict(pretrained_model_name_or_path)
+                kwargs["state_dict"] = read_state_dict(pretrained_model_name_or_path, cache_dir=cache_dir)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def get_model(self) -> LlavaLlamaModel:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_tiny_checkpoint, make_tiny_dataset
 
 from llava.model.adapter import fill_adapter, read_adapter, wrap
+from llava.model.builder import load_pretrained_model
 from llava.train import lora
 from llava.train.arguments import parse_arguments
 from llava.train.assembly import build_model, build_trainer, check_saved, load_data, save_final_model
@@ -307,3 +308,12 @@ def test_a_run_without_a_vision_tower_saves_its_model(place, tmp_path):
     assert groups[2].tune_mm_mlp_adapter is False
     save(model, tmp_path)
     assert torch.load(tmp_path / "non_lora_trainables.bin", weights_only=True) == {}
+
+
+def test_a_saved_folder_keeps_the_ids_of_the_tokens_that_training_added(place, tmp_path):
+    trainer, _ = train(place, EqualWeighting(len(TASKS)), tmp_path, "--version", "v0", "--mm_use_im_start_end", "True")
+    save_final_model(trainer)
+    tokenizer, model, _, _ = load_pretrained_model(str(tmp_path), str(place / "llama"), "x", device="cpu")
+    added = ("[PAD]", "<im_start>", "<im_end>")  # a base's own tokenizer would not know [PAD], and shift the others
+    assert [tokenizer.convert_tokens_to_ids(token) for token in added] == [390, 391, 392]
+    assert len(model.get_input_embeddings().weight) == 393
