@@ -290,8 +290,8 @@ def _spread(matrices: list[ScoreMatrix], weighting: Weighting, options: Any) -> 
         return spread_of_runs(matrices, weigh_other, weighting) if len(matrices) > 1 else None
     if options.bootstrap < 2 or not 0 < options.confidence < 1:
         raise InputError("--bootstrap must be at least 2 resamples, --confidence between 0 and 1. Mend the flag.")
-    if len(matrices) > 1 or options.form != STANDARD:
-        raise InputError("--bootstrap needs one --scores and --form standard. Leave the others out.")
+    if len(matrices) > 1:
+        raise InputError("--bootstrap needs one --scores. Leave the others out.")
     if options.per_record is None:
         raise InputError("--bootstrap needs --per-record, the folder of <model>/<task>.per_record.jsonl. Name it.")
     scores = read_record_scores(options.per_record, matrices[0])

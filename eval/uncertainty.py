@@ -117,8 +117,8 @@ def bootstrap(
 
     Args:
         matrix: the scores.
-        record_scores: of each task j float64 [M, R], the score of every record under the common model (first) and
-            every unit's model.
+        record_scores: of each task j float64 [M, R], the score of every record under the common model (first), every
+            unit's model, and where the matrix has single-task scores the model of each (little data first).
         weigh: weighs a resampled matrix, at a fixed temperature; an InputError counts the resample as failed.
         centre: the weighting of the matrix itself.
         resamples: B >= 2.
@@ -130,18 +130,7 @@ def bootstrap(
     """
     draw = np.random.default_rng(seed)
     score_JBM = [_resampled_means(scores_MR, resamples, draw) for scores_MR in record_scores]
-    weightings = _weighed(
-        [
-            replace(
-                matrix,
-                mini_J=np.array([score_BM[b, 0] for score_BM in score_JBM]),
-                score_NJ=np.stack([score_BM[b, 1:] for score_BM in score_JBM], axis=1),
-            )
-            for b in range(resamples)
-        ],
-        weigh,
-        centre,
-    )
+    weightings = _weighed([_resampled(matrix, score_JBM, b) for b in range(resamples)], weigh, centre)
     failed = resamples - len(weightings)
     if 2 * failed > resamples:
         raise InputError(
@@ -166,21 +155,29 @@ def read_record_scores(folder: str | Path, matrix: ScoreMatrix) -> list[np.ndarr
 
     Args:
         folder: `<model>/<task>.per_record.jsonl` as eval/*.py --per-record and the run graph write them; a model's
-            folder is named as its row (`mini`, `VQAv2`, `VQAv2+mini`, `VQAv2-plus-mini`), with or without `_val`.
+            folder is named as its row (`mini`, `VQAv2`, `VQAv2+mini`, `VQAv2-plus-mini`, `STL-VQAv2`), with or without
+            `_val`; those of single-task scores `mini-STL-VQAv2` and `STL-VQAv2`.
         matrix: the scores, which must be the means of the records'.
 
     Returns:
-        of each task float64 [M, R], the common model first.
+        of each task float64 [M, R], in the order that `bootstrap` takes.
 
     Raises:
         InputError: a file that is missing, broken, of other records than the first model's, or of another score.
     """
     root = Path(folder)
-    homes = [_home(root, unit, matrix.common) for unit in (matrix.common, *matrix.units)]
+    models = [(matrix.common,)]
+    models += [(unit, f"{unit}+mini", f"{unit}-plus-mini", f"STL-{unit}") for unit in matrix.units]
+    homes = [_home(root, stems) for stems in models]
+    singles = {"mini-STL-": matrix.single_mini_J, "STL-": matrix.single_own_J}
     found = []
     for j, task in enumerate(matrix.tasks):
+        pairs = list(zip(homes, (matrix.mini_J[j], *matrix.score_NJ[:, j]), strict=True))
+        pairs += [
+            (_home(root, (prefix + task,)), single[j]) for prefix, single in singles.items() if single is not None
+        ]
         rows, first = [], None
-        for home, expected in zip(homes, (matrix.mini_J[j], *matrix.score_NJ[:, j]), strict=True):
+        for home, expected in pairs:
             file = home / f"{task}{PER_RECORD}"
             scores = _read_scores(file)
             first = first or (file, scores.keys())
@@ -211,6 +208,20 @@ def _weighed(
     return weightings
 
 
+def _resampled(matrix: ScoreMatrix, score_JBM: Sequence[np.ndarray], b: int) -> ScoreMatrix:
+    """The matrix of resample b."""
+    score_MJ = np.stack([score_BM[b] for score_BM in score_JBM], axis=1)
+    units = len(matrix.units)
+    singles = iter(score_MJ[1 + units :])
+    return replace(
+        matrix,
+        mini_J=score_MJ[0],
+        score_NJ=score_MJ[1 : 1 + units],
+        single_mini_J=None if matrix.single_mini_J is None else next(singles),
+        single_own_J=None if matrix.single_own_J is None else next(singles),
+    )
+
+
 def _resampled_means(scores_MR: np.ndarray, resamples: int, draw: np.random.Generator) -> np.ndarray:
     """Mean scores [B, M] of records drawn with replacement."""
     records = scores_MR.shape[1]
@@ -218,8 +229,7 @@ def _resampled_means(scores_MR: np.ndarray, resamples: int, draw: np.random.Gene
     return count_BR @ scores_MR.T / records
 
 
-def _home(root: Path, unit: str, common: str) -> Path:
-    stems = (unit,) if unit == common else (unit, f"{unit}+mini", f"{unit}-plus-mini")
+def _home(root: Path, stems: Sequence[str]) -> Path:
     names = [stem + suffix for stem in stems for suffix in ("_val", "")]
     for name in names:
         if (root / name).is_dir():

@@ -78,9 +78,9 @@ class ResumableTrainer(transformers.Trainer):
         wishes = [received == SIGTERM, received == SIGINT, bool(due)]
         return torch.tensor(wishes, dtype=torch.float64, device=self.args.device)
 
-    def heed(self, wishes: torch.Tensor) -> None:
+    def heed(self, wishes: list[float]) -> None:
         """Take in the wishes of all ranks, summed: the same on each, so that all stop and save at the same step."""
-        terminate, interrupt, due = wishes.tolist()
+        terminate, interrupt, due = wishes
         self._agreed_signal = int(SIGTERM) if terminate else int(SIGINT) if interrupt else 0
         self._save_due = due > 0
 

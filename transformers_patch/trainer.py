@@ -20,9 +20,10 @@ from torch.utils.data import RandomSampler
 from transformers_patch.checkpoints import ResumableTrainer
 from transformers_patch.compat import decayed_parameters, quiet_checkpointing, without_empty_groups
 from transformers_patch.loss import count_supervised_tokens
+from transformers_patch.progress import LossOnProgressBar, check_trackers
 from transformers_patch.step_loader import Batch, StepLayout, StepLoader
 from transformers_patch.stopping import start_worker
-from transformers_patch.task_log import TaskLog
+from transformers_patch.task_log import TaskLog, tracker_values
 from transformers_patch.weighter import Weighter, refuse_parameters
 
 STEP, BATCH = "step", "batch"
@@ -38,8 +39,9 @@ def check_settings(args: transformers.TrainingArguments, loss_normalization: str
 
     Raises:
         ValueError: an unknown normalisation, "batch" with one sample per micro-batch, label smoothing, a batch size
-            that changes on its own, FSDP, or several GPUs in one process.
+            that changes on its own, FSDP, several GPUs in one process, or a tracker that is not installed.
     """
+    check_trackers(args.report_to)
     per_device_batch = args.per_device_train_batch_size
     if loss_normalization not in (STEP, BATCH):
         raise ValueError(f"loss_normalization must be step or batch, got {loss_normalization!r}. Choose one.")
@@ -96,6 +98,8 @@ class Trainer(ResumableTrainer):
         if weighter is None:
             return
         self._check_settings()
+        if self.pop_callback(transformers.ProgressCallback) is not None:
+            self.add_callback(LossOnProgressBar)
         self.is_strategy = isinstance(weighter, Weighter)
         if self.is_strategy:
             refuse_parameters(weighter)
@@ -242,9 +246,9 @@ class Trainer(ResumableTrainer):
 
         Called before the last backward: DeepSpeed takes its optimizer step inside of it.
         """
-        reduced = self._sum_over_ranks(torch.cat([self._step_loss.reshape(1), self.wishes()]))
-        self._step_loss = float(reduced[0]) / self.args.world_size
-        self.heed(reduced[1:])
+        loss, *wishes = self._sum_over_ranks(torch.cat([self._step_loss.reshape(1), self.wishes()])).tolist()
+        self._step_loss = loss / self.args.world_size
+        self.heed(wishes)
         if self.is_strategy:
             self._step_sums = self._sum_over_ranks(self._step_sums).cpu()
         if not math.isfinite(self._step_loss):
@@ -294,12 +298,9 @@ class Trainer(ResumableTrainer):
         super()._maybe_log_save_evaluate(tr_loss, model, trial, epoch, ignore_keys_for_eval)
 
     def log(self, logs: dict[str, float]) -> None:
-        """transformers' log, with each task's loss and weight; the JSON Lines file gets them at full precision."""
+        """transformers' log, with what `tracker_values` tells of each task; the JSON Lines file keeps all digits."""
         if self.weighter is not None and self.is_strategy and "loss" in logs:
-            tasks = self._write_task_line(logs["learning_rate"]).get("tasks", {})
-            # Rounded as transformers rounds `loss`; the file keeps all digits.
-            logs |= {f"task_loss/{name}": round(task["loss"], 4) for name, task in tasks.items() if task["tokens"]}
-            logs |= {f"task_weight/{name}": round(task["weight"], 4) for name, task in tasks.items()}
+            logs |= tracker_values(self._write_task_line(logs["learning_rate"]))
         super().log(logs)
 
     def _write_task_line(self, learning_rate: float) -> dict[str, Any]:

@@ -180,7 +180,11 @@ class DataCheck:
         self._sound[path] = [None] * len(records)
         for n in usable:
             self._sound[path][n] = records[n]
-            self._check_boxes(records[n], f"{path}: {name_of(records[n], n)}", path, training)
+            where = f"{path}: {name_of(records[n], n)}"
+            self._check_boxes(records[n], where, path, training)
+            measured = not training and (self._metrics or {}).get(self._task(records[n])) is not None
+            if measured and len(records[n]["conversations"]) < 2:
+                self._errors.add(path, "no truth", f"{where}: has no answer to compare with. Add the gpt turn.")
         reading = self._reading if training else replace(self._reading, tokenizer=None)
         samples = read_samples(records, usable, path, reading, self._workers, self._args.quiet)
         self._errors.merge(self._image_problems(path, records, samples, training))

@@ -7,6 +7,7 @@ Shapes: B batch, L padded prompt length (an image is one id, -200), S length aft
 N new tokens, V vocabulary, I images of the batch.
 """
 
+import io
 import re
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
@@ -28,13 +29,14 @@ from transformers.generation.streamers import BaseStreamer
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import Conversation, conv_templates
-from llava.data.images import load_image, process_images
+from llava.data.images import load_image, process_images, read_image
 from llava.data.preprocess import encode_segments, place_images
 from llava.eval.fingerprint import model_parts
 from llava.eval.logits import NumberWatch, SeededNoise
 from llava.eval.questions import Question, Settings, plan_batches, stop_strings
 from llava.eval.work import Answer
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path
+from visatb.cli import one_line
 from visatb.errors import InputError
 from visatb.files import read_json
 
@@ -99,6 +101,10 @@ class Answerer:
             **quantisation,
         )
         return cls(tokenizer, model, image_processor, settings)
+
+    def asking(self, settings: Settings) -> "Answerer":
+        """The same loaded model with other settings."""
+        return type(self)(self.tokenizer, self.model, self.image_processor, settings)
 
     def budget(self, ids: torch.Tensor) -> int:
         """New tokens that fit behind a prompt: max_new_tokens, less where the model's positions end; may be <= 0."""
@@ -225,8 +231,7 @@ class Answerer:
         return processors
 
     def _pad_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return 0 if pad is None else pad
+        return self.tokenizer.pad_token_id or 0
 
 
 def answer_all(
@@ -293,10 +298,14 @@ def load_images(answerer: Answerer, question: Question) -> torch.Tensor | None:
         raise InputError(question.problem)
     if not question.images:
         return None
-    pictures = [
-        image if isinstance(image, Image.Image) else load_image(image, question.where) for image in question.images
-    ]
+    pictures = [_picture(image, question.where) for image in question.images]
     return process_images(pictures, answerer.image_processor, answerer.model.config)
+
+
+def _picture(image: Path | bytes | Image.Image, where: str) -> Image.Image:
+    if isinstance(image, bytes):
+        return read_image(io.BytesIO(image), f"{where}: image")
+    return image if isinstance(image, Image.Image) else load_image(image, where)
 
 
 def _ahead(
@@ -318,7 +327,7 @@ def _answer_batch(answerer: Answerer, rows: list[tuple[Question, torch.Tensor, F
         try:
             image = future.result()
         except (InputError, OSError, ValueError) as error:
-            answers.append(Answer(question.position, bad_image=_reason(error)))
+            answers.append(Answer(question.position, bad_image=one_line(error)))
             continue
         if answerer.budget(ids) < 1:
             places = answerer.places(ids)
@@ -339,7 +348,7 @@ def _generate_or_split(answerer: Answerer, rows: list[tuple[Question, torch.Tens
         texts = answerer.texts(ids, images, keys)
     except (RuntimeError, FloatingPointError, ValueError, IndexError) as error:
         if len(rows) == 1:
-            return [Answer(questions[0].position, failed=f"{type(error).__name__}: {_reason(error)}")]
+            return [Answer(questions[0].position, failed=f"{type(error).__name__}: {one_line(error)}")]
         if answerer.device.type == "cuda":
             torch.cuda.empty_cache()
         half = len(rows) // 2
@@ -389,7 +398,3 @@ def _up_to_end(ids: list[int], ends: Collection[int]) -> list[int]:
         if token in ends:
             return ids[: n + 1]
     return ids
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -20,14 +20,14 @@ class Question:
         position: in its file.
         where: file and record, for messages.
         text: the user's words; image tokens in it are moved to the front.
-        images: its images, RGB or the paths of them; () for text only.
+        images: its images: paths, contents of image files, or RGB; () for text only.
         problem: why its images cannot be used, found before anything was loaded; None if all is well.
     """
 
     position: int
     where: str
     text: str
-    images: "tuple[Path | Image, ...]" = ()
+    images: "tuple[Path | bytes | Image, ...]" = ()
     problem: str | None = None
 
 

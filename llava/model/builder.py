@@ -4,6 +4,7 @@ Weights are read without running code from them (`llava.model.weights`), and eve
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from llava.model.adapter import ADAPTER_CONFIG, fill_adapter, is_adapter, read_a
 from llava.model.adapter_config import base_named, read_adapter_config
 from llava.model.config_file import read_config
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
-from llava.model.weights import companion, fill, read_state_dict, read_tensors, weight_files
+from llava.model.weights import check_fit, companion, fill, read_state_dict, read_tensors, weight_files
 from transformers_patch import LlamaForCausalLM
 from visatb.cli import one_line
 from visatb.errors import InputError
@@ -249,6 +250,35 @@ def empty_model(config: LlamaConfig) -> LlamaForCausalLM:
         raise InputError(f"config.json makes no model: {one_line(error)} Use another checkpoint.") from None
 
 
+def check_base(
+    name_or_path: str, config: LlamaConfig, projector_elsewhere: bool = False, cache_dir: str | None = None
+) -> None:
+    """Refuse a base model whose weights are damaged or not exactly the model's, before transformers reads them.
+
+    Args:
+        name_or_path: folder or Hub name.
+        config: as it is to be trained.
+        projector_elsewhere: the projector comes from a file of its own.
+        cache_dir: where downloads are kept.
+
+    Raises:
+        InputError: as `read_state_dict`, `empty_model`, `check_fit`.
+    """
+    weights = read_state_dict(name_or_path, lambda name: _is_of_decoder(name, projector_elsewhere), cache_dir)
+    model = empty_model(config)
+    check_fit(
+        {name: tensor for name, tensor in model.state_dict().items() if _is_of_decoder(name, projector_elsewhere)},
+        weights,
+        name_or_path,
+        _may_be_missing(config),
+    )
+
+
+def _is_of_decoder(name: str, projector_elsewhere: bool) -> bool:
+    other = name.startswith(TOWER_PREFIX) or is_counted_anew(name)
+    return not (other or projector_elsewhere and "mm_projector." in name)
+
+
 def _fill(model: LlamaForCausalLM, weights: dict[str, torch.Tensor], source: str, dtype: torch.dtype) -> None:
     """Fill an empty model; the vision tower's weights, where a checkpoint brings them, become the tower's."""
     _fill_tower(model, _fill_decoder(model, weights, source, dtype))
@@ -262,11 +292,15 @@ def _fill_decoder(
     rest = {
         key: value for key, value in weights.items() if not key.startswith(TOWER_PREFIX) and not is_counted_anew(key)
     }
-    tied = bool(getattr(model.config, "tie_word_embeddings", False))
     _fit_vocabulary(model, rest)
-    fill(model, rest, source, dtype, lambda key: is_counted_anew(key) or tied and key == HEAD)
+    fill(model, rest, source, dtype, _may_be_missing(model.config))
     model.tie_weights()
     return tower
+
+
+def _may_be_missing(config: LlamaConfig) -> Callable[[str], bool]:
+    tied = bool(getattr(config, "tie_word_embeddings", False))
+    return lambda name: is_counted_anew(name) or tied and name == HEAD
 
 
 def _fill_tower(model: LlamaForCausalLM, tower: dict[str, torch.Tensor]) -> None:
@@ -305,8 +339,12 @@ def _add_image_tokens(tokenizer: PreTrainedTokenizer, model: LlavaLlamaForCausal
         tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
     if getattr(model.config, "mm_use_im_start_end", False):
         tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer))
+        for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+            weight = embeddings.weight.data
+            weight[rows:] = weight[:rows].float().mean(dim=0)  # transformers draws them, other ones at every start
 
 
 def _place(model: LlamaForCausalLM, device_map: str | dict | None, device: torch.device, dtype: torch.dtype) -> None:

@@ -200,7 +200,8 @@ class LlavaMetaForCausalLM:
     def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:
         """Add the tokens that mm_use_im_patch_token and mm_use_im_start_end ask for.
 
-        New embeddings start as the mean of the others. With tune_mm_mlp_adapter the input embeddings are trained when
+        Embeddings of start and end start as the mean of the others, that of `<im_patch>`, which no text holds, is drawn
+        as in LLaVA. With tune_mm_mlp_adapter the input embeddings are trained when
         start and end tokens were added; with pretrain_mm_mlp_adapter theirs are read from that file.
 
         Args:

@@ -1,5 +1,6 @@
 """Reading weights without running code: safetensors, or torch files with weights_only=True, one file or shards."""
 
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,8 +76,9 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{file}: holds more than tensors and was not loaded: {reason} Use safetensors.") from None
+        named = re.search(r"GLOBAL (\S+)", str(error))  # torch's first lines say how to run it
+        what = f" ({named[1]})" if named else ""
+        raise InputError(f"{file}: holds more than tensors{what} and was not loaded. Use safetensors.") from None
     except Exception as error:  # a damaged or hostile pickle makes the reader raise almost anything
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{file}: damaged torch file: {reason}. Copy it again.") from None

@@ -17,6 +17,7 @@ from llava.data.images import check_image_files
 from llava.data.preprocess import check_fits, check_trainable
 from llava.data.tokenizer import read_tokenizer
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.builder import check_base
 from llava.model.config_file import read_base_config
 from llava.model.llava_arch import gathered
 from llava.model.weights import read_state_dict, read_tensors
@@ -129,14 +130,11 @@ def build_model(
         config.mm_vision_select_feature = model_args.mm_vision_select_feature
     tokenizer = load_tokenizer(model_args, args)
     check_trainable(conversation, tokenizer, model_args.tune_mm_mlp_adapter)
-    model, loading = LlavaLlamaForCausalLM.from_pretrained(
-        model_args.model_name_or_path,
-        config=config,
-        cache_dir=args.cache_dir,
-        output_loading_info=True,
-        **loading_arguments(args),
+    base = model_args.model_name_or_path
+    check_base(base, config, bool(model_args.pretrain_mm_mlp_adapter), args.cache_dir)
+    model = LlavaLlamaForCausalLM.from_pretrained(
+        base, config=config, cache_dir=args.cache_dir, **loading_arguments(args)
     )
-    _refuse_partial(model_args.model_name_or_path, loading, bool(model_args.pretrain_mm_mlp_adapter))
     model.config.use_cache = False
     if model_args.freeze_backbone:
         model.model.requires_grad_(False)
@@ -173,15 +171,6 @@ def _refuse_other_projector(model_args: ModelArguments, config: LlavaConfig) -> 
             f"mm_projector_type must be {kind}, that of {model_args.model_name_or_path}, got "
             f"{model_args.mm_projector_type}. Set it (MM_PROJECTOR_TYPE of the scripts)."
         )
-
-
-def _refuse_partial(name_or_path: str, loading: dict[str, list[str]], projector_given: bool) -> None:
-    """Refuse weights that lack or exceed the model's; the tower is loaded from its own place, a projector may be."""
-    elsewhere = ("vision_tower.", "rotary_emb.inv_freq", *(["mm_projector."] if projector_given else []))
-    for what in ("missing_keys", "unexpected_keys"):
-        keys = [key for key in loading[what] if not any(part in key for part in elsewhere)]
-        if keys:
-            raise InputError(f"{name_or_path}: {what.replace('_', ' ')} {', '.join(keys[:5])}. Check the checkpoint.")
 
 
 def _add_pad_token(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenizer) -> None:

@@ -24,14 +24,15 @@ from llava.model.adapter import (
     unwrapped,
     wrap,
 )
+from llava.model.adapter_config import read_adapter_config
 from llava.model.llava_arch import gathered
-from llava.model.weights import companion
 from llava.train.arguments import TrainingArguments
 from visatb.errors import InputError
-from visatb.files import read_json
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
 PROJECTOR = "mm_projector"
+# Settings of adapters that are loaded and merged, but not trained further: their tensors mean something else.
+_OTHER_KINDS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
 
 
 def half_dtype(args: TrainingArguments) -> torch.dtype:
@@ -128,14 +129,15 @@ def add_adapters(model: PreTrainedModel, base: str, freeze_projector: bool, args
 
 def _start_from(wrapped: Any, path: str) -> None:
     """Fill adapters, and what was trained beside them, from the folder of an earlier LoRA training."""
-    file = companion(path, ADAPTER_CONFIG)
-    if file is None:
-        raise InputError(f"lora_weight_path {path}: no {ADAPTER_CONFIG}. Give the folder of a LoRA training.")
-    stored, config = read_json(file), wrapped.peft_config["default"]
+    stored, config = read_adapter_config(path), wrapped.peft_config["default"]
+    where = f"{path}/{ADAPTER_CONFIG}"
     for key in ("r", "lora_alpha"):
-        if stored.get(key) != getattr(config, key):
-            flag = f"--lora_{key.removeprefix('lora_')}"
-            raise InputError(f"{file}: {key} is {stored.get(key)}, {flag} is {getattr(config, key)}. Set it to match.")
+        before, now, flag = getattr(stored, key), getattr(config, key), f"--lora_{key.removeprefix('lora_')}"
+        if before != now:
+            raise InputError(f"{where}: {key} is {before}, {flag} is {now}. Set it to match.")
+    for key in _OTHER_KINDS:
+        if getattr(stored, key):
+            raise InputError(f"{where}: {key} is set; only plain LoRA is trained here. Merge it and start from that.")
     fill_adapter(wrapped, path)
     _fill(wrapped.get_base_model(), read_others(path), path)
 

@@ -69,6 +69,7 @@ class RunFolder:
             InputError: the folder is in use, holds something else, or belongs to a run with other settings.
         """
         self._refuse_foreign()
+        self._is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked()
         if overwrite:
@@ -83,6 +84,14 @@ class RunFolder:
     def close(self) -> None:
         """Give the lock back."""
         self._lock.close()
+
+    def leave(self) -> None:
+        """Take away what `open` made, unless a run has begun here. The lock is held until the process ends."""
+        if [file.name for file in self.path.iterdir()] != [".lock"]:
+            return
+        (self.path / ".lock").unlink()
+        if self._is_new:
+            self.path.rmdir()
 
     @property
     def digest(self) -> str:

@@ -54,8 +54,13 @@ def train(argv: Sequence[str] | None = None) -> int:
             print(f"{folder.path}: this run is finished; nothing to do.")
         return 0
     started = time.monotonic()
-    model, tokenizer, conversation = build_model(model_args, data_args, args)
-    trainer = build_trainer(model, tokenizer, conversation, records, tasks, weighter, data_args, args)
+    try:
+        model, tokenizer, conversation = build_model(model_args, data_args, args)
+        trainer = build_trainer(model, tokenizer, conversation, records, tasks, weighter, data_args, args)
+    except InputError:
+        if is_first:
+            folder.leave()
+        raise
     trainer.run_digest = folder.digest
     if is_first:
         folder.begin()

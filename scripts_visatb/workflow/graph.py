@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts_visatb.workflow.models import BASE, VISATB, Model, forms_of
-from visatb.benchmark import AUTO, STANDARD, Ablation, Benchmark, Task
+from scripts_visatb.workflow.models import BASE, VISATB, Model, drawn_forms
+from visatb.benchmark import AUTO, Ablation, Benchmark, Task
 from visatb.errors import InputError
 from visatb.files import read_json, read_text
 
@@ -232,7 +232,7 @@ def subset_settings(benchmark: Benchmark) -> str:
     tasks = [(task.name, task.measured, task.group, task.files) for task in benchmark.tasks]
     folders = (benchmark.data_folder, benchmark.image_folder)
     rates = (benchmark.mini_rate, benchmark.large_rate)
-    return settings_key(benchmark.name, tasks, rates, folders, forms_of(benchmark))
+    return settings_key(benchmark.name, tasks, rates, folders, drawn_forms(benchmark))
 
 
 def training_settings(benchmark: Benchmark) -> str:
@@ -258,9 +258,9 @@ def weighting_flags(benchmark: Benchmark, weighting: Ablation) -> str:
     return f"--form {weighting.form} --temperature {temperature} --alpha {alpha} --on-failed {benchmark.on_failed}"
 
 
-def bootstrap_flags(benchmark: Benchmark, weighting: Ablation, home: str) -> str:
-    """The flags that give weights intervals, from the per-record scores of a seed; only the standard form has them."""
-    if weighting.form != STANDARD or not benchmark.bootstrap:
+def bootstrap_flags(benchmark: Benchmark, home: str) -> str:
+    """The flags that give weights intervals, from the per-record scores of a seed."""
+    if not benchmark.bootstrap:
         return ""
     return f"--bootstrap {benchmark.bootstrap} --per-record {shlex.quote(home + '/metrics')}"
 

@@ -26,7 +26,7 @@ from visatb.files import read_json, write_json
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 20.0
-GRACE_SECONDS = 20.0
+GRACE_SECONDS = 180.0  # a 7B training saves within it
 LOCK_SECONDS = 60.0
 LOG_LINES = 25
 HEADER = "--- "

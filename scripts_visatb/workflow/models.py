@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scripts_visatb.data.subsets import balanced_units
-from visatb.benchmark import FORMS, SIMPLER, STANDARD, Ablation, Benchmark, Task
+from visatb.benchmark import FORMS, PRECISE, SIMPLER, STANDARD, Ablation, Benchmark, Task
 from visatb.errors import InputError
 
 MINI, BASE, FULL = "mini", "base", "full"
@@ -55,6 +55,19 @@ def forms_of(benchmark: Benchmark) -> tuple[str, ...]:
     """The forms of the weights that a benchmark asks for, its ablations' included, in the order of FORMS."""
     asked = {benchmark.form, *(ablation.form for ablation in benchmark.ablations)}
     return tuple(form for form in FORMS if form in asked)
+
+
+def drawn_forms(benchmark: Benchmark) -> tuple[str, ...]:
+    """The forms that the sub-datasets are drawn for.
+
+    With the standard form always the precise one as well, and the simpler one where it adds no file but the small ones:
+    to draw anew for an ablation that is added later would repeat what follows from the files.
+    """
+    asked = forms_of(benchmark)
+    if asked == (SIMPLER,):
+        return asked
+    grouped = any(task.group for task in benchmark.measured)
+    return (STANDARD, PRECISE, SIMPLER) if SIMPLER in asked or not grouped else (STANDARD, PRECISE)
 
 
 def models_of(benchmark: Benchmark) -> dict[str, Model]:

@@ -79,7 +79,7 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
         "tasks": tasks,
         "seeds": seeds,
         "matrix": score_table(first, tables_of(benchmark.form)[0]),
-        "weighting": read_json(first.weights()),
+        "weighting": {"spread": None} | read_json(first.weights()),
         "test": test,
         "overall": overall(test),
         "methods": comparison(test, methods),
@@ -87,7 +87,7 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
         "ablation_weights": {name: read_json(first.weights(name))["weights"] for name in (VISATB, *variants)},
         "amounts": amounts(first),
         "seed_order": seed_order([Run(benchmark, folder, seed) for seed in seeds], folder / "weights.json"),
-        "curves": curves(first),
+        "curves": curves(first, [name for name in methods if name not in (EW, VISATB)]),
         "jobs": jobs(folder, seeds),
         "subsets": [
             {"name": key, "file": entry["file"], "records": entry["records"], "tasks": entry["tasks"]}
@@ -273,15 +273,15 @@ def seed_order(runs: list[Run], together: Path) -> dict[str, Any]:
     }
 
 
-def curves(current: Run) -> dict[str, dict[str, list[list[float]]]]:
+def curves(current: Run, more: Iterable[str] = ()) -> dict[str, dict[str, list[list[float]]]]:
     """Training loss by task: task -> model -> [[epoch, loss], ...], thinned by averaging to CURVE_POINTS at most.
 
-    Models without a train_log.jsonl have no curve.
+    Models without a train_log.jsonl have no curve. `more` are drawn beside the models that every run compares.
     """
     from transformers_patch.plot_log import thinned  # brings torch, which the rest of the report needs not
 
     found: dict[str, dict[str, list[list[float]]]] = {task.name: {} for task in current.benchmark.tasks}
-    for model in (*final_models(current.benchmark), *baseline_models(current.benchmark)):
+    for model in (*final_models(current.benchmark), *more):
         path = current.model(model) / "train_log.jsonl"
         if not path.is_file():
             continue

@@ -3,9 +3,10 @@
     python -m scripts_visatb.workflow.run --benchmark scripts_visatb/benchmarks/demo.yaml --cores 2
     python -m scripts_visatb.workflow.run --benchmark scripts_visatb/benchmarks/demo.yaml --cores 2 -n   # only the plan
 
-The same as `snakemake -s scripts_visatb/workflow/Snakefile --configfile FILE --cores N`, with a check of the benchmark
-file first, fewer words, and an end for all that it started when it is itself killed. Flags it does not know go to
-snakemake.
+Targets come last: `weights`, `main` (the default: the report on VisATB, EW and single tasks), `baselines`, `ablations`,
+`all`. The same as `snakemake -s scripts_visatb/workflow/Snakefile --configfile FILE --cores N`, with a check of the
+benchmark file first, fewer words, and an end for all that it started when it is itself killed. Flags it does not know
+go to snakemake.
 """
 
 import ctypes
@@ -15,7 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scripts_visatb.workflow.graph import seeds_of
+from eval.overall_table import format_weights
+from scripts_visatb.workflow.graph import Run, seeds_of
 from scripts_visatb.workflow.report import print_table
 from scripts_visatb.workflow.step import ROOT
 from visatb.benchmark import load_benchmark
@@ -93,8 +95,15 @@ def main() -> int:
     if args.seeds is not None:
         seeds_of({"seeds": args.seeds}, benchmark)
     code = run_snakemake(snakemake_command(args.benchmark, args.cores, args.seeds, args.runs, more))
-    report = Path(args.runs) / benchmark.name / "report.json"
-    if code == 0 and not PLAN_FLAGS & set(more) and report.is_file():
+    folder = Path(args.runs) / benchmark.name
+    report, seeds = folder / "report.json", args.seeds or [benchmark.seed]
+    if code != 0 or PLAN_FLAGS & set(more):
+        return code
+    if "weights" in more:
+        for seed in seeds:
+            weights = Run(benchmark, folder, seed).weights()
+            print(f"{weights}\n{format_weights(read_json(weights))}")
+    elif report.is_file():
         print_table(read_json(report), report.with_name("report.html"))
     return code
 

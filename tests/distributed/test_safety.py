@@ -104,6 +104,15 @@ def test_a_signal_to_one_rank_stops_both_at_one_step_and_the_run_goes_on_to_the_
     assert digest(output) == digest(tmp_path / "whole")
 
 
+def test_a_refused_folder_is_told_once(repository, place, tmp_path):
+    output = tmp_path / "foreign"
+    output.mkdir()
+    (output / "thesis.tex").touch()
+    _, told, err = finish(start(repository, place, output))
+    assert len(told) == 1 and "holds something else (thesis.tex)" in told[0] and "exitcode  : 2" in err, err[-3000:]
+    assert [path.name for path in output.iterdir()] == ["thesis.tex"]
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_rank_that_cannot_write_stops_all_with_one_line_and_the_last_checkpoint_stays(
     repository, place, tmp_path, rank

@@ -15,11 +15,13 @@ DOCUMENTS = (
     "docs/data.md",
     "docs/preparing_data.md",
     "docs/benchmarks.md",
+    "docs/tutorial.md",
     "docs/inference.md",
     "docs/evaluation.md",
     "docs/weighting_strategies.md",
     "docs/distributed.md",
     "docs/checkpoints.md",
+    "docs/checkpointing.md",
 )
 
 
@@ -60,7 +62,7 @@ def test_documents_show_commands(repository):
 
 
 def test_shell_scripts_shown_exist_are_sound_and_know_the_variables(repository):
-    sources = {p.name: p.read_text() for p in (repository / "scripts_visatb").glob("*.sh")}
+    sources = {p.name: p.read_text() for p in (repository / "scripts_visatb").rglob("*.sh")}
     known = set(re.findall(r"[A-Z][A-Z_]+", "".join(sources.values()) + (repository / "quickstart.sh").read_text()))
     for name, line in shown(repository):
         for variables, words in simple_commands(line):

@@ -158,6 +158,7 @@ def test_another_run_in_the_same_folder_is_refused_and_the_model_kept(repository
 def test_bad_settings_are_refused_in_one_line_and_leave_no_model(repository, place, tmp_path, changes, told):
     output = tmp_path / "model"
     assert_refused(finetune(repository, environment(place, output, **changes)), told, output)
+    assert not output.exists()
 
 
 def test_bad_records_are_refused_before_the_model_loads(repository, place, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -22,7 +23,8 @@ from visatb.records import omitted_file
 
 TRAIN = """#!/usr/bin/env bash
 set -euo pipefail
-echo "$(basename "$OUTPUT_DIR") seed=$SEED data=$(basename "$DATA_PATH") weights=$VISATB_WEIGHTS" >> calls.log
+echo "$(basename "$OUTPUT_DIR") seed=$SEED data=$(basename "$DATA_PATH") $WEIGHT_METHOD weights=$VISATB_WEIGHTS" \\
+    >> calls.log
 mkdir -p "$OUTPUT_DIR"
 echo step >> "$OUTPUT_DIR/progress"
 if [ -e slow ]; then sleep 120; fi
@@ -37,7 +39,7 @@ INFER = """
 import argparse, hashlib, json
 from pathlib import Path
 p = argparse.ArgumentParser()
-for flag in ("model-path", "model-name", "image-folder", "answers-folder", "max_new_tokens"):
+for flag in ("model-path", "model-base", "model-name", "image-folder", "answers-folder", "max_new_tokens"):
     p.add_argument("--" + flag)
 p.add_argument("--overwrite", action="store_true")
 p.add_argument("--question-file", nargs="+")
@@ -48,7 +50,7 @@ for question_file in a.question_file:
     records = json.loads(Path(question_file).read_text())
     for record in records:
         name, task = a.model_name, record["task"]
-        known = 0.9 if task in name else 0.6 if name in ("VisATB", "EW") else 0.4
+        known = {"mini": 0.4, "base": 0.1}.get(name.split("-")[0], 0.9 if task in name else 0.6)
         draw = int(hashlib.sha256(f"{name}/{record['id']}".encode()).hexdigest(), 16) % 1000 / 1000
         answer = record["conversations"][1]
         answer["generative_value"] = answer["value"] if draw < known else "no idea"
@@ -76,6 +78,17 @@ def make_toy(folder: Path) -> None:
     (folder / "infer.py").write_text(INFER)
 
 
+BASE = {"BASE_MODEL_PATH": "bases/llama", "PRETRAIN_MM_MLP_ADAPTER": "stage1/mm_projector.bin"}
+COMPARISONS = {
+    "baselines": ["TLA"],
+    "ablations": [
+        {"name": "T-2", "temperature": 2.0},
+        {"name": "precise", "form": "precise"},
+        {"name": "simpler", "form": "simpler"},
+    ],
+}
+
+
 def _record(task: str, split: str, n: int, metric: str | None) -> dict:
     answer = f"[0.1, 0.1, 0.{2 + n % 8}, 0.9]" if metric == "iou" else ("red", "blue", "green")[n % 3]
     image = {"image": "one.png"} if metric else {}
@@ -94,7 +107,7 @@ def write_benchmark(folder: Path, **changes) -> None:
         "mini_rate": 0.25,
         "temperature": 0.5,
         "prepare": "echo '{prepared}' >> calls.log",
-        "training": {"script": "train.sh", "environment": {"LEARNING_RATE": 1e-3, "LOGGING_STEPS": 1}},
+        "training": {"script": "train.sh", "environment": {"LEARNING_RATE": 1e-3, "LOGGING_STEPS": 1} | BASE},
         "inference": {"script": "infer.py"},
     }
     if file.exists():
@@ -108,10 +121,22 @@ def command(*more: str) -> list[str]:
 
 def run_graph(folder: Path, repository: Path, *more: str, check: bool = True) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(repository)}
-    done = subprocess.run(command(*more), cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(*more), cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def plan(folder: Path, benchmark: Path | str, *targets: str) -> subprocess.CompletedProcess:
+    """What plain `snakemake -n` says, without our own start command."""
+    repository = Path(__file__).resolve().parents[2]
+    snakemake = Path(sys.executable).with_name("snakemake")
+    snakefile = repository / "scripts_visatb/workflow/Snakefile"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = ["-s", str(snakefile), "--configfile", str(benchmark), "--cores", "2", "-n", *targets]
+    return subprocess.run(
+        [str(snakemake), *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def calls(folder: Path) -> list[str]:
@@ -141,24 +166,49 @@ def finished(finished_once, tmp_path) -> Path:
 
 
 def test_snakemake_shows_the_plan_and_makes_nothing(toy):
-    repository = Path(__file__).resolve().parents[2]
-    snakemake = Path(sys.executable).with_name("snakemake")
-    snakefile = repository / "scripts_visatb/workflow/Snakefile"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    plan = subprocess.run(
-        [str(snakemake), "-s", str(snakefile), "--configfile", "toy.yaml", "--cores", "2", "-n"],
-        cwd=toy,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout
+    shown = plan(toy, "toy.yaml").stdout
     for line in ("train mini (seed 0)", "train Box-plus-mini (seed 0)", "train STL-Vqa (seed 0)", "write the report"):
-        assert line in plan
-    assert "STL-Chat" not in plan
+        assert line in shown
+    assert "STL-Chat" not in shown
     assert not (toy / "runs").exists()
     assert not (toy / "calls.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "models"),
+    [
+        ("academic", ["train ChartQA-plus-mini", "score VisATB on test", "train STL-RefCOCO-bbox"], 8 + 7 + 2),
+        ("chat", ["let base answer the val questions", "train mini-STL-detail", "score STL-detail on val"], 6 + 2),
+        ("m3it", ["train generation-plus-mini", "train STL-Multi30k", "score mini on val"], 6 + 17 + 2),
+    ],
+)
+def test_plans_of_the_papers_benchmarks_tell_what_is_missing(name, lines, models, repository, tmp_path):
+    shown = plan(tmp_path, repository / f"scripts_visatb/benchmarks/{name}.yaml")
+    assert shown.returncode == 0, shown.stderr
+    for line in lines:
+        assert line in shown.stdout
+    assert len(set(re.findall(r": train (\S+) \(seed", shown.stdout))) == models
+    told = shown.stdout + shown.stderr
+    assert f"annotation files are missing: playground/data/{name}/" in told
+    assert "the projector of stage 1 is missing" in told
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("target", "trained"),
+    [
+        ("weights", {"mini", "Vqa-plus-mini", "Box-plus-mini"}),
+        ("main", {"mini", "Vqa-plus-mini", "Box-plus-mini", "EW", "STL-Vqa", "STL-Box", "VisATB"}),
+        ("baselines", {"TLA"}),
+        ("ablations", {"T-2", "precise", "simpler", "mini-STL-Vqa", "mini-STL-Box"}),
+        ("all", {"TLA", "T-2", "precise", "simpler", "mini-STL-Vqa", "mini-STL-Box"}),
+    ],
+)
+def test_targets_name_what_is_trained(toy, target, trained):
+    write_benchmark(toy, **COMPARISONS)
+    found = set(re.findall(r": train (\S+) \(seed", plan(toy, "toy.yaml", target).stdout))
+    main = {"mini", "Vqa-plus-mini", "Box-plus-mini", "EW", "STL-Vqa", "STL-Box", "VisATB"}
+    assert found == (trained if target == "weights" else trained | main)
 
 
 def test_graph_trains_every_model_once_and_writes_the_report(finished):
@@ -167,8 +217,8 @@ def test_graph_trains_every_model_once_and_writes_the_report(finished):
     home = finished / "runs/toy/seed0"
     weights = json.loads((home / "weights.json").read_text())["weights"]
     log = (finished / "calls.log").read_text()
-    assert f"VisATB seed=0 data=toy_train-120.json weights={weights['Vqa']!r} {weights['Box']!r} 1.0" in log
-    assert "EW seed=0 data=toy_train-120.json weights=1.0 1.0 1.0" in log
+    assert f"VisATB seed=0 data=toy_train-120.json EW weights={weights['Vqa']!r} {weights['Box']!r} 1.0" in log
+    assert "EW seed=0 data=toy_train-120.json EW weights=1.0 1.0 1.0" in log
     assert "mini seed=0 data=toy-mini_train-30.json" in log
     assert "Box-plus-mini seed=0 data=Box-plus-mini_train-60.json" in log
     assert "STL-Vqa seed=0 data=Vqa_train-40.json" in log
@@ -176,9 +226,93 @@ def test_graph_trains_every_model_once_and_writes_the_report(finished):
     assert rows == ["model", "mini", "Vqa", "Box"]
     page = (finished / "runs/toy/report.html").read_text()
     assert 'id="curves"' in page
+    spread = json.loads((home / "weights.json").read_text())["spread"]
+    assert spread["total"] == 1000 and "not told apart from 1" in page
+    assert "lambda" in (finished / "runs/toy/tables/weights.md").read_text()
     record = json.loads((home / "done/train_mini.json").read_text())
     assert record["peak_mib"] > 1
     assert record["name"] == "train mini (seed 0)"
+
+
+def test_all_forms_baselines_and_ablations_share_what_they_can(finished, repository):
+    before = len(calls(finished))
+    write_benchmark(finished, **COMPARISONS)
+    shown = run_graph(finished, repository, "all").stdout
+    made = calls(finished)[before:]
+    assert sorted(made) == sorted(["TLA", "T-2", "precise", "simpler", "mini-STL-Vqa", "mini-STL-Box"])
+    assert "answers of mini on val" not in shown
+    log = (finished / "calls.log").read_text()
+    assert re.search(r"^TLA seed=0 data=toy_train-120.json TLA weights=$", log, re.MULTILINE)
+    assert "mini-STL-Box seed=0 data=Box-mini_train-10.json" in log
+    home = finished / "runs/toy/seed0"
+    rows = {name: (home / f"{name}.csv").read_text().split() for name in ("scores", "scores_simpler", "single_scores")}
+    assert [row.split(",")[0] for row in rows["scores_simpler"]] == ["model", "base", "Vqa", "Box"]
+    assert [row.split(",")[0] for row in rows["single_scores"]] == ["model", "mini", "full"]
+    forms = {name: json.loads((home / f"weights_{name}.json").read_text()) for name in ("T-2", "precise", "simpler")}
+    assert {name: found["form"] for name, found in forms.items()} == {
+        "T-2": "standard",
+        "precise": "precise",
+        "simpler": "simpler",
+    }
+    assert forms["T-2"]["temperature"] == 2.0
+    data = json.loads((finished / "runs/toy/report.json").read_text())
+    assert list(data["methods"]["models"]) == ["EW", "TLA", "VisATB"]
+    assert list(data["ablations"]["models"]) == ["EW", "VisATB", "T-2", "precise", "simpler"]
+    assert [share for share, _ in data["amounts"]["Vqa"]] == [0.0, 0.25, 1.0]
+    page = (finished / "runs/toy/report.html").read_text()
+    assert all(f'id="{section}"' in page for section in ("methods", "ablations", "amounts"))
+    table = (finished / "runs/toy/tables/ablations.tex").read_text()
+    assert "precise &" in table and r"$\Delta I\%$" in table
+    run_graph(finished, repository)  # another target: nothing is trained, and what is there stays in the report
+    assert calls(finished)[before:] == made
+    assert "TLA" in json.loads((finished / "runs/toy/report.json").read_text())["methods"]["models"]
+
+
+@pytest.fixture(scope="module")
+def simpler_once(tmp_path_factory, repository) -> Path:
+    """A finished run of the simpler form, with a further metric, whose models were deleted."""
+    folder = tmp_path_factory.mktemp("simpler")
+    make_toy(folder)
+    tasks = yaml.safe_load((folder / "toy.yaml").read_text())["tasks"]
+    tasks[0]["also"] = ["gleu"]
+    training = {"script": "train.sh", "environment": BASE, "keep_models": False}
+    write_benchmark(folder, form="simpler", tasks=tasks, training=training)
+    run_graph(folder, repository)
+    return folder
+
+
+def test_simpler_form_as_the_benchmarks_own_trains_no_mini_mix(simpler_once):
+    singles = ["STL-Vqa", "STL-Box", "mini-STL-Vqa", "mini-STL-Box"]
+    assert sorted(calls(simpler_once)) == sorted(["{prepared}", *singles, "EW", "VisATB"])
+    home = simpler_once / "runs/toy/seed0"
+    assert json.loads((home / "weights.json").read_text())["form"] == "simpler"
+    assert not (home / "scores.csv").exists()
+    assert "not tuned" in (simpler_once / "runs/toy/report.html").read_text()
+
+
+def test_models_that_are_scored_are_deleted_on_request(simpler_once, repository):
+    kept = {path.parent.name for path in simpler_once.glob("runs/toy/seed0/models/*/config.json")}
+    assert kept == {"EW", "VisATB"}
+    again = plan(simpler_once, "toy.yaml")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    (simpler_once / "runs/toy/seed0/done/train_STL-Vqa.json").unlink()
+    assert "train STL-Vqa" in plan(simpler_once, "toy.yaml").stdout
+
+
+def test_further_metrics_are_scored_on_the_test_set_and_take_part_in_the_overall_metrics(simpler_once, repository):
+    metrics = simpler_once / "runs/toy/seed0/metrics"
+    assert (metrics / "EW_test/Vqa:gleu.json").is_file() and not list(metrics.glob("*_val/*gleu*"))
+    data = json.loads((simpler_once / "runs/toy/report.json").read_text())
+    assert list(data["methods"]["baseline"]) == ["Vqa", "Vqa:gleu", "Box"]
+    words = ["--baseline", f"{metrics}/STL-Vqa_test", f"{metrics}/STL-Box_test", "--results", f"{metrics}/EW_test"]
+    done = subprocess.run(
+        [sys.executable, str(repository / "eval/overall.py"), *words, "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stdout)["models"]["EW_test"]
+    assert told["dI_percent"] == pytest.approx(data["overall"]["EW"]["dI"])
 
 
 def test_second_call_of_a_finished_run_does_nothing(finished, repository):
@@ -281,6 +415,8 @@ def test_several_seeds_repeat_the_preparation_and_only_that(finished, repository
     assert sorted(calls(finished)[before:]) == ["Box-plus-mini", "Vqa-plus-mini", "mini"]
     order = json.loads((finished / "runs/toy/report.json").read_text())["seed_order"]
     assert [row["seed"] for row in order["rows"]] == [0, 1]
+    together = json.loads((finished / "runs/toy/weights.json").read_text())
+    assert order["mean"]["Vqa"][0] == together["weights"]["Vqa"] and order["mean"]["Vqa"][1] > 0
     minis = [finished / f"runs/toy/seed{seed}/subsets/toy-mini_train-30.json" for seed in (0, 1)]
     assert minis[0].read_bytes() != minis[1].read_bytes()
 

@@ -87,7 +87,10 @@ DAMAGED = {
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "no "),
     "no projector": (lambda f: rewrite(f, lambda w: w.pop("model.mm_projector.0.weight")), "mm_projector"),
     "whole numbers": (lambda f: rewrite(f, lambda w: w.update({"lm_head.weight": w["lm_head.weight"].int()})), "int32"),
-    "pickle with code": (lambda f: as_bin(f, {"lm_head.weight": Bomb(f.parent / "ran")}), "not loaded"),
+    "pickle with code": (
+        lambda f: as_bin(f, {"lm_head.weight": Bomb(f.parent / "ran")}),
+        "(io.open) and was not loaded",
+    ),
     "bare pickle": (lambda f: as_bare_pickle(f), "zip archive"),
     "sparse tensor": (lambda f: as_bin(f, {"lm_head.weight": torch.eye(3).to_sparse()}), "lm_head.weight is no plain"),
     "index points outside": (lambda f: index_of(f, {"lm_head.weight": "../model-1.safetensors"}), "leaves the folder"),

@@ -134,6 +134,15 @@ def test_a_projector_with_new_embeddings_loads(tiny_checkpoint, stage1, edit, ro
     torch.testing.assert_close(found["lm_head.weight"][390:], head.mean(0, keepdim=True).repeat(2, 1))
 
 
+def test_tokens_that_no_file_has_rows_of_get_the_mean_of_the_others(tiny_checkpoint, stage1, edit):
+    """<im_patch> of a projector-only folder: a drawn row would give other logits at every start."""
+    edit(stage1 / "config.json", vocab_size=391, mm_use_im_patch_token=True)
+    base = load_file(tiny_checkpoint / "llama" / "model.safetensors")
+    found = load(stage1, tiny_checkpoint / "llama")[1].state_dict()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        torch.testing.assert_close(found[name][390:], base[name].mean(0, keepdim=True))
+
+
 def test_a_taken_target_is_refused_before_anything_is_read(lora, refused, tmp_path):
     (tmp_path / "file").write_text("mine")
     for target in (lora, tmp_path / "file", tmp_path / "file" / "below"):

@@ -312,6 +312,15 @@ def test_evaluation_files_are_checked_by_their_own_rules(check, records):
     assert "unknown task" in kinds(check(records, against=references)[0])
 
 
+def test_a_measured_record_without_an_answer_is_refused_as_by_its_evaluation(check, records):
+    evaluation = copy.deepcopy(records[:6])
+    for record in evaluation[0], evaluation[5]:
+        del record["conversations"][1:]
+    found = kinds(check(records, against=evaluation)[0])
+    assert evaluation[5]["task"] == "Chat"  # not measured
+    assert found["no truth"]["count"] == 1 and "tiny-0" in found["no truth"]["examples"][0]
+
+
 def test_without_a_tokenizer_records_are_checked_and_no_token_is_counted(check, records, capsys):
     report, ended = check(records, tokens=False)
     assert ended is None and "supervised_tokens" not in report["files"][0]["total"]

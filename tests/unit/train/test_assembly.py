@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny import make_tiny_checkpoint
 
 from llava.model import LlavaLlamaForCausalLM
+from llava.model.builder import check_base
+from llava.model.config_file import read_base_config
 from llava.train import arguments
 from llava.train.arguments import parse_arguments
 from llava.train.assembly import build_model, check_saved, load_data
@@ -37,15 +39,57 @@ def test_a_llava_model_is_tuned_further_with_its_own_projector(place):
 
 
 def test_a_llava_model_without_its_projector_is_refused_unless_one_is_given(place, tmp_path):
-    base = tmp_path / "base"
-    shutil.copytree(place / "llava-tiny", base)
-    weights = load_file(base / "model.safetensors")
-    rest = {key: value for key, value in weights.items() if "mm_projector" not in key}
-    save_file(rest, base / "model.safetensors", metadata={"format": "pt"})
+    base = shutil.copytree(place / "llava-tiny", tmp_path / "base")
+    rewrite(base, lambda weights: [weights.pop(key) for key in list(weights) if "mm_projector" in key])
     tower = ("--vision_tower", str(place / "vision_tower"), "--mm_vision_select_layer", "-2")
-    with pytest.raises(InputError, match="missing keys model.mm_projector"):
+    with pytest.raises(InputError, match="missing model.mm_projector"):
         build(place, base, *tower)
     build(place, base, *tower, "--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"))
+
+
+def rewrite(base, change):
+    weights = load_file(base / "model.safetensors")
+    change(weights)
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+
+
+DAMAGED_BASES = {
+    "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-1000]), "damaged safetensors file"),
+    "empty": (lambda f: f.write_bytes(b""), "damaged safetensors file"),
+    "no weights": (lambda f: f.unlink(), "no model.safetensors"),
+    "another shape": (
+        lambda f: rewrite(f.parent, lambda w: w.update({"model.norm.weight": torch.zeros(32)})),
+        "misshapen model.norm.weight",
+    ),
+    "whole numbers": (
+        lambda f: rewrite(f.parent, lambda w: w.update({"lm_head.weight": w["lm_head.weight"].int()})),
+        "torch.int32",
+    ),
+    "surplus": (lambda f: rewrite(f.parent, lambda w: w.update(stray=torch.zeros(1))), "unexpected stray"),
+    "unknown activation": (
+        lambda f: (f.parent / "config.json").write_text(
+            (f.parent / "config.json").read_text().replace('"silu"', '"boom"')
+        ),
+        "boom",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_BASES)
+def test_a_damaged_base_is_refused_in_one_line(place, tmp_path, damage):
+    change, told = DAMAGED_BASES[damage]
+    base = shutil.copytree(place / "llama", tmp_path / "base")
+    change(base / "model.safetensors")
+    with pytest.raises(InputError, match=told) as refused:
+        build(place, base)
+    assert "\n" not in str(refused.value)
+
+
+def test_looking_at_a_base_draws_no_random_number(place):
+    """What is drawn afterwards, such as a new projector, is what a seed always gave."""
+    before = torch.random.get_rng_state()
+    check_base(str(place / "llama"), read_base_config(place / "llama"))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_saved_model_with_an_empty_or_missing_tensor_is_noticed(place, tmp_path):

@@ -229,6 +229,25 @@ def test_an_adapter_that_does_not_fit_is_refused(place, tmp_path, flags, told):
         build(place, "--lora_weight_path", tmp_path, *flags)
 
 
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        ("[1]", "JSON object"),
+        ({"use_rslora": True}, "use_rslora is set"),
+        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern is set"),
+        ({"peft_type": "IA3"}, "must be LORA"),
+        ({"target_parameters": ["experts"]}, "target_parameters"),
+    ],
+)
+def test_an_adapter_of_another_kind_is_not_trained_further_as_plain_lora(place, tmp_path, content, told):
+    save(build(place), tmp_path)
+    file = tmp_path / "adapter_config.json"
+    text = content if isinstance(content, str) else json.dumps(json.loads(file.read_text()) | content)
+    file.write_text(text)
+    with pytest.raises(InputError, match=told):
+        build(place, "--lora_weight_path", tmp_path)
+
+
 def test_a_folder_without_an_adapter_is_nothing_to_start_from(place, tmp_path):
     with pytest.raises(InputError, match="no adapter_config.json"):
         build(place, "--lora_weight_path", tmp_path)

@@ -35,6 +35,16 @@ def test_a_start_that_failed_before_the_model_was_there_claims_nothing(tmp_path)
     assert not opened(tmp_path, {"model": "right"}).finished
 
 
+def test_a_start_that_was_refused_leaves_nothing_but_what_was_there(tmp_path):
+    opened(tmp_path / "new").leave()
+    opened(tmp_path).leave()
+    assert tmp_path.is_dir() and not list(tmp_path.iterdir())
+    run_once(tmp_path, SETTINGS)
+    before = sorted(tmp_path.iterdir())
+    opened(tmp_path).leave()
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="holds something else"):

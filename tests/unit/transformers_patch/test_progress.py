@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from sentences import make_trainer
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from transformers_patch import EqualWeighting
 from transformers_patch.progress import LossOnProgressBar, check_trackers
 from transformers_patch.task_log import TaskLog, tracker_values
+from transformers_patch.trainer import check_settings
 
 
 def test_the_bar_shows_the_newest_loss_and_no_line_above_it(tmp_path, capsys):
@@ -72,3 +75,18 @@ def test_trackers_get_loss_weight_share_and_tokens_of_every_task(tmp_path):
         "task_weight/Box": 1.5, "task_share/Box": 0.0, "task_tokens/Box": 0,
     }  # fmt: skip
     assert tracker_values({}) == {}
+
+
+def test_the_trainer_shows_the_bar_and_hands_trackers_every_value(tmp_path, capsys):
+    trainer = make_trainer(tmp_path, EqualWeighting(3), disable_tqdm=False, max_steps=2)
+    trainer.train()
+    told = capsys.readouterr()
+    assert "2/2" in told.err and "loss " in told.err and "task_loss" not in told.out + told.err
+    shown = {name.partition("/")[0] for name in trainer.state.log_history[0]}
+    assert {"task_loss", "task_weight", "task_share", "task_tokens"} <= shown
+
+
+def test_an_absent_tracker_is_refused_with_the_settings(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="Run pip install wandb"):
+        check_settings(TrainingArguments(output_dir="unused", no_cuda=True, report_to="wandb"), "step")

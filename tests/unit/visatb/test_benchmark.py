@@ -67,6 +67,9 @@ TASK = GOOD["tasks"][0]
         ({"ablations": [{"name": "a", "T": 1}]}, r"unknown key ablations\[0\].T"),
         ({"ablations": [{"name": "a", "alpha": [1, 1, 0]}]}, r"ablations\[0\].alpha must sum to 1"),
         ({"ablations": [{"name": "a"}, {"name": "a"}]}, r"ablations\[1\].name must be"),
+        ({"ablations": [{"name": "a", "form": "short"}]}, r"ablations\[0\].form must be one of standard"),
+        ({"judge": {"judge-model": "m", "juge-url": "x"}}, "unknown key judge.juge-url"),
+        ({"bootstrap": -1}, "bootstrap must be a whole number >= 0"),
         ({"mini_rate": 0}, "mini_rate must be a number > 0"),
         ({"mini_rate": 1.5}, "mini_rate must be at most 1"),
         ({"temperature": "hot"}, "temperature must be a number"),
@@ -104,12 +107,16 @@ def test_without_pyyaml_the_message_says_what_to_install(tmp_path, monkeypatch):
 
 def test_forms_baselines_ablations_and_an_automatic_temperature_are_read(tmp_path):
     ablations = [{"name": "T-2", "temperature": 2.0}, {"name": "out", "alpha": [1, 0, 0], "temperature": "auto"}]
+    ablations.append({"name": "exact", "form": "precise"})
     task = TASK | {"metric": "judge", "also": ["gleu"]}
     changes = {"form": "simpler", "temperature": "auto", "on_failed": "clip", "baselines": ["TLA", "DWA"]}
     path = write(tmp_path, tasks=[task], judge={"judge-model": "m"}, ablations=ablations, **changes)
     benchmark = load_benchmark(path)
     assert (benchmark.form, benchmark.temperature, benchmark.on_failed) == ("simpler", None, "clip")
     assert benchmark.baselines == ("TLA", "DWA") and benchmark.task("A").also == ("gleu",)
-    first, second = benchmark.ablations
+    first, second, third = benchmark.ablations
+    assert [ablation.form for ablation in benchmark.ablations] == ["simpler", "simpler", "precise"]
+    assert (third.temperature, third.alpha) == (None, (0.25, 0.25, 0.5))
+    assert benchmark.bootstrap == 1000
     assert (first.temperature, first.alpha) == (2.0, (0.25, 0.25, 0.5))
     assert (second.temperature, second.alpha) == (None, (1.0, 0.0, 0.0))

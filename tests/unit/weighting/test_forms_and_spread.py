@@ -136,6 +136,32 @@ def test_bootstrap_intervals_hold_the_weights_and_shrink_with_more_records(measu
     assert ((many.high["weight"] - many.low["weight"]) < 0.5 * (high - low)).all()
 
 
+@pytest.mark.parametrize("form", ["precise", "simpler"])
+def test_bootstrap_takes_single_task_scores_from_models_of_their_own(measured, write_scores, tmp_path, call, form):
+    folder, rows = measured
+    draw = np.random.default_rng(4)
+    single = {"mini": {}, "full": {}}
+    for row, prefix, share in (("mini", "mini-STL-", 0.3), ("full", "STL-", 0.8)):
+        for task in TASKS:
+            hits = (draw.random(300) < share).astype(float)
+            lines = [json.dumps({"position": n, "id": str(n), "score": hit}) for n, hit in enumerate(hits)]
+            (folder / f"{prefix}{task}_val").mkdir()
+            (folder / f"{prefix}{task}_val" / f"{task}.per_record.jsonl").write_text("\n".join(lines))
+            single[row][task] = float(hits.mean())
+    if form == "simpler":
+        (folder / "mini_val").rename(folder / "base_val")
+        rows = {"base" if model == "mini" else model: cells for model, cells in rows.items()}
+    flags = ("--form", form, "--single-scores", write_scores(single, name="single.csv"))
+    flags += ("--bootstrap", "100", "--per-record", folder, "--output", tmp_path / "w.json")
+    call("--scores", write_scores(rows), *flags)
+    found = content_of(tmp_path / "w.json")
+    low, high = (np.array(found["spread"][end]["difficulty"]) for end in ("low", "high"))
+    assert (low < found["difficulty"]).all() and (found["difficulty"] < high).all()
+    (folder / "mini-STL-B_val").rename(folder / "elsewhere")
+    with pytest.raises(InputError, match="no folder mini-STL-B"):
+        call("--scores", write_scores(rows), *flags)
+
+
 def test_records_that_are_not_those_of_the_matrix_are_refused(measured, write_scores):
     folder, rows = measured
     matrix = score_matrix(read_score_table(write_scores(rows)))

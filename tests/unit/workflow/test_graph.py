@@ -8,10 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from scripts_visatb.workflow import graph
+from scripts_visatb.workflow import graph, models
 from scripts_visatb.workflow.infer import inference_command
-from scripts_visatb.workflow.train import OWN_VARIABLES, RECIPE_VARIABLES, _move_aside, training_environment
-from visatb.benchmark import Benchmark, Task
+from scripts_visatb.workflow.train import (
+    OWN_VARIABLES,
+    RECIPE_VARIABLES,
+    _move_aside,
+    discard,
+    fingerprint,
+    is_current,
+    training_environment,
+)
+from visatb.benchmark import Ablation, Benchmark, Task
 from visatb.errors import InputError
 
 FILES = {"train": "x_train-9.json", "val": "x_val-9.json", "test": "my_x_test-9.json"}
@@ -48,32 +56,157 @@ def run(tmp_path):
     return current
 
 
+def model(current: graph.Run, name: str) -> models.Model:
+    return models.models_of(current.benchmark)[name]
+
+
+def environment(current: graph.Run, name: str) -> dict[str, str]:
+    return training_environment(current, model(current, name))
+
+
+def command(current: graph.Run, name: str, split: str) -> list[str]:
+    return inference_command(current, model(current, name), split)
+
+
 def test_models_are_mini_one_per_measured_task_and_the_final_ones():
-    assert graph.preparation_models(benchmark()) == ["mini", "A-plus-mini", "B-plus-mini"]
-    assert graph.final_models(benchmark()) == ["VisATB", "EW", "STL-A", "STL-B"]
-    data = [graph.training_data(m) for m in ("mini", "A-plus-mini", "VisATB", "EW", "STL-B")]
+    assert models.preparation_models(benchmark()) == ["mini", "A-plus-mini", "B-plus-mini"]
+    assert models.final_models(benchmark()) == ["VisATB", "EW", "STL-A", "STL-B"]
+    found = models.models_of(benchmark())
+    assert list(found) == ["mini", "A-plus-mini", "B-plus-mini", "STL-A", "STL-B", "EW", "VisATB"]
+    data = [found[name].data for name in ("mini", "A-plus-mini", "VisATB", "EW", "STL-B")]
     assert data == ["mini", "plus_mini/A", "entire", "entire", "single/B"]
+    assert [task.name for task in found["STL-B"].test] == ["B"] and not found["STL-B"].val
+    assert [task.name for task in found["mini"].val] == ["A", "B"] and not found["mini"].test
+
+
+def test_simpler_form_measures_the_base_and_single_task_models_and_trains_no_mix():
+    found = models.models_of(benchmark(form="simpler"))
+    assert list(found) == ["base", "STL-A", "mini-STL-A", "STL-B", "mini-STL-B", "EW", "VisATB"]
+    assert found["base"].data is None and found["mini-STL-B"].data == "mini_single/B"
+    assert [task.name for task in found["STL-A"].val] == ["A", "B"]
+    assert [task.name for task in found["mini-STL-A"].val] == ["A"]
+    assert models.tables_of("simpler") == ("scores_simpler", "single_scores")
+    rows = models.table_rows(benchmark(form="simpler"), "scores_simpler")
+    assert rows["base"] == {"A": "base", "B": "base"} and rows["A"] == {"A": "STL-A", "B": "STL-A"}
+
+
+def test_precise_form_adds_single_task_models_scored_on_their_own_task():
+    found = models.models_of(benchmark(form="precise"))
+    assert [name for name, m in found.items() if m.val] == [
+        *("mini", "A-plus-mini", "B-plus-mini", "STL-A", "mini-STL-A", "STL-B", "mini-STL-B")
+    ]
+    assert [task.name for task in found["STL-A"].val] == ["A"]
+    rows = models.table_rows(benchmark(form="precise"), "single_scores")
+    assert rows == {"mini": {"A": "mini-STL-A", "B": "mini-STL-B"}, "full": {"A": "STL-A", "B": "STL-B"}}
+
+
+def test_groups_of_the_simpler_form_have_models_of_their_own():
+    a, talk, b = benchmark().tasks
+    tasks = (replace(a, group="words"), talk, replace(b, group="boxes"))
+    found = models.models_of(benchmark(form="simpler", tasks=tasks))
+    assert [task.name for task in found["STL-words"].val] == ["A", "B"]
+    assert found["STL-words"].data == "single/words" and not found["STL-words"].test
+    assert [task.name for task in found["STL-A"].val] == ["A"]
+
+
+def test_baselines_and_ablations_are_models_of_the_whole_mix():
+    ablations = (Ablation("T-2", "standard", 2.0, (0.25, 0.25, 0.5)), Ablation("exact", "precise", 0.5, (0, 0, 1)))
+    toy = benchmark(baselines=("TLA", "mine.py:Mine"), ablations=ablations)
+    found = models.models_of(toy)
+    assert models.baseline_models(toy) == ["TLA", "Mine"] and models.ablation_models(toy) == ["T-2", "exact"]
+    assert (found["Mine"].method, found["Mine"].data) == ("mine.py:Mine", "entire")
+    assert found["T-2"].weighting.temperature == 2.0 and found["T-2"].method == "EW"
+    assert models.forms_of(toy) == ("standard", "precise") and "mini-STL-A" in found
+    assert graph.weighting_flags(toy, ablations[1]).startswith("--form precise --temperature 0.5 --alpha 0 0 1")
+    assert graph.bootstrap_flags(toy, "h") == "--bootstrap 1000 --per-record h/metrics"
+    assert graph.bootstrap_flags(benchmark(bootstrap=0), "h") == ""
+
+
+@pytest.mark.parametrize("changes", [{"baselines": ("EW",)}, {"ablations": (Ablation("STL-A", "standard", 1, ()),)}])
+def test_two_models_of_one_name_are_refused(changes):
+    with pytest.raises(InputError, match="would be the name of two models"):
+        models.models_of(benchmark(**changes))
 
 
 def test_visatb_gets_its_weights_at_their_ids_and_all_others_equal_ones(run):
-    run.weights.write_text(json.dumps({"weights": {"B": 1.25, "A": 0.75, "Talk": 9.0}}))
-    assert training_environment(run, "VisATB")["VISATB_WEIGHTS"] == "0.75 0.7 1.25"
-    assert training_environment(run, "EW")["VISATB_WEIGHTS"] == "1.0 1.0 1.0"
-    assert training_environment(run, "A-plus-mini")["DATA_PATH"] == str(run.subsets / "plus_mini-A.json")
+    run.weights().write_text(json.dumps({"weights": {"B": 1.25, "A": 0.75, "Talk": 9.0}}))
+    assert environment(run, "VisATB")["VISATB_WEIGHTS"] == "0.75 0.7 1.25"
+    assert environment(run, "EW")["VISATB_WEIGHTS"] == "1.0 1.0 1.0"
+    assert environment(run, "A-plus-mini")["DATA_PATH"] == str(run.subsets / "plus_mini-A.json")
+
+
+def test_baselines_get_their_method_and_ablations_their_own_weights(run):
+    ablations = (Ablation("T-2", "standard", 2.0, (0.25, 0.25, 0.5)),)
+    other = graph.Run(benchmark(baselines=("DWA",), ablations=ablations), run.folder, 3)
+    baseline = environment(other, "DWA")
+    assert (baseline["WEIGHT_METHOD"], baseline["VISATB_WEIGHTS"]) == ("DWA", "")
+    other.weights("T-2").write_text(json.dumps({"weights": {"A": 2.0, "B": 3.0}}))
+    assert other.weights("T-2").name == "weights_T-2.json"
+    assert environment(other, "T-2")["VISATB_WEIGHTS"] == "2.0 0.7 3.0"
+
+
+def test_a_base_model_trained_anew_at_the_same_path_is_noticed(run, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"a" * 3_000_000)
+    recipe = {"script": "train.sh", "environment": {"BASE_MODEL_PATH": str(base), "VISION_TOWER": "on/the-hub"}}
+    other = graph.Run(benchmark(training=recipe), run.folder, 3)
+    planned, trained = graph.training_settings(other.benchmark), fingerprint(other, model(other, "mini"))
+    assert list(trained["base"]) == ["BASE_MODEL_PATH"]
+    (base / "model.safetensors").write_bytes(b"a" * 2_999_999 + b"b")
+    assert graph.training_settings(other.benchmark) != planned
+    assert fingerprint(other, model(other, "mini")) != trained
+    made = benchmark(training=recipe, prepare="make it")
+    before = graph.training_settings(made)
+    (base / "model.safetensors").write_bytes(b"c")
+    assert graph.training_settings(made) == before, "a plan made before `prepare` has run would repeat all trainings"
+
+
+def test_a_model_is_current_until_its_settings_change(run):
+    ew = model(run, "EW")
+    assert not is_current(run, ew)
+    note = run.model("EW").with_name("EW.settings.json")
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"settings": fingerprint(run, ew), "finished": True}))
+    assert is_current(run, ew)
+    recipe = {"script": "train.sh", "environment": {"LEARNING_RATE": 2e-3, "FREEZE": True}}
+    assert not is_current(graph.Run(benchmark(training=recipe), run.folder, 3), ew)
+
+
+def test_a_deleted_model_keeps_its_training_log_alone(run):
+    folder = run.model("mini")
+    (folder / "deep" / "er").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "train_log.jsonl", "deep/er/file"):
+        (folder / name).touch()
+    discard(run, "mini")
+    assert [path.name for path in folder.iterdir()] == ["train_log.jsonl"]
+    discard(run, "never-trained")
+
+
+def test_missing_data_is_told_unless_prepare_makes_it(tmp_path):
+    recipe = {"environment": {"PRETRAIN_MM_MLP_ADAPTER": str(tmp_path / "p.bin"), "BASE_MODEL_PATH": "on/hub"}}
+    toy = benchmark(data_folder=str(tmp_path), image_folder=str(tmp_path / "images"), training=recipe)
+    told = graph.missing(toy)
+    assert len(told) == 3 and "my_x_test-9.json" in told[0] and "and 1 more" in told[0]
+    for name in ("x_train-9.json", "x_val-9.json", "my_x_test-9.json", "t.json", "p.bin"):
+        (tmp_path / name).touch()
+    (tmp_path / "images").mkdir()
+    assert graph.missing(toy) == []
+    assert graph.missing(benchmark(prepare="make it")) == []
 
 
 def test_training_environment_has_the_benchmarks_variables_as_text(run):
-    environment = training_environment(run, "mini")
-    assert environment["LEARNING_RATE"] == "0.001"
-    assert environment["FREEZE"] == "True"
-    assert environment["SEED"] == "3"
-    assert environment["OUTPUT_DIR"] == str(run.model("mini"))
+    found = environment(run, "mini")
+    assert found["LEARNING_RATE"] == "0.001"
+    assert found["FREEZE"] == "True"
+    assert found["SEED"] == "3"
+    assert found["OUTPUT_DIR"] == str(run.model("mini"))
 
 
 def test_a_variable_that_the_graph_sets_is_refused_in_the_benchmark(run):
     other = graph.Run(benchmark(training={"script": "x", "environment": {"SEED": 1}}), run.folder, 3)
     with pytest.raises(InputError, match="training.environment.SEED is set by the run graph"):
-        training_environment(other, "mini")
+        environment(other, "mini")
 
 
 def test_weights_that_lack_a_task_are_refused():
@@ -82,32 +215,44 @@ def test_weights_that_lack_a_task_are_refused():
 
 
 def test_inference_command_asks_all_tasks_at_once_and_leaves_placement_out(run):
-    command = inference_command(run, "mini", "test")
-    assert command[:2] == ["torchrun", "--nproc_per_node"]
-    assert "--threads" not in command
-    assert command[command.index("--question-file") + 1 :][:2] == ["data/my_x_test-9.json"] * 2
-    assert command[command.index("--max_new_tokens") + 1] == "64"
-    assert command[command.index("--batch_size") + 1] == "8"
-    assert "--overwrite_all" not in command
-    single = inference_command(run, "STL-B", "test")
+    words = command(run, "EW", "test")
+    assert words[:2] == ["torchrun", "--nproc_per_node"]
+    assert "--threads" not in words
+    assert words[words.index("--question-file") + 1 :][:2] == ["data/my_x_test-9.json"] * 2
+    assert words[words.index("--max_new_tokens") + 1] == "64"
+    assert words[words.index("--batch_size") + 1] == "8"
+    assert "--overwrite_all" not in words
+    single = command(run, "STL-B", "test")
     assert single[single.index("--max_new_tokens") + 1] == "24"
     path = run.answer_file("STL-B", "test", run.benchmark.task("B"))
     assert path.name == "my-x-test-9_STL-B.json"
 
 
 def test_a_lora_model_is_asked_on_the_base_of_its_recipe_or_of_its_adapter(run):
-    assert "--model-base" not in inference_command(run, "mini", "val")
+    assert "--model-base" not in command(run, "mini", "val")
     run.model("mini").mkdir(parents=True)
     note = run.model("mini") / "adapter_config.json"
     note.write_text(json.dumps({"base_model_name_or_path": "lmsys/vicuna-7b-v1.5"}))
-    command = inference_command(run, "mini", "val")
-    assert command[command.index("--model-base") + 1] == "lmsys/vicuna-7b-v1.5"
+    words = command(run, "mini", "val")
+    assert words[words.index("--model-base") + 1] == "lmsys/vicuna-7b-v1.5"
     recipe = {"script": "finetune_lora.sh", "environment": {"BASE_MODEL_PATH": "bases/vicuna"}}
     other = graph.Run(benchmark(training=recipe), run.folder, 3)
-    assert graph.base_model(other, "mini") == "bases/vicuna"
+    assert graph.model_place(other, "mini") == (str(run.model("mini")), "bases/vicuna")
     note.write_text(json.dumps({"base_model_name_or_path": None}))
-    with pytest.raises(InputError, match="no base model. Set training.environment.BASE_MODEL_PATH"):
-        graph.base_model(run, "mini")
+    with pytest.raises(InputError, match="no base model. Set .*training.environment.BASE_MODEL_PATH"):
+        graph.model_place(run, "mini")
+
+
+def test_the_base_is_what_the_trainings_start_from(run):
+    recipe = {"BASE_MODEL_PATH": "lmsys/vicuna", "PRETRAIN_MM_MLP_ADAPTER": "stage1/mm_projector.bin"}
+    other = graph.Run(benchmark(form="simpler", training={"environment": recipe}), run.folder, 3)
+    words = command(other, "base", "val")
+    assert words[words.index("--model-path") + 1] == "stage1"
+    assert words[words.index("--model-base") + 1] == "lmsys/vicuna"
+    whole = graph.Run(benchmark(form="simpler", training={"environment": {"BASE_MODEL_PATH": "llava"}}), run.folder, 3)
+    assert graph.model_place(whole, "base") == ("llava", None)
+    with pytest.raises(InputError, match="BASE_MODEL_PATH must name the base model"):
+        graph.model_place(run, "base")
 
 
 def test_where_a_job_runs_is_no_setting_that_repeats_it():
@@ -124,7 +269,8 @@ def test_a_fixed_weight_is_a_setting_of_the_weighting_only():
     other = benchmark(tasks=(first, replace(talk, weight=2.0), last))
     assert graph.subset_settings(other) == graph.subset_settings(benchmark())
     assert graph.training_settings(other) == graph.training_settings(benchmark())
-    assert graph.weighting_settings(other) != graph.weighting_settings(benchmark())
+    own = models.models_of(benchmark())["VisATB"].weighting
+    assert graph.weighting_settings(other, own) != graph.weighting_settings(benchmark(), own)
 
 
 def test_annotation_files_are_watched_unless_prepare_makes_them(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from scripts_visatb.workflow.findings import overall_sentences, seed_sentence, weight_sentence
 from scripts_visatb.workflow.report import duration, main, print_table, write_report
-from scripts_visatb.workflow.report_data import curves, jobs, overall
+from scripts_visatb.workflow.report_data import comparison, curves, jobs, overall
 
 TASKS = ["SceneCaption", "RegionCaption", "ShapeVQA", "TextChartQA", "Grounding"]
 METRICS = ["CIDEr", "CIDEr", "exact match", "exact match", "IoU > 0.5"]
@@ -27,9 +27,16 @@ def synthetic_data() -> dict:
     test = []
     for name, metric, score in zip(TASKS, METRICS, own, strict=True):
         row = {"task": name, "metric": metric, "records": 200, "STL": score, "EW": score * 0.97, "VisATB": score * 1.02}
+        row |= {"TLA": score * 0.9, "T-2": score * 1.01, "also": {}}
         test.append(row | {"difference": row["VisATB"] - row["EW"], "standard_error": 0.02})
     final = [1.31, 0.78, 0.92, 1.12, 0.87]
+    spread = {"about": "95 % of 1000 resamples", "failed": 3, "total": 1000, "low": {}, "high": {}}
+    for quantity in ("contribution_out", "contribution_in", "difficulty", "weight"):
+        spread["low"][quantity] = [0.7, 0.6, 0.8, 1.05, 0.9]
+        spread["high"][quantity] = [1.5, 0.9, 1.1, 1.3, 1.2]
     weighting = {
+        "form": "standard",
+        "spread": spread,
         "tasks": TASKS,
         "temperature": 0.5,
         "alpha": [0.25, 0.25, 0.5],
@@ -74,6 +81,12 @@ def synthetic_data() -> dict:
         "weighting": weighting,
         "test": test,
         "overall": overall(test),
+        "methods": comparison(test, ["EW", "TLA", "VisATB"]),
+        "ablations": comparison(test, ["EW", "VisATB", "T-2"]),
+        "ablation_weights": {name: dict(zip(TASKS, final, strict=True)) for name in ("VisATB", "T-2")},
+        "amounts": {
+            name: [[0.0, 0.0], [0.125, 0.5 * score], [1.0, score]] for name, score in zip(TASKS, own, strict=True)
+        },
         "seed_order": {
             "rows": [
                 {
@@ -83,6 +96,7 @@ def synthetic_data() -> dict:
                     "lowest": TASKS[1],
                 }
             ],
+            "mean": None,
             "highest_holds": True,
             "lowest_holds": True,
         },
@@ -131,7 +145,7 @@ def test_report_loads_nothing_from_outside(written):
     page = _Page()
     page.feed(written[1])
     assert not page.open
-    assert len(page.loads) == 7
+    assert len(page.loads) == 6
     assert all(address.startswith("data:image/png;base64,") for address in page.loads)
     assert not re.search(r"https?://|url\(|@import|<script", written[1])
 
@@ -139,13 +153,43 @@ def test_report_loads_nothing_from_outside(written):
 def test_report_has_every_section_and_figure(written):
     folder, page = written
     sections = re.findall(r'<section id="(\w+)"', page)
-    wanted = ["summary", "scores", "weights", "matrix", "contributions", "difficulty", "seeds", "curves", "jobs"]
+    wanted = ["summary", "scores", "methods", "ablations", "weights", "matrix", "amounts", "seeds", "curves", "jobs"]
     assert sections == [*wanted, "data", "settings"]
-    names = {path.name for path in folder.glob("*.png")}
-    assert names == {
-        f"{n}.png" for n in ["matrix", "contributions", "difficulty", "weights", "scores", "curves", "timeline"]
-    }
+    names = {path.stem for path in folder.glob("*.png")}
+    assert names == {"matrix", "weighting", "scores", "curves", "amounts", "timeline"}
+    tables = {path.name for path in (folder / "tables").iterdir()}
+    assert tables == {f"{name}.{suffix}" for name in ("weights", "methods", "ablations") for suffix in ("md", "tex")}
     assert json.loads((folder / "report.json").read_text())["benchmark"] == "demo"
+
+
+def test_weights_come_with_intervals_and_say_what_is_not_told_apart(written):
+    folder, page = written
+    section = page.split('<section id="weights">')[1].split("</section>")[0]
+    rows = {name: section.split(f"<td>{name}</td>")[1].split("</tr>")[0] for name in TASKS}
+    assert "0.70 .. 1.50" in rows["SceneCaption"] and "not told apart from 1" in rows["SceneCaption"]
+    assert "not told apart" not in rows["RegionCaption"] and "not told apart" not in rows["TextChartQA"]
+    assert "3 of 1000 could not be weighed" in section
+    assert "interval" in (folder / "tables/weights.md").read_text()
+
+
+def test_tables_mark_the_best_of_each_column_in_all_layouts(written):
+    folder, page = written
+    assert "| TLA " in (folder / "tables/methods.md").read_text()
+    assert r"\textbf{2.00}" in (folder / "tables/methods.tex").read_text()
+    assert "<td>T-2</td>" in page.split('<section id="ablations">')[1]
+    assert "<b>2.00</b>" in page
+
+
+def test_a_run_without_comparisons_and_intervals_is_reported_as_well(tmp_path):
+    data = synthetic_data()
+    data |= {"methods": comparison(data["test"], ["EW", "VisATB"]), "ablations": None, "amounts": {}}
+    data["weighting"]["spread"] = None
+    data["weighting"]["form"] = "simpler"
+    data["matrix"]["rows"][0] = "base"
+    data["seed_order"]["mean"] = {name: [1.0, 0.1] for name in TASKS}
+    page = write_report(data, tmp_path).read_text()
+    assert not any(f'id="{name}"' in page for name in ("methods", "ablations", "amounts"))
+    assert "not told apart" not in page and "was not tuned" in page
 
 
 def test_figures_of_the_same_data_are_the_same_bytes(written, tmp_path):
@@ -190,7 +234,7 @@ def test_report_says_when_visatb_is_ahead_and_which_differences_are_clear():
 def test_single_task_score_of_zero_gives_no_percentages_but_a_report(tmp_path, capsys):
     data = synthetic_data()
     data["test"][2]["STL"] = 0.0
-    data["overall"] = overall(data["test"])
+    data["overall"], data["methods"], data["ablations"] = overall(data["test"]), None, None
     assert data["overall"] == {"EW": None, "VisATB": None}
     assert "scores 0 on ShapeVQA" in write_report(data, tmp_path).read_text()
     print_table(data, tmp_path)

@@ -1,0 +1,375 @@
+"""The zero-shot suite: one model asked all benchmarks whose data is there, every answers file scored, one table.
+
+The model is loaded once on each GPU that is visible (--processes says otherwise). What is on the disk is kept: a run
+that was killed goes on, and finished answers are only scored again. What is missing is named with where to get it and
+where to put it; a benchmark that fails is told and the others go on. docs/evaluation.md describes every benchmark.
+
+Metric files are <metrics folder>/<model>/<task>.json, which eval/overall.py reads.
+
+Exit code: 0 if every benchmark asked for has its answers and its score (with `all`: every one whose data is there), 2
+if an input is missing or bad, else 1.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from eval.judge_client import URL_VARIABLE
+from eval.overall import baseline_scores, compare
+from eval.score_tables import ScoreTable, read_score_table
+from llava.eval.answers_file import (
+    EXIT_FAILED,
+    AnswersFile,
+    Model,
+    add_generation_flags,
+    add_model_flags,
+    settings_of,
+)
+from llava.eval.shard import Shard, shard_of
+from llava.eval.zero_shot import BENCHMARKS, ZERO_SHOT_TASKS, Place, ZeroShot
+from visatb.cli import EXIT_INPUT, ArgumentParser, one_line, run
+from visatb.errors import InputError
+from visatb.files import read_json
+
+ALL = "all"
+_REMEDY = "Move it away, choose another --output or --model-name, or pass --overwrite."
+_EXAMPLE = """examples:
+  python -m llava.eval.suite --model-path checkpoints/llava-v1.5-7b-visatb --benchmarks all
+  python -m llava.eval.suite --model-path checkpoints/ew --benchmarks pope,mme --metrics-folder metrics
+  python -m llava.eval.suite --model-path checkpoints/visatb --metrics-folder metrics --baseline metrics/ew
+"""
+
+
+@dataclass
+class Sitting:
+    """One benchmark taken by the model, and how it went.
+
+    Attributes:
+        name, bench, place: which, and where its files are.
+        answers: its answers file; None if its data is missing or refused.
+        state: "open", then "scored", "answered" (no score can be had here), "missing", "skipped" or "failed".
+        told: what a user should know, one line.
+        code: of its own.
+        metric, score: what the metric file says.
+    """
+
+    name: str
+    bench: ZeroShot
+    place: Place
+    answers: AnswersFile | None = None
+    state: str = "open"
+    told: str = ""
+    code: int = 0
+    metric: str = ""
+    score: float | None = None
+
+    def end(self, state: str, told: str, code: int = 0) -> "Sitting":
+        """Set how it went."""
+        self.state, self.told, self.code = state, told, code
+        return self
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = _parser().parse_args(argv)
+    names = chosen(args.benchmarks)
+    _check_flags(args, names)
+    model = Model.of(args)
+    sittings = prepare(args, names, model)
+    if not any(sitting.state == "open" for sitting in sittings) and len(sittings) == 1:
+        raise InputError(sittings[0].told)
+    ask_all(args, sittings, model)
+    if _left(sittings, None) and not _left(sittings, Shard(args.chunk_idx, args.num_chunks)):
+        print("questions are left to other chunks; the last to finish scores")
+        return 0
+    for sitting in sittings:
+        if sitting.state == "open":
+            finish(sitting)
+    return report(args, sittings, model)
+
+
+def chosen(names: str) -> list[str]:
+    """The benchmarks that --benchmarks names, in the order of the table. Raises InputError for an unknown one."""
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in given if name not in (ALL, *BENCHMARKS)]
+    if unknown or not given:
+        known = ", ".join([ALL, *BENCHMARKS])
+        raise InputError(f"--benchmarks must name some of {known}, got {names!r}. Separate them by commas.")
+    return [name for name in BENCHMARKS if ALL in given or name in given]
+
+
+def _is_all(names: str) -> bool:
+    return ALL in [name.strip() for name in names.split(",")]
+
+
+def prepare(args: Namespace, names: Sequence[str], model: Model) -> list[Sitting]:
+    """The sittings: every file looked for and every question read, before a model is loaded.
+
+    What is missing or refused ends that sitting alone.
+    """
+    fingerprint = model.fingerprint()
+    lacking = 0 if _is_all(args.benchmarks) else EXIT_INPUT
+    sittings = []
+    for name in names:
+        bench = BENCHMARKS[name]
+        sitting = Sitting(name, bench, _place(args, name, bench, model))
+        sittings.append(sitting)
+        told = missing(sitting)
+        if told is not None:
+            sitting.end("missing", told, lacking)
+            continue
+        if bench.judged and args.judge_model is None:
+            told = f"{name}: reviews need a judging model. Give --judge-model (docs/evaluation.md)."
+            sitting.end("skipped", told, lacking)
+            continue
+        try:
+            sitting.answers = _answers(args, sitting, fingerprint)
+        except (InputError, OSError) as error:
+            sitting.end("failed", one_line(error), EXIT_INPUT)
+    return sittings
+
+
+def missing(sitting: Sitting) -> str | None:
+    """What lacks of a benchmark's data, where to get it and where to put it; None if all is there."""
+    place = sitting.place
+    absent = [need for need in sitting.bench.needs if not Path(place.data(need)).exists()]
+    if not absent:
+        return None
+    parts = [f"{place.data(need)} (from {place.text(sitting.bench.needs[need])})" for need in absent]
+    return f"{sitting.name}: missing: {', '.join(parts)}. Put it there; see docs/evaluation.md."
+
+
+def ask_all(args: Namespace, sittings: Sequence[Sitting], model: Model) -> None:
+    """Answer what has no answer yet, with one process for each GPU where there are several."""
+    chunk = Shard(args.chunk_idx, args.num_chunks)
+    count = min(args.processes or _processes(args, model), _left(sittings, chunk))
+    if count == 1:
+        _ask(args, sittings, model, chunk)
+    elif count:
+        _ask_in_processes(args, count)
+
+
+def finish(sitting: Sitting) -> None:
+    """Write the answers file and run the benchmark's scorers and converters on it."""
+    shortfall = sitting.answers.finish()
+    if shortfall is not None:
+        sitting.end("failed", f"{sitting.name}: {shortfall.told}", shortfall.code)
+        return
+    print(f"\n{sitting.name}: {sitting.place.answers}", flush=True)
+    try:
+        for command, words in sitting.bench.commands(sitting.place):
+            code = command(words)
+            if code:
+                sitting.end("failed", f"{sitting.name}: was not scored; see the lines above.", code)
+                return
+    except (InputError, OSError) as error:
+        sitting.end("failed", one_line(error), EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED)
+        return
+    if not sitting.place.metric.is_file() or not sitting.bench.task:
+        sitting.end("answered", "")
+        return
+    content = read_json(sitting.place.metric)
+    sitting.metric, sitting.score = content["metric"], content["score"]
+    sitting.end("scored", "")
+
+
+def report(args: Namespace, sittings: Sequence[Sitting], model: Model) -> int:
+    """Print what lacks, the table and dI_zero%; returns the exit code."""
+    for sitting in sittings:
+        if sitting.told:
+            stream = sys.stderr if sitting.code else sys.stdout
+            print(f"error: {sitting.told}" if sitting.code else sitting.told, file=stream, flush=True)
+    if len(sittings) > 1:
+        _print_table(sittings, model.name)
+    codes = {sitting.code for sitting in sittings}
+    if all(sitting.state in ("missing", "skipped") for sitting in sittings):
+        codes.add(EXIT_INPUT)
+    if args.baseline is not None:
+        try:
+            print(zero_shot_line(_metrics_folder(args) / model.name, args.baseline))
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            codes.add(EXIT_INPUT)
+    return EXIT_INPUT if EXIT_INPUT in codes else max(codes)
+
+
+def zero_shot_line(results: Path, baseline: str) -> str:
+    """dI_zero% of a model against another (Eq. 9 of arXiv 2403.04343), over the paper's tasks that both have scores of.
+
+    Args:
+        results: folder of the model's metric files.
+        baseline: folder of the other's, or any other form that eval/overall.py reads.
+
+    Raises:
+        InputError: no task in common, a baseline that cannot be divided by.
+    """
+    if not results.is_dir():
+        raise InputError(f"{results}: has no metric file to compare with {baseline}. Score a benchmark first.")
+    base, own = baseline_scores(read_score_table(baseline)), baseline_scores(read_score_table(results))
+    common = [task for task in ZERO_SHOT_TASKS if task in base and task in own]
+    if not common:
+        raise InputError(f"{baseline}: has no score of {', '.join(ZERO_SHOT_TASKS)} that {results} has too. Score one.")
+    table = ScoreTable(str(results), tuple(common), {results.name: {task: own[task] for task in common}})
+    entry = compare(table, {task: base[task] for task in common}, zero_shot=True)["models"][results.name]
+    changes = ", ".join(f"{task} {value:+.2f}%" for task, value in entry["improvement_percent"].items())
+    absent = [task for task in ZERO_SHOT_TASKS if task not in common]
+    without = f"; without {', '.join(absent)}" if absent else ""
+    return f"dI_zero% against {baseline}: {entry['dI_zero_percent']:+.2f} ({changes}{without})"
+
+
+def _place(args: Namespace, name: str, bench: ZeroShot, model: Model) -> Place:
+    """The benchmark's folder of data is the first that has its question file; output has the same name."""
+    split = args.split or bench.split
+    question_file = bench.questions.replace("{split}", split)
+    folders = [folder for folder in bench.folders if (Path(args.data) / folder / question_file).exists()]
+    folder = (folders or list(bench.folders))[0]
+    target = Path(args.output or args.data) / folder
+    judge = ["--judge-model", args.judge_model] if args.judge_model else []
+    judge += ["--judge-url", args.judge_url] if args.judge_url else []
+    answers = bench.answers.replace("{split}", split).replace("{model}", model.name)
+    # A benchmark of which there is no number has no file either; the name is then one that is never written.
+    metric = _metrics_folder(args) / model.name / f"{bench.task or name}.json"
+    return Place(
+        Path(args.data) / folder, target, split, model.name, bench.task, target / answers, metric, tuple(judge)
+    )
+
+
+def _answers(args: Namespace, sitting: Sitting, fingerprint: dict[str, str]) -> AnswersFile:
+    """The answers file of a benchmark, its way cleared; a metric file of other answers is removed."""
+    bench, place = sitting.bench, sitting.place
+    questions = place.data(bench.questions)
+    asked = bench.read(questions, place.data(bench.images))
+    answers = AnswersFile(place.answers, asked, settings_of(args, bench.max_new_tokens), fingerprint)
+    answers.clear_way([questions], _REMEDY, args.overwrite)
+    if not answers.work.complete() and bench.task:
+        place.metric.unlink(missing_ok=True)
+    return answers
+
+
+def _left(sittings: Sequence[Sitting], shard: Shard | None) -> int:
+    """How many questions (of a share) have no answer yet."""
+    return sum(len(s.answers.open_questions(shard)) for s in sittings if s.answers is not None)
+
+
+def _ask(args: Namespace, sittings: Sequence[Sitting], model: Model, shard: Shard) -> None:
+    """Answer this process's share; a benchmark that fails is told when it is finished."""
+    answerer = None
+    for sitting in sittings:
+        answers = sitting.answers
+        if answers is None or not answers.open_questions(shard):
+            continue
+        if answerer is None:
+            answerer = model.load(answers.settings)
+        try:
+            answers.answer(answerer.asking(answers.settings), args.batch_size, args.workers, shard, sitting.name)
+        except (InputError, OSError, RuntimeError) as error:
+            print(f"error: {sitting.name}: {one_line(error)}", file=sys.stderr, flush=True)
+            code = EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED
+            sitting.end("failed", f"{sitting.name}: {one_line(error)}", code)
+
+
+def _processes(args: Namespace, model: Model) -> int:
+    """As many as there are GPUs, if none is named."""
+    if args.device not in (None, "cuda") or model.device == "cpu":
+        return 1
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _ask_in_processes(args: Namespace, count: int) -> None:
+    """Let processes answer a share each; what one of them could not answer is told when the file is finished."""
+    spawn = multiprocessing.get_context("spawn")
+    shares = [spawn.Process(target=run, args=(partial(_share, args, n, count),)) for n in range(count)]
+    try:
+        for process in shares:
+            process.start()
+        for process in shares:
+            process.join()
+    finally:
+        for process in shares:
+            if process.is_alive():
+                process.terminate()
+                process.join()
+
+
+def _share(args: Namespace, number: int, count: int) -> int:
+    """What one of several processes does; it ends with the process that started it. The exit code is always 0."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is interrupted, and ends the others
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    model = Model.of(args, local_rank=number)
+    sittings = prepare(args, chosen(args.benchmarks), model)
+    _ask(args, sittings, model, Shard(args.chunk_idx, args.num_chunks, number, count))
+    return 0
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(EXIT_FAILED)
+
+
+def _metrics_folder(args: Namespace) -> Path:
+    return Path(args.metrics_folder or os.path.join(args.output or args.data, "metrics"))
+
+
+def _check_flags(args: Namespace, names: Sequence[str]) -> None:
+    shard_of(args.chunk_idx, args.num_chunks, {})
+    if args.workers < 1 or (args.processes is not None and args.processes < 1):
+        raise InputError("--workers and --processes must be at least 1. Mend the flag.")
+    if args.split is not None and (len(names) > 1 or not BENCHMARKS[names[0]].split):
+        several = ", ".join(name for name, bench in BENCHMARKS.items() if bench.split)
+        raise InputError(f"--split is for one of {several} alone, got --benchmarks {args.benchmarks}. Leave it out.")
+    if args.split is not None and os.sep in args.split:
+        raise InputError(f"--split must be the name of a question file without its ending, got {args.split!r}.")
+    if not Path(args.data).is_dir():
+        raise InputError(f"{args.data}: no such folder (--data). Put the benchmarks there; see docs/evaluation.md.")
+    settings_of(args, 1)
+
+
+def _print_table(sittings: Sequence[Sitting], model: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Zero-shot: {model}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("benchmark", "state", "metric"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    for sitting in sittings:
+        score = "" if sitting.score is None else f"{sitting.score:.2f}"
+        table.add_row(sitting.name, sitting.state, sitting.metric, score)
+    Console(highlight=False).print(table)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
+    add_model_flags(parser)
+    files = parser.add_argument_group("benchmarks and files")
+    files.add_argument("--benchmarks", default=ALL, help=f"{ALL}, or some of {', '.join(BENCHMARKS)}, with commas")
+    files.add_argument("--data", default="playground/data/eval", help="folder of the benchmarks, as LLaVA's")
+    files.add_argument("--output", help="folder for answers and submissions, laid out as --data; --data if left out")
+    files.add_argument("--metrics-folder", help="<here>/<model>/<task>.json; <output>/metrics if left out")
+    files.add_argument("--split", help="another question file of the one benchmark, without its ending")
+    files.add_argument("--baseline", help="metric files of another model (its folder), for dI_zero%%")
+    files.add_argument("--overwrite", action="store_true", help="replace answers files that were made differently")
+    files.add_argument("--judge-model", help="judging model of the reviews; they are skipped if left out")
+    files.add_argument("--judge-url", help=f"its endpoint; {URL_VARIABLE} or OpenAI's if left out")
+    speed = parser.add_argument_group("speed; no effect on the answers")
+    speed.add_argument("--processes", type=int, help="on this machine; one for each visible GPU if left out")
+    speed.add_argument("--workers", type=int, default=2, help="threads of a process that read images ahead")
+    speed.add_argument("--num-chunks", type=int, default=1, help="split over this many machines that share --output")
+    speed.add_argument("--chunk-idx", type=int, default=0, help="which of them this is; the last to finish scores")
+    add_generation_flags(parser, None)
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)
