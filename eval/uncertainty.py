@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.score_matrix import ScoreMatrix
+from eval.score_matrix import BASE, ScoreMatrix
 from visatb.errors import InputError
 from visatb.files import parse_json, read_text
 
@@ -167,7 +167,9 @@ def read_record_scores(folder: str | Path, matrix: ScoreMatrix) -> list[np.ndarr
     """
     root = Path(folder)
     models = [(matrix.common,)]
-    models += [(unit, f"{unit}+mini", f"{unit}-plus-mini", f"STL-{unit}") for unit in matrix.units]
+    # A run of several forms has the folders of all: which are meant follows from what they are compared with.
+    affixes = (("", ""), ("STL-", "")) if matrix.common == BASE else (("", ""), ("", "+mini"), ("", "-plus-mini"))
+    models += [tuple(f"{before}{unit}{after}" for before, after in affixes) for unit in matrix.units]
     homes = [_home(root, stems) for stems in models]
     singles = {"mini-STL-": matrix.single_mini_J, "STL-": matrix.single_own_J}
     found = []

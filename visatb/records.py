@@ -17,6 +17,7 @@ from visatb.errors import InputError
 from visatb.files import parse_json, read_text
 
 IMAGE_TOKEN = "<image>"
+DUPLICATE_ID = "duplicate id"
 ROLES = ("human", "gpt")
 
 Record = dict[str, Any]
@@ -59,19 +60,35 @@ def check_records(
         records: records of one file.
         path: that file, for messages.
         tasks: the known task names; None accepts any task or none.
-        training: every turn must be text and every question answered; otherwise `conversations[1]` may be a
-            reference list or absent, and a question about one image need not say `<image>`.
+        training: every turn must be text and every question answered, and ids may repeat, as those of LLaVA's mixes
+            do; otherwise `conversations[1]` may be a reference list or absent, and a question about one image need
+            not say `<image>`.
     """
     seen: set = set()
     for n, record in enumerate(records):
-        for _, error in record_problems(record, f"{path}: {name_of(record, n)}", seen, tasks, training):
+        check_record(record, f"{path}: {name_of(record, n)}", seen, tasks, training)
+
+
+def check_record(
+    record: Record, where: str, seen: set, tasks: Collection[str] | None = None, training: bool = True
+) -> None:
+    """Refuse one record of a file; arguments as for `record_problems`."""
+    for kind, error in record_problems(record, where, seen, tasks, training):
+        if is_refused(kind, training):
             raise error
+
+
+def is_refused(kind: str, training: bool) -> bool:
+    """Whether a problem of `record_problems` ends what the records are for, or is merely worth telling."""
+    return not (training and kind == DUPLICATE_ID)
 
 
 def record_problems(
     record: Record, where: str, seen: set, tasks: Collection[str] | None = None, training: bool = True
 ) -> Iterator[tuple[str, InputError]]:
-    """What `check_records` refuses in one record: (kind, refusal) each, as far as one fault does not hide others.
+    """What is wrong with one record: (kind, refusal) each, as far as one fault does not hide others.
+
+    `is_refused` tells which of them `check_records` raises.
 
     Args:
         record: the record.
@@ -81,7 +98,7 @@ def record_problems(
     """
     rules = {
         "id": partial(_check_id, record, where),
-        "duplicate id": partial(_check_new, record, where, seen),
+        DUPLICATE_ID: partial(_check_new, record, where, seen),
         "unknown task": partial(_check_task, record, where, tasks),
         "conversation": partial(_check_turns, record, where, training),
         "image field": partial(_check_image_names, record, where),

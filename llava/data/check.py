@@ -29,7 +29,7 @@ from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json
 from visatb.overlap import find_overlaps
-from visatb.records import Record, image_names, name_of, read_records, record_problems
+from visatb.records import Record, image_names, is_refused, name_of, read_records, record_problems
 
 _EXAMPLE = """example:
   python -m llava.data.check --data_path train.json --against val.json test.json --image_folder images \\
@@ -211,7 +211,7 @@ class DataCheck:
         for n, record in enumerate(records):
             found = list(record_problems(record, f"{path}: {name_of(record, n)}", seen, names, training))
             for kind, error in found:
-                self._errors.add(path, kind, str(error))
+                (self._errors if is_refused(kind, training) else self._warnings).add(path, kind, str(error))
             if not any(kind in _UNSOUND for kind, _ in found):
                 usable.append(n)
         with_image = next((n for n in usable if image_names(records[n])), None)

@@ -16,7 +16,7 @@ from scripts_visatb.data.stream import file_sizes, stream_records
 from visatb.benchmark import SPLITS, Benchmark
 from visatb.errors import InputError
 from visatb.overlap import KINDS, Overlap
-from visatb.records import Record, image_names, name_of, record_problems, resolve_image
+from visatb.records import Record, check_record, image_names, name_of, resolve_image
 
 
 def digest(*values: str | int) -> int:
@@ -96,8 +96,7 @@ def survey(benchmark: Benchmark, data_folder: Path, image_folder: Path | None) -
                 seen: set = set()
                 for n, record in enumerate(stream_records(path, bar.update)):
                     where = f"{path}: {name_of(record, n)}"
-                    for _, problem in record_problems(record, where, seen, names, training=split == "train"):
-                        raise problem
+                    check_record(record, where, seen, names, training=split == "train")
                     tasks[record["task"]].add(keys(record))
                     if image_folder is not None:
                         _resolve_new_images(record, where, image_folder, resolved)

@@ -8,7 +8,6 @@ EW, <weight method>       all tasks with equal weights, or by another strategy (
 VisATB, <ablation>        all tasks with the weights of this run
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scripts_visatb.data.subsets import balanced_units
@@ -151,11 +150,6 @@ def table_rows(benchmark: Benchmark, table: str) -> dict[str, dict[str, str]]:
     else:
         rows = {MINI: MINI} | {unit: unit + PLUS_MINI for unit in units}
     return {row: dict.fromkeys(tasks, model) for row, model in rows.items()}
-
-
-def named(models: dict[str, Model], names: Iterable[str]) -> list[Model]:
-    """The models of these names."""
-    return [models[name] for name in names]
 
 
 def _name_of(method: str) -> str:

@@ -169,7 +169,6 @@ def turn(n, position, **fields):
 
 
 BAD = {
-    "duplicate id": (change(3, id="tiny-2"), "duplicate id", "record 3 .*occurs twice"),
     "id": (change(3, id=[1]), "id", "record 3 must be|record 3 .*must be a string"),
     "unknown task": (change(4, task="Cooking"), "unknown task", "must be one of SceneCaption, .* got 'Cooking'"),
     "no task": (change(4, task=None), "unknown task", "got None"),
@@ -206,9 +205,10 @@ def test_all_problems_are_told_and_counted_not_the_first_alone(check, records):
     records[8]["id"], records[8]["task"] = records[9]["id"], "Cooking"
     report, ended = check(records)
     found = {kind: problem["count"] for kind, problem in kinds(report).items()}
-    assert found == {"unknown task": 6, "conversation": 1, "image file": 1, "duplicate id": 1}
+    assert found == {"unknown task": 6, "conversation": 1, "image file": 1}
+    assert [problem["kind"] for problem in report["warnings"]].count("duplicate id") == 1  # LLaVA's mixes have them
     assert len(kinds(report)["unknown task"]["examples"]) == 3
-    assert ended == "9 error(s) of 4 kind(s), told in the report. Mend the files."
+    assert ended == "8 error(s) of 3 kind(s), told in the report. Mend the files."
     assert report["files"][0]["tasks"]["(unknown)"]["records"] == 6
 
 

@@ -62,7 +62,7 @@ def test_a_record_that_cannot_be_shown_is_named(tiny_checkpoint, tiny_dataset, t
         (["--model_max_length", "0"], "model_max_length must be at least 1"),
         (["--num_train_epochs", "nan"], "num_train_epochs must be above 0"),
         (["--version", "v9"], "--version must be one of"),
-        (["--tokenizer", "{folder}"], "tokenizer cannot be read"),
+        (["--tokenizer", "{folder}"], "has no tokenizer.model"),
         (["--vision_tower", "{folder}"], "vision tower .*cannot be read"),
         (["--benchmark", "{folder}/none.yaml"], "no such file"),
         (["--against", "{data}"], "is given twice"),

@@ -17,6 +17,7 @@ from scripts_visatb.workflow.train import (
     discard,
     fingerprint,
     is_current,
+    train,
     training_environment,
 )
 from visatb.benchmark import Ablation, Benchmark, Task
@@ -181,6 +182,20 @@ def test_a_deleted_model_keeps_its_training_log_alone(run):
     discard(run, "mini")
     assert [path.name for path in folder.iterdir()] == ["train_log.jsonl"]
     discard(run, "never-trained")
+
+
+def test_a_deleted_model_is_trained_from_the_start_when_it_is_needed_again(run, tmp_path, capfd):
+    script = tmp_path / "train.sh"
+    made = '"$OUTPUT_DIR"/config.json "$OUTPUT_DIR"/train_log.jsonl'
+    script.write_text(f'mkdir -p "$OUTPUT_DIR"; ls "$OUTPUT_DIR"; touch {made}')
+    other = graph.Run(benchmark(training={"script": str(script)}), run.folder, 3)
+    mini = model(other, "mini")
+    assert train(other, mini) == 0
+    discard(other, "mini")
+    assert train(other, mini) == 0
+    assert not capfd.readouterr().out, "the second training found the log of the first in its folder"
+    assert train(other, mini) == 0
+    assert "already trained" in capfd.readouterr().out
 
 
 def test_missing_data_is_told_unless_prepare_makes_it(tmp_path):
