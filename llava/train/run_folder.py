@@ -248,6 +248,8 @@ def fingerprint(
     shape["global_batch"] = (
         training.per_device_train_batch_size * training.gradient_accumulation_steps * max(world_size, 1)
     )
+    # transformers keeps it there, and takes it from there when neither --bf16 nor --fp16 is given (accelerate launch).
+    shape["mixed_precision"] = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if training.loss_normalization == "batch":
         shape["per_device_train_batch_size"] = training.per_device_train_batch_size
     for name in ("model_name_or_path", "vision_tower", "pretrain_mm_mlp_adapter"):

@@ -184,6 +184,13 @@ def test_a_folder_is_not_reused_with_other_settings(place, tmp_path, flags):
         opened(tmp_path, shape(place, *flags))
 
 
+def test_a_folder_is_not_reused_when_a_launcher_brings_another_precision(place, tmp_path, monkeypatch):
+    run_once(tmp_path, shape(place))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(InputError, match="mixed_precision 'no' -> 'bf16'"):
+        opened(tmp_path, shape(place))
+
+
 @pytest.mark.parametrize("file", ["data.json", "base/config.json", "base/model.safetensors", "tower/w.bin", "proj.bin"])
 def test_a_folder_is_not_reused_when_a_file_has_changed(place, tmp_path, file):
     run_once(tmp_path, shape(place))
