@@ -64,6 +64,7 @@ class ResumableTrainer(transformers.Trainer):
         if self.weighter is None:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         self._saved_at = time.monotonic()
+        self.stopped_by = self._agreed_signal = 0
         with ExitStack() as self._loading:
             self._loading.enter_context(weights_only_loading())
             return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -90,6 +91,8 @@ class ResumableTrainer(transformers.Trainer):
             self.control.should_training_stop = True
         if self.stopped_by or self._save_due:
             self.control.should_save = True
+        if self.is_strategy and self.control.should_save and self.state.global_step > self._globalstep_last_logged:
+            self.control.should_log = True  # a run that goes on from here would not know of steps not yet in the log
         super()._maybe_log_save_evaluate(tr_loss, model, trial, epoch, ignore_keys_for_eval)
 
     # Saving
@@ -221,6 +224,7 @@ class ResumableTrainer(transformers.Trainer):
                 self.accelerator.scaler.load_state_dict(load_tensors(folder / SCALER_NAME))
             if self.is_strategy:
                 self.weighter.load_state_dict(load_tensors(folder / WEIGHTER_FILE))
+        self._saved_step = step if checkpoint is not None else -1  # what is there already need not be written again
         if self.is_strategy:
             self._started = time.monotonic() - self._task_log.resume(step)
         self._loading.close()  # the model, and DeepSpeed's part, were loaded before

@@ -16,6 +16,7 @@ import torch
 from transformers_patch.weighter import Weighter
 
 LEAST_WEIGHT = 1e-6  # a softmax may round to 0, and a step of such tasks alone would train nothing
+MOST_LOG_VARIANCE = 50.0  # of UW, either way: beyond it exp(-s) and its square would leave float64
 
 
 class EqualWeighting(Weighter):
@@ -176,6 +177,7 @@ class UncertaintyWeighting(ComputedWeighting):
         mean_gradient_K, mean_square_K = self.moment_K / (1 - 0.9**updates_K), self.square_K / (1 - 0.999**updates_K)
         step_K = mean_gradient_K / (mean_square_K.sqrt() + 1e-8)
         self.log_variance_K -= self.lr * step_K * seen_K
+        self.log_variance_K.clamp_(-MOST_LOG_VARIANCE, MOST_LOG_VARIANCE)
         self.weight_K.copy_(softmax_weights(-self.log_variance_K))
 
 

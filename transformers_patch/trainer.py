@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.utils.data import RandomSampler
 
@@ -332,6 +333,7 @@ class Trainer(ResumableTrainer):
         if self.optimizer is None:
             optimizer_class, options = transformers.Trainer.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = optimizer_class(self.optimizer_groups(), **options)
-        if not self.is_deepspeed_enabled:  # whose optimizer holds this rank's part of the gradient only
+        # DeepSpeed's holds this rank's part of the gradient only; one that has trained before has the hook.
+        if not self.is_deepspeed_enabled and not isinstance(self.optimizer, AcceleratedOptimizer):
             self.optimizer.register_step_pre_hook(self._refuse_bad_gradient)
         return self.optimizer

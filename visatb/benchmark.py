@@ -34,6 +34,7 @@ _TOP_KEYS = {
     "ablations",
     "bootstrap",
     "judge",
+    "zero_shot",
     "seed",
     "prepare",
     "training",
@@ -110,6 +111,7 @@ class Benchmark:
         ablations: other forms, temperatures and alphas to compare with.
         bootstrap: resamples of the validation records for the intervals of the weights; 0 leaves them out.
         judge: flags of eval/judge.py by name, for tasks with that metric.
+        zero_shot: flags of llava.eval.suite by name, for the graph's target `zero_shot`.
         data_folder, image_folder: folders of annotation files and of images.
         prepare: shell command that makes the data and the base model, None if they are there.
         training: `script` (path of a finetune script) and `environment` (its variables).
@@ -131,6 +133,7 @@ class Benchmark:
     ablations: tuple[Ablation, ...] = ()
     bootstrap: int = BOOTSTRAP
     judge: dict[str, Any] = field(default_factory=dict)
+    zero_shot: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     prepare: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
@@ -193,6 +196,7 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
         ablations=_ablations(content.get("ablations") or [], Ablation("", form, temperature, alpha), file),
         bootstrap=_whole(content.get("bootstrap", BOOTSTRAP), "bootstrap", file),
         judge=_judge(content, tasks, file),
+        zero_shot=_mapping(content, "zero_shot", file),
         data_folder=_text(content, "data_folder", file),
         image_folder=_text(content, "image_folder", file),
         seed=_whole(content.get("seed", 0), "seed", file),

@@ -7,11 +7,11 @@ from llava.eval.scorers import llavabench
 from visatb.cli import run
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, benchmark: str = "llavabench") -> int:
     """The command, with LLaVA's flags."""
     given = sys.argv[1:] if argv is None else argv
     renamed = ["--reviews-file" + word.removeprefix("--output") if _is_output(word) else word for word in given]
-    return llavabench.main(["--benchmark", "llavabench", *renamed])
+    return llavabench.main(["--benchmark", benchmark, *renamed])
 
 
 def _is_output(word: str) -> bool:

@@ -1,22 +1,11 @@
 """LLaVA's address of LLaVA-COCO's review (`llava.eval.scorers.llavabench`); --output is the review file here."""
 
-import sys
-from collections.abc import Sequence
+from functools import partial
 
-from llava.eval.scorers import llavabench
+from llava.eval.eval_gpt_review_bench import main as _main
 from visatb.cli import run
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command, with LLaVA's flags."""
-    given = sys.argv[1:] if argv is None else argv
-    renamed = ["--reviews-file" + word.removeprefix("--output") if _is_output(word) else word for word in given]
-    return llavabench.main(["--benchmark", "llavacoco", *renamed])
-
-
-def _is_output(word: str) -> bool:
-    return word.partition("=")[0] == "--output"
-
+main = partial(_main, benchmark="llavacoco")
 
 if __name__ == "__main__":
     run(main)

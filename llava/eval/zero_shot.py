@@ -136,13 +136,12 @@ def scored(main: Callable[[Sequence[str]], int], **flags: str) -> Callable[[Plac
 
 
 def submitted(benchmark: str, output: str, **flags: str) -> Callable[[Place], list[Command]]:
-    """The converter that writes the file which the benchmark's server takes; `flags` are paths of data, if there."""
+    """The converter that writes the file which the benchmark's server takes; `flags` are paths of data."""
 
     def commands(place: Place) -> list[Command]:
         words = [benchmark, "--answers-file", str(place.answers), "--output", place.made(output)]
         for flag, path in flags.items():
-            if Path(place.data(path)).exists():
-                words += [f"--{flag.replace('_', '-')}", place.data(path)]
+            words += [f"--{flag.replace('_', '-')}", place.data(path)]
         return [(submissions.main, words)]
 
     return commands
@@ -313,7 +312,11 @@ BENCHMARKS: Mapping[str, ZeroShot] = {
         ("vqav2",),
         "{split}.jsonl",
         "test2015",
-        {"{split}.jsonl": LLAVA_FILES, "test2015": COCO.format("test2015")},
+        {
+            "{split}.jsonl": LLAVA_FILES,
+            "llava_vqav2_mscoco_test2015.jsonl": LLAVA_FILES,
+            "test2015": COCO.format("test2015"),
+        },
         submitted(
             "vqav2",
             "answers_upload/{split}/{model}.json",

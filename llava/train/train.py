@@ -66,21 +66,22 @@ def train(argv: Sequence[str] | None = None) -> int:
         folder.begin()
         if checkpoint is not None:
             print(f"going on from {checkpoint}")
-    code = run_to_the_end(trainer, checkpoint)
-    if code:
-        return code
-    unsupervised, bad_images = trainer.count_unsupervised(), set(gather_object(trainer.train_dataset.bad_images))
-    if is_first:
-        folder.finish(
-            steps=trainer.state.global_step,
-            samples=len(records),
-            seconds=round(time.monotonic() - started, 3),
-            tasks=tasks,
-            weights=[float(weight) for weight in weighter.weight_K],
-            samples_without_supervised_token=unsupervised,
-            bad_images=len(bad_images),
-            log=LOG_FILE,
-        )
+    with StopSignals() as trainer.stop:  # until the run is marked: after the last step a signal has nothing to stop
+        code = run_to_the_end(trainer, checkpoint)
+        if code:
+            return code
+        unsupervised, bad_images = trainer.count_unsupervised(), set(gather_object(trainer.train_dataset.bad_images))
+        if is_first:
+            folder.finish(
+                steps=trainer.state.global_step,
+                samples=len(records),
+                seconds=round(time.monotonic() - started, 3),
+                tasks=tasks,
+                weights=[float(weight) for weight in weighter.weight_K],
+                samples_without_supervised_token=unsupervised,
+                bad_images=len(bad_images),
+                log=LOG_FILE,
+            )
     return 0
 
 
@@ -88,14 +89,13 @@ def run_to_the_end(trainer: LLaVATrainer, checkpoint: str | None) -> int:
     """Train from a checkpoint, or from the start, to the saved model; returns the exit code."""
     is_first = trainer.is_world_process_zero()
     try:
-        with StopSignals() as trainer.stop:
-            trainer.train(resume_from_checkpoint=checkpoint)
-            if trainer.stopped_by:
-                if is_first:
-                    saved = f"saved checkpoint-{trainer.state.global_step}; run the same command again to go on"
-                    print(f"{Signals(trainer.stopped_by).name}: {saved}", file=sys.stderr)
-                return 128 + trainer.stopped_by
-            save_final_model(trainer)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.stopped_by:
+            if is_first:
+                saved = f"saved checkpoint-{trainer.state.global_step}; run the same command again to go on"
+                print(f"{Signals(trainer.stopped_by).name}: {saved}", file=sys.stderr)
+            return 128 + trainer.stopped_by
+        save_final_model(trainer)
     except NonFiniteLossError as error:
         print(f"error: {error} Lower --learning_rate or check these samples.", file=sys.stderr)
         return 1

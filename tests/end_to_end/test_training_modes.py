@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,18 @@ def test_a_lora_training_goes_on_from_its_checkpoint_to_the_uninterrupted_model(
     assert len(taken) == 3  # after checkpoint-2
     one, other = read_adapter(tmp_path / "whole"), read_adapter(tmp_path / "again")
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_signal_between_the_saved_model_and_the_mark_of_a_finished_run_stops_nothing(place, tmp_path, monkeypatch):
+    def signalled(folder, **facts):
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL  # which would end this process
+        os.kill(os.getpid(), signal.SIGTERM)
+        finish(folder, **facts)
+
+    finish = entry.RunFolder.finish
+    monkeypatch.setattr(entry.RunFolder, "finish", signalled)
+    assert train(place, tmp_path / "model", steps=1) == 0
+    assert json.loads((tmp_path / "model" / "visatb_run.json").read_text())["finished"]
 
 
 def test_lora_goes_on_from_an_earlier_adapter(place, tmp_path, trainers):

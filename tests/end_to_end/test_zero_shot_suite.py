@@ -264,6 +264,7 @@ def test_the_scripts_are_one_runner_and_one_for_each_benchmark(repository, tmp_p
         ("mmbench", "mmbench_dev_20230712.tsv", "openmmlab"),
         ("sqa", "problems.json", "ScienceQA"),
         ("seed", "SEED-Bench-video-image", "SEED-Bench"),
+        ("vqav2", "llava_vqav2_mscoco_test2015.jsonl", "eval.zip"),
     ],
 )
 def test_missing_data_is_named_with_its_source(tiny_checkpoint, own_data, no_model, name, gone, source):

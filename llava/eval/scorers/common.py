@@ -90,13 +90,17 @@ def read_answers(path: str | os.PathLike) -> Answers:
     """Read an answers file.
 
     Raises:
-        InputError: naming file, line and field. No line; a line without question_id or text; several models.
+        InputError: naming file, line and field. No line; a line without question_id or text, or whose model_id is no
+            text; several models.
     """
     lines = []
     for where, record in read_lines(path):
         identifier = record.get("question_id")
         if not isinstance(identifier, str | int) or isinstance(identifier, bool):
             raise InputError(f"{where}: question_id must be text or a whole number, got {identifier!r}. Mend the line.")
+        model = record.get("model_id")
+        if model is not None and not isinstance(model, str):
+            raise InputError(f"{where}: model_id must be text, got {model!r:.40}. Mend the line.")
         prompt = record.get("prompt")
         text = get(record, "text", str, where)
         lines.append(AnswerLine(identifier, text, prompt if isinstance(prompt, str) else "", where, record))
@@ -104,8 +108,7 @@ def read_answers(path: str | os.PathLike) -> Answers:
     if len(models) > 1:
         (first, _), (other, at) = list(models.items())[:2]
         raise InputError(f"{at.where}: model_id is {other!r}, but {first!r} before. Score one model at a time.")
-    generator = lines[0].record.get("model_id")
-    return Answers(Path(path), tuple(lines), generator if isinstance(generator, str) else None)
+    return Answers(Path(path), tuple(lines), lines[0].record.get("model_id"))
 
 
 def read_lines(path: str | os.PathLike) -> list[tuple[str, Record]]:

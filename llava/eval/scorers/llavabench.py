@@ -137,7 +137,7 @@ def summarize(reviews: Iterable[Record]) -> dict[str, dict[str, float]]:
     """Category (and "all") -> relative score in percent, mean ratings of reference and model; sorted by name."""
     pairs: dict[str, list[Sequence[float]]] = {}
     for one in reviews:
-        for name in {"all", one.get("category", "all")}:
+        for name in {"all", str(one.get("category", "all"))}:
             pairs.setdefault(name, []).append(one["tuple"])
     table = {}
     for name in sorted(pairs):

@@ -42,7 +42,7 @@ def score(grades: Mapping[str, Any], questions: Mapping[str, Any] | None, source
         if not whole or len(found) != (runs or len(found)):
             raise InputError(f"{where}: score must be a number from 0 to 1 for each run. Run the evaluator again.")
         runs = len(found)
-        skills = get(questions[key], "capability", list, f"question {key}") if questions is not None else []
+        skills = _capabilities(questions[key], key) if questions is not None else []
         entries.append(
             {"question_id": key, "score": sum(found) / runs, "malformed": False, "runs": found, "of": skills}
         )
@@ -52,6 +52,11 @@ def score(grades: Mapping[str, Any], questions: Mapping[str, Any] | None, source
     total = percent(entries)
     summary = [*(f"{skill}: {value:.1f}" for skill, value in by_skill.items()), f"total: {total:.1f}"]
     return outcome("gpt4_score", total, entries, summary, capability=by_skill, runs=by_run)
+
+
+def _capabilities(question: Any, key: str) -> list[str]:
+    found = get(question if isinstance(question, dict) else {}, "capability", list, f"question {key}")
+    return [str(skill) for skill in found]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

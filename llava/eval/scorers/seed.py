@@ -43,14 +43,14 @@ def score(answers: Answers, data: Mapping[str, Any], source: str | os.PathLike) 
     Raises:
         InputError: missing or further answers, a question of another shape.
     """
-    names = {number: name for name, number in get(data, "question_type", dict, str(source)).items()}
+    names = {str(number): name for name, number in get(data, "question_type", dict, str(source)).items()}
     questions = by_id(numbered(get(data, "questions", list, str(source)), source))
     entries = []
     for line in in_order_of(list(questions), answers, source):
         question = questions[line.key]
         truth = get(question, "answer", str, f"{source}: question_id {line.question_id!r}")
         number = question.get("question_type_id")
-        groups = {"type": names.get(number, f"type {number}"), "data": question.get("data_type")}
+        groups = {"type": names.get(str(number), f"type {number}"), "data": question.get("data_type")}
         entries.append(entry(line, line.text == truth, truth, malformed=line.text not in LETTERS, **groups))
     total, types, data_types = percent(entries), percent_by(entries, "type"), percent_by(entries, "data")
     summary = [f"{name}: {value:.2f}%" for name, value in types.items()]

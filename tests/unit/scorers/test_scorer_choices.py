@@ -136,6 +136,13 @@ def test_seed_refuses_a_repeated_question(answers):
         seed.score(answers((101669, "A")), data, "SEED.json")
 
 
+def test_seed_takes_types_of_any_kind(answers):
+    data = seed_data()
+    data["questions"][0]["question_type_id"] = [1]
+    said = answers((101669, "A"), (104933, "A"), ("v1", "C"), ("v2", "D"))
+    assert "type [1]" in seed.score(said, data, "SEED.json")["details"]["question_type"]
+
+
 OPTIONS = {"A": "a red cat", "B": "a blue dog", "C": "the sea"}
 
 
@@ -269,3 +276,10 @@ def test_mmvet_refuses_unfinished_grades(grades, message):
     questions = {f"v1_{n}": {"capability": ["rec"]} for n in range(2)}
     with pytest.raises(InputError, match=message):
         mmvet.score(grades, questions if grades else {}, "grades.json")
+
+
+def test_mmvet_refuses_questions_of_another_shape():
+    grades = {"v1_0": {"score": [0.5]}}
+    with pytest.raises(InputError, match="question v1_0: must have capability"):
+        mmvet.score(grades, {"v1_0": 1}, "grades.json")
+    assert mmvet.score(grades, {"v1_0": {"capability": [["ocr"]]}}, "grades.json")["score"] == 50

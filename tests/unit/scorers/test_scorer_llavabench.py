@@ -130,6 +130,11 @@ def test_old_and_broken_review_files(bench, capsys):
             llavabench.read_reviews(bench.lines("b.jsonl", [broken]))
 
 
+def test_categories_of_any_kind_are_named():
+    table = llavabench.summarize([{"tuple": [8, 4], "category": ["x"]}, {"tuple": [8, 6], "category": 2}])
+    assert {name: row["relative_score"] for name, row in table.items()} == {"2": 75, "['x']": 50, "all": 62.5}
+
+
 def test_answers_that_are_not_those_to_the_questions_are_refused(bench, files, endpoint):
     bench.answers([(2, "rated 6"), (0, "rated 4")], "answers/my-model.jsonl")
     with pytest.raises(InputError, match="1 of 3 questions"):

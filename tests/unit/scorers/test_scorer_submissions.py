@@ -173,3 +173,9 @@ def test_answers_of_several_models_are_refused(bench):
     path.write_text(path.read_text() + re.sub("my-model", "other", path.read_text()))
     with pytest.raises(InputError, match="line 2: model_id is 'other', but 'my-model' before"):
         read_answers(path)
+
+
+@pytest.mark.parametrize("model", [["my-model"], {"name": "my-model"}, 3])
+def test_a_model_id_that_is_no_text_is_refused(bench, model):
+    with pytest.raises(InputError, match="line 1: model_id must be text, got"):
+        read_answers(bench.answers([(0, "a")], model_id=model))

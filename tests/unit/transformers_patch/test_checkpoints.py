@@ -111,6 +111,25 @@ def test_a_run_that_was_cut_after_its_last_step_takes_no_other(tmp_path):
         assert torch.equal(one, other)
 
 
+def test_a_checkpoint_that_a_run_went_on_from_is_not_written_again(tmp_path, monkeypatch):
+    settings = {"save_strategy": "epoch", "max_steps": 4}  # in the middle of the second epoch
+    trainer(tmp_path, **settings).train()
+    run, seals = trainer(tmp_path, **settings), []
+    monkeypatch.setattr(checkpoints, "publish", lambda staged, final: seals.append(final.name))
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))  # the epoch ends once more, without a step
+    assert seals == [] and run.state.global_step == 4
+
+
+def test_a_trainer_that_was_stopped_can_train_again(tmp_path):
+    run = trainer(tmp_path, save_strategy="no", callbacks=[AtStep(1, lambda: os.kill(os.getpid(), signal.SIGTERM))])
+    with StopSignals() as run.stop:
+        run.train()
+    assert saved(tmp_path) == ["checkpoint-2"]
+    run.stop = None
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert not run.stopped_by and run.state.global_step == 6 and saved(tmp_path) == ["checkpoint-2"]
+
+
 def test_old_checkpoints_go_when_the_new_one_is_there(tmp_path):
     trainer(tmp_path, save_total_limit=2, save_steps=1).train()
     assert saved(tmp_path) == ["checkpoint-5", "checkpoint-6"]

@@ -135,6 +135,12 @@ def test_uw_ends_at_weights_inverse_to_the_losses():
     assert weights[-1].tolist() == pytest.approx([1.6, 0.4], rel=1e-3)
 
 
+@pytest.mark.parametrize("lr, mean", [(1000.0, [2.0, 0.01]), (1.0, [2.0, 0.0])])
+def test_uw_stays_finite_at_any_learning_rate_and_a_loss_of_0(lr, mean):
+    weights = feed(build_weighter("UW", 2, lr=lr), [mean] * 900)
+    assert weights.isfinite().all() and (weights > 0).all()
+
+
 def test_uw_leaves_an_absent_task_where_it_is():
     weighter = build_weighter("UW", 2)
     feed(weighter, [[1.0, 3.0], [1.0, 3.0]])

@@ -79,6 +79,23 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path):
     assert drop_time == [{k: v for k, v in line.items() if k != "elapsed_s"} for line in lines(tmp_path / "whole")]
 
 
+def test_tokens_seen_between_two_logging_steps_survive_a_kill(tmp_path):
+    class KillAt(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    settings = {"per_device_train_batch_size": 4, "logging_steps": 2, "max_steps": 6}
+    saving = settings | {"save_strategy": "steps", "save_steps": 3}
+    trainer(tmp_path / "whole", **settings).train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "cut", callbacks=[KillAt()], **saving).train()
+    trainer(tmp_path / "cut", **saving).train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-3"))
+    seen = [{n: task["tokens_seen"] for n, task in lines(tmp_path / f)[-1]["tasks"].items()} for f in ("whole", "cut")]
+    assert seen[0] == seen[1] and seen[0]["b"] > 0
+    assert [line["step"] for line in lines(tmp_path / "cut")] == [2, 3, 4, 6]
+
+
 def test_checkpoints_appear_whole_and_old_ones_go(tmp_path):
     run = trainer(tmp_path, per_device_train_batch_size=8, save_strategy="steps", save_steps=2, save_total_limit=2)
     run.train()

@@ -1,0 +1,48 @@
+"""Takes one final model through the zero-shot suite: one call of llava.eval.suite.
+
+python -m scripts_visatb.workflow.zero_shot --benchmark B.yaml --run runs/demo --seed 0 --model VisATB
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from scripts_visatb.workflow.graph import Run, model_place
+from scripts_visatb.workflow.infer import flag_words
+from scripts_visatb.workflow.models import EW
+from scripts_visatb.workflow.step import run_of, step_parser
+from visatb.cli import run
+
+
+def suite_command(current: Run, model: str) -> list[str]:
+    """The command. The benchmark's `zero_shot` section gives flags of llava.eval.suite by name."""
+    path, base = model_place(current, model)
+    metrics = current.home / "zero_shot_metrics"
+    baseline = None if model == EW else metrics / EW  # dI_zero% compares with equal weights
+    fixed = {
+        "model-path": path,
+        "model-base": base,
+        "model-name": model,
+        "output": current.home / "zero_shot",
+        "metrics-folder": metrics,
+        "baseline": baseline,
+        "overwrite": True,  # answers of a model that has since been trained anew are replaced
+    }
+    flags = current.benchmark.zero_shot | fixed
+    words = [word for name, value in flags.items() for word in flag_words(name, value)]
+    return [sys.executable, "-m", "llava.eval.suite", *words]
+
+
+def main() -> int:
+    """Command line."""
+    parser = step_parser(__doc__)
+    parser.add_argument("--model", required=True, help="name of the model")
+    args = parser.parse_args()
+    current = run_of(args)
+    (current.home / "zero_shot").mkdir(parents=True, exist_ok=True)
+    code = subprocess.run(suite_command(current, args.model), check=False, cwd=Path.cwd()).returncode
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    run(main)
