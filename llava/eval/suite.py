@@ -79,7 +79,7 @@ class Sitting:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     names = chosen(args.benchmarks)
     _check_flags(args, names)
     model = Model.of(args)
@@ -349,7 +349,8 @@ def _print_table(sittings: Sequence[Sitting], model: str) -> None:
     Console(highlight=False).print(table)
 
 
-def _parser() -> ArgumentParser:
+def build_parser() -> ArgumentParser:
+    """The command line."""
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
     add_model_flags(parser)
     files = parser.add_argument_group("benchmarks and files")

@@ -37,7 +37,7 @@ def inference_command(current: Run, model: Model, split: str) -> list[str]:
         str(script),
         "--model-path",
         path,
-        *_flag("model-base", base),
+        *flag_words("model-base", base),
         "--model-name",
         model.name,
         "--image-folder",
@@ -47,7 +47,7 @@ def inference_command(current: Run, model: Model, split: str) -> list[str]:
         "--overwrite",  # answers of a model that has since been trained anew are replaced
         "--answers-folder",
         str(current.answers(model.name, split)),
-        *[word for name, value in settings.items() for word in _flag(name, value)],
+        *[word for name, value in settings.items() for word in flag_words(name, value)],
     ]
 
 
@@ -69,7 +69,8 @@ def infer(current: Run, model: Model, split: str) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _flag(name: str, value: Any) -> list[str]:
+def flag_words(name: str, value: Any) -> list[str]:
+    """A flag of a command line as a benchmark's section gives it: true stands alone, false and null leave it out."""
     if value is None or value is False:
         return []
     if value is True:

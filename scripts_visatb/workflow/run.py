@@ -4,9 +4,9 @@
     python -m scripts_visatb.workflow.run --benchmark scripts_visatb/benchmarks/demo.yaml --cores 2 -n   # only the plan
 
 Targets come last: `weights`, `main` (the default: the report on VisATB, EW and single tasks), `baselines`, `ablations`,
-`all`. The same as `snakemake -s scripts_visatb/workflow/Snakefile --configfile FILE --cores N`, with a check of the
-benchmark file first, fewer words, and an end for all that it started when it is itself killed. Flags it does not know
-go to snakemake.
+`all`, `zero_shot`. The same as `snakemake -s scripts_visatb/workflow/Snakefile --configfile FILE --cores N`, with a
+check of the benchmark file first, fewer words, and an end for all that it started when it is itself killed. Flags it
+does not know go to snakemake.
 """
 
 import ctypes

@@ -16,8 +16,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from llava.eval.suite import build_parser
 from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.report_data import omissions
+from scripts_visatb.workflow.zero_shot import suite_command
 from visatb.benchmark import load_benchmark
 from visatb.records import omitted_file
 
@@ -450,3 +452,18 @@ def _wait_for(condition, seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)
+
+
+def test_the_zero_shot_target_takes_the_final_models_through_the_suite_equal_weights_first(toy):
+    write_benchmark(toy, zero_shot={"data": "eval", "benchmarks": "pope,mme"})
+    shown = plan(toy, "toy.yaml", "zero_shot").stdout
+    assert re.findall(r"take (\S+) through the zero-shot suite", shown) == ["EW", "VisATB"]
+    assert {"mini", "EW", "VisATB"} <= set(re.findall(r": train (\S+) \(seed", shown))
+    run = Run(load_benchmark(toy / "toy.yaml"), toy / "runs/toy", 0)
+    baseline = {"EW": None, "VisATB": str(toy / "runs/toy/seed0/zero_shot_metrics/EW")}
+    for model, expected in baseline.items():
+        words = suite_command(run, model)
+        assert words[1:3] == ["-m", "llava.eval.suite"]
+        flags = build_parser().parse_args(words[3:])
+        assert (flags.model_name, flags.data, flags.benchmarks, flags.baseline) == (model, "eval", "pope,mme", expected)
+        assert flags.overwrite and flags.model_path == str(toy / "runs/toy/seed0/models" / model)
