@@ -290,6 +290,8 @@ def _spread(matrices: list[ScoreMatrix], weighting: Weighting, options: Any) -> 
         return spread_of_runs(matrices, weigh_other, weighting) if len(matrices) > 1 else None
     if options.bootstrap < 2 or not 0 < options.confidence < 1:
         raise InputError("--bootstrap must be at least 2 resamples, --confidence between 0 and 1. Mend the flag.")
+    if options.bootstrap_seed < 0:
+        raise InputError(f"--bootstrap-seed must be at least 0, got {options.bootstrap_seed}. Mend the flag.")
     if len(matrices) > 1:
         raise InputError("--bootstrap needs one --scores. Leave the others out.")
     if options.per_record is None:

@@ -178,7 +178,7 @@ def read_record_scores(folder: str | Path, matrix: ScoreMatrix) -> list[np.ndarr
         pairs += [
             (_home(root, (prefix + task,)), single[j]) for prefix, single in singles.items() if single is not None
         ]
-        rows, first = [], None
+        rows, first = [], None  # of each model the scores in the order of the first one's records
         for home, expected in pairs:
             file = home / f"{task}{PER_RECORD}"
             scores = _read_scores(file)
@@ -190,7 +190,7 @@ def read_record_scores(folder: str | Path, matrix: ScoreMatrix) -> list[np.ndarr
                 raise InputError(
                     f"{file}: its mean is {mean:g}, the matrix says {expected:g}. Score the answers again."
                 )
-            rows.append(list(scores.values()))
+            rows.append([scores[position] for position in first[1]])
         found.append(np.array(rows))
     return found
 

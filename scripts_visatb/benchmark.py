@@ -341,7 +341,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     description, _, example = __doc__.partition("\n\n")
     parser = ArgumentParser(description=description, epilog=example)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, help="what to do")
     commands.add_parser("list", help="the benchmarks there are")
     show = commands.add_parser("show", help="what a run will do and cost")
     show.add_argument("benchmark", help="name as in list, or path of a benchmark file")

@@ -5,6 +5,7 @@
 
 import math
 import os
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ ON_FAILED = ("fail", "exclude", "clip")
 AUTO = "auto"
 BOOTSTRAP = 1000
 SPLITS = ("train", "val", "test")
+RESERVED = ("mini", "base")  # models that all others are compared with
 
 _TOP_KEYS = {
     "name",
@@ -184,7 +186,7 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
     alpha = _alpha(content.get("alpha", [0.25, 0.25, 0.5]), "alpha", file)
     return Benchmark(
         path=file,
-        name=_text(content, "name", file),
+        name=_label(content, "name", file),
         tasks=tasks,
         mini_rate=_rate(content, "mini_rate", file),
         large_rate=_rate(content, "large_rate", file),
@@ -194,14 +196,14 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
         on_failed=_one_of(content.get("on_failed", ON_FAILED[0]), ON_FAILED, "on_failed", file),
         baselines=_names(content, "baselines", file),
         ablations=_ablations(content.get("ablations") or [], Ablation("", form, temperature, alpha), file),
-        bootstrap=_whole(content.get("bootstrap", BOOTSTRAP), "bootstrap", file),
+        bootstrap=_bootstrap(content, tasks, file),
         judge=_judge(content, tasks, file),
         zero_shot=_mapping(content, "zero_shot", file),
         data_folder=_text(content, "data_folder", file),
         image_folder=_text(content, "image_folder", file),
         seed=_whole(content.get("seed", 0), "seed", file),
-        prepare=content.get("prepare"),
-        training=_mapping(content, "training", file),
+        prepare=None if content.get("prepare") is None else _text(content, "prepare", file),
+        training=_training(content, file),
         inference=_mapping(content, "inference", file),
     )
 
@@ -214,6 +216,10 @@ def _tasks(entries: Any, file: Path) -> tuple[Task, ...]:
     for task in tasks:
         if names.count(task.name) > 1:
             raise InputError(f"{file}: task {task.name!r} is listed twice. Name every task once.")
+        if task.measured and (task.group or task.name) in RESERVED:
+            raise InputError(
+                f"{file}: {task.group or task.name!r} is the name of a common model. Rename the task or group."
+            )
         if task.group in names:
             raise InputError(f"{file}: {task.group!r} names a task and a group. Rename the group.")
     return tasks
@@ -223,9 +229,7 @@ def _task(entry: Any, key: str, file: Path) -> Task:
     if not isinstance(entry, dict):
         raise InputError(f"{file}: {key} must be a mapping with name, metric, files. Mend it.")
     _no_other_keys(entry, _TASK_KEYS, file, key + ".")
-    name = _text(entry, "name", file, key + ".")
-    if not all(ch.isalnum() or ch in "-._" for ch in name):
-        raise InputError(f"{file}: {key}.name must be letters, digits, '-', '.', '_', got {name!r}. Rename the task.")
+    name = _label(entry, "name", file, key + ".")
     metric, weight = entry.get("metric"), entry.get("weight")
     if (metric is None) == (weight is None):
         raise InputError(f"{file}: {key} ({name}) must have a metric or a fixed weight, one of the two.")
@@ -236,9 +240,7 @@ def _task(entry: Any, key: str, file: Path) -> Task:
         _one_of(more, METRICS, f"{key}.also", file)
         if metric is None or more == metric:
             raise InputError(f"{file}: {key}.also must add to metric, got {more!r} beside {metric!r}. Mend it.")
-    group = entry.get("group")
-    if group is not None and (not isinstance(group, str) or not group):
-        raise InputError(f"{file}: {key}.group must be text, got {group!r}. Mend it.")
+    group = None if entry.get("group") is None else _label(entry, "group", file, key + ".")
     files = entry.get("files") or {}
     if not isinstance(files, dict):
         raise InputError(f"{file}: {key}.files must be a mapping of splits to file names, got {files!r}. Mend it.")
@@ -270,6 +272,32 @@ def _text(mapping: dict, key: str, file: Path, prefix: str = "") -> str:
     return value
 
 
+def _label(mapping: dict, key: str, file: Path, prefix: str = "") -> str:
+    """A name that files and folders are called by."""
+    value = _text(mapping, key, file, prefix)
+    if not all(ch.isalnum() or ch in "-._" for ch in value) or value.startswith("."):
+        raise InputError(
+            f"{file}: {prefix}{key} must be letters, digits, '-', '.', '_', no '.' first, got {value!r}. Rename it."
+        )
+    return value
+
+
+def _training(content: dict, file: Path) -> dict[str, Any]:
+    training = _mapping(content, "training", file)
+    environment = training.get("environment") or {}
+    if not isinstance(environment, dict):
+        raise InputError(f"{file}: training.environment must be a mapping of variables, got {environment!r}. Mend it.")
+    return training
+
+
+def _bootstrap(content: dict, tasks: tuple[Task, ...], file: Path) -> int:
+    resamples = _whole(content.get("bootstrap", BOOTSTRAP), "bootstrap", file)
+    for task in tasks:
+        if resamples and task.metric == "bleu":
+            raise InputError(f"{file}: bootstrap must be 0: {task.name}'s BLEU is no mean over its records. Set it.")
+    return resamples
+
+
 def _mapping(content: dict, key: str, file: Path) -> dict[str, Any]:
     value = content.get(key) or {}
     if not isinstance(value, dict):
@@ -278,7 +306,8 @@ def _mapping(content: dict, key: str, file: Path) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Comparison, for math.isfinite cannot take whole numbers beyond float64.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _positive(value: Any, key: str, file: Path) -> float:
@@ -339,9 +368,9 @@ def _ablations(entries: Any, own: Ablation, file: Path) -> tuple[Ablation, ...]:
     for n, entry in enumerate(entries):
         key = f"ablations[{n}]"
         _no_other_keys(entry, _ABLATION_KEYS, file, key + ".")
-        name = _text(entry, "name", file, key + ".")
-        if not all(ch.isalnum() or ch in "-._" for ch in name) or name in [other.name for other in found]:
-            raise InputError(f"{file}: {key}.name must be letters, digits, '-', '.', '_', once, got {name!r}. Mend it.")
+        name = _label(entry, "name", file, key + ".")
+        if name in [other.name for other in found]:
+            raise InputError(f"{file}: {key}.name must be used once, got {name!r} again. Rename it.")
         changes: dict[str, Any] = {}
         if "form" in entry:
             changes["form"] = _one_of(entry["form"], FORMS, f"{key}.form", file)
