@@ -283,15 +283,17 @@ def _matrices(options: Any, benchmark: Benchmark | None) -> list[ScoreMatrix]:
 def _spread(matrices: list[ScoreMatrix], weighting: Weighting, options: Any) -> Spread | None:
     """How sure the weighting is, as the flags ask; at its temperature, so that only the measurement varies."""
 
+    # What is left out of the whole measurement is left out of each part: chance may make it pass there.
+    left_out_J = failed_tasks(mean_matrix(matrices), options.min_gain) & (options.on_failed == "exclude")
+
     def weigh_other(matrix: ScoreMatrix) -> Weighting:
+        matrix = matrix.without(left_out_J)
         return weigh(matrix, weighting.temperature, weighting.alpha, options.on_failed, options.min_gain)
 
     if options.bootstrap is None:
         return spread_of_runs(matrices, weigh_other, weighting) if len(matrices) > 1 else None
-    if options.bootstrap < 2 or not 0 < options.confidence < 1:
-        raise InputError("--bootstrap must be at least 2 resamples, --confidence between 0 and 1. Mend the flag.")
-    if options.bootstrap_seed < 0:
-        raise InputError(f"--bootstrap-seed must be at least 0, got {options.bootstrap_seed}. Mend the flag.")
+    if options.bootstrap < 2 or not 0 < options.confidence < 1 or options.bootstrap_seed < 0:
+        raise InputError("--bootstrap needs at least 2 resamples, --confidence in (0, 1), --bootstrap-seed >= 0.")
     if len(matrices) > 1:
         raise InputError("--bootstrap needs one --scores. Leave the others out.")
     if options.per_record is None:

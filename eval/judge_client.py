@@ -117,6 +117,7 @@ class Judge:
             )
         try:
             text = reply.json()["choices"][0]["message"]["content"]
+            text = "" if text is None else text  # a refusal to answer is a reply, and is paid for
         except (ValueError, KeyError, IndexError, TypeError):
             text = None
         if reply.status_code != 200 or not isinstance(text, str):

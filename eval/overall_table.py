@@ -68,6 +68,11 @@ def lay_out(rows: Sequence[Sequence[str]], layout: str = "text", rules: Sequence
         return _latex(rows, rules)
     if layout == "html":
         return _html(rows)
+    if layout == "markdown":  # a bar in a name would begin another cell
+        rows = [
+            [name.replace("|", r"\|") for name in rows[0]],
+            *([row[0].replace("|", r"\|"), *row[1:]] for row in rows[1:]),
+        ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = [
         [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]

@@ -59,7 +59,8 @@ def convert(row: Record, task: str, n: int, image_folder: Path, where: str) -> R
         {"from": "gpt", "value": answer},
     ]
     record = {"id": f"{task}-{n}"} | fields | {"task": task, "conversations": turns}
-    for _, problem in record_problems(record, where, set(), training=False):
+    # Several references are for an evaluation; a row with one may be trained on, so that it must be fit for that.
+    for _, problem in record_problems(record, where, set(), training=isinstance(answer, str)):
         raise problem
     return record
 

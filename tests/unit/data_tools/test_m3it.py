@@ -111,6 +111,11 @@ def test_a_broken_row_is_named_and_leaves_no_file(convert, tmp_path, changes, to
     assert len(images(tmp_path)) == 1  # of the sound row: the next run keeps it
 
 
+def test_a_row_whose_text_has_an_image_token_too_many_is_named(convert):
+    with pytest.raises(InputError, match=r"row 1: 2 <image> token\(s\) for 1 image"):
+        convert(row(), row(inputs="What does <image> mean?"))
+
+
 def test_broken_rows_may_be_left_out_and_are_listed(convert, tmp_path):
     records = convert(row(), row(image_base64_str=[bomb()]), row(inputs="Why?"), omit_broken=True)
     assert [r["id"] for r in records] == ["vqa-v2-0", "vqa-v2-2"]

@@ -125,6 +125,15 @@ def test_an_endpoint_that_fails_keeps_the_replies_so_far(endpoint, answer_file):
     assert judged(endpoint, path)["score"] == pytest.approx(75.0) and len(endpoint.bodies) == asked + 2
 
 
+def test_a_refusal_without_text_is_kept_and_not_paid_again(endpoint, answer_file):
+    endpoint.script = [(200, None)] * 3
+    path = answer_file(["rated 4"])
+    for _ in range(2):
+        with pytest.raises(JudgeError, match="no two ratings"):
+            judged(endpoint, path)
+        assert len(endpoint.bodies) == 3
+
+
 def test_replies_without_ratings_end_the_review_after_three_readings(endpoint, answer_file):
     endpoint.script = [(200, "no")] * 3
     path = answer_file(["rated 4"])

@@ -162,3 +162,10 @@ def test_best_and_second_best_are_marked_in_every_layout_lower_ones_where_lower_
     if layout == "latex":
         assert r"A\_B" in text and text.startswith(r"\begin{tabular}{lrrrr}") and r"$\Delta I\%$" in text
         assert text.count(r"\\") == 5 and text.count("&") == 4 * 5
+
+
+def test_a_bar_in_a_name_does_not_split_a_cell_of_a_markdown_table():
+    table = format_table(compare(ScoreTable("r", ("A|B",), {"x|y": {"A|B": 2.0}}), {"A|B": 1.0}), "markdown")
+    header, rule, *rows = table.splitlines()
+    assert r"A\|B" in header and rows[1].startswith(r"| x\|y ")
+    assert all(row.replace(r"\|", "").count("|") == rule.count("|") for row in (header, *rows))

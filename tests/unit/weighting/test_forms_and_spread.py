@@ -60,6 +60,7 @@ def test_the_simpler_form_is_equations_10_and_11(rows, write_scores, tmp_path, c
         (["--form", "simpler", "--single-scores", "SINGLE"], "row 'base' is missing|no known model"),
         (["--bootstrap", "100"], "--per-record"),
         (["--bootstrap", "1", "--per-record", "."], "at least 2 resamples"),
+        (["--bootstrap", "9", "--per-record", ".", "--bootstrap-seed", "-1"], "--bootstrap-seed >= 0"),
     ],
 )
 def test_forms_without_what_they_need_are_refused(rows, write_scores, call, flags, told):
@@ -185,6 +186,35 @@ def test_records_that_are_not_those_of_the_matrix_are_refused(measured, write_sc
     file.unlink()
     with pytest.raises(InputError, match="no such file"):
         read_record_scores(folder, matrix)
+
+
+def test_an_excluded_task_is_left_out_of_every_run_and_resample(measured, write_scores, tmp_path, call):
+    folder, rows = measured
+    # C's own data gains 5 records and loses 6: many resamples say that it helps.
+    lost, gained = '"score": 1.0', '"score": 0.0'
+    text = (folder / "mini_val" / "C.per_record.jsonl").read_text().replace(lost, "LOST", 6).replace(gained, lost, 5)
+    (folder / "C-plus-mini_val" / "C.per_record.jsonl").write_text(text.replace("LOST", gained))
+    rows["C"]["C"] = rows["mini"]["C"] - 1 / 300
+    flags = ("--on-failed", "exclude", "--output", tmp_path / "w.json")
+    call("--scores", write_scores(rows), "--bootstrap", "50", "--per-record", folder, *flags)
+    spread = content_of(tmp_path / "w.json")["spread"]
+    assert spread["failed"] == 0 and len(spread["low"]["weight"]) == 2
+
+    helped = rows | {"C": rows["C"] | {"C": rows["mini"]["C"] + 0.01}}
+    failed = rows | {"C": rows["C"] | {"C": rows["mini"]["C"] - 0.05}}
+    files = [write_scores(run, name=f"{n}.csv") for n, run in enumerate((helped, helped, failed))]
+    call("--scores", *files, *flags)
+    assert content_of(tmp_path / "w.json")["spread"]["failed"] == 0
+
+
+def test_records_are_paired_by_position_whatever_their_order_in_a_file(measured, write_scores):
+    folder, rows = measured
+    matrix = score_matrix(read_score_table(write_scores(rows)))
+    straight = read_record_scores(folder, matrix)
+    file = folder / "B-plus-mini_val" / "A.per_record.jsonl"
+    file.write_text("\n".join(reversed(file.read_text().splitlines())))
+    for one, other in zip(straight, read_record_scores(folder, matrix), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_measurement_that_is_noise_is_said_to_be_noise(measured, write_scores):

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import weighting_visatb as w
 from eval.score_matrix import score_matrix
@@ -39,6 +41,42 @@ def test_csv_json_and_folder_give_the_same_weights(rows, write_scores, tmp_path)
     csv, from_json, folder = (w.weigh(matrix_of(source)).weight for source in sources)
     np.testing.assert_array_equal(csv, from_json)
     np.testing.assert_array_equal(csv, folder)
+
+
+@st.composite
+def tables(draw):
+    """Rows of 2 to 5 tasks, every own gain well above 0; scores as short as people write them and as long as floats."""
+    tasks = [f"t{n}" for n in range(draw(st.integers(2, 5)))]
+    cells = st.floats(0, 100) | st.integers(0, 100)
+    table = {model: {task: draw(cells) for task in tasks} for model in ("mini", *tasks)}
+    for task in tasks:
+        table[task][task] = table["mini"][task] + draw(st.floats(1, 50))
+    return table
+
+
+@given(tables())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+def test_csv_and_json_of_any_scores_give_the_same_weights(write_scores, tmp_path, table):
+    csv = write_scores(table, list(table["mini"]))
+    (tmp_path / "any.json").write_text(json.dumps(table))
+    one, other = (w.weigh(matrix_of(source), 1.0) for source in (csv, tmp_path / "any.json"))
+    assert one.tasks == other.tasks
+    np.testing.assert_array_equal(one.weight, other.weight)
+
+
+@given(tables())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+def test_groups_of_one_task_weigh_as_the_tasks_do(write_scores, write_benchmark, table):
+    tasks = list(table["mini"])
+    path = write_benchmark({task: f"metric: iou, group: g-{task}" for task in tasks})
+    grouped = {model if model == "mini" else f"g-{model}": cells for model, cells in table.items()}
+    plain = w.weigh(matrix_of(write_scores(table, tasks)), 1.0)
+    matrix = matrix_of(write_scores(grouped, tasks), path)
+    weighting = w.weigh(matrix, 1.0)
+    np.testing.assert_array_equal(weighting.contributions, plain.contributions)
+    assert w.weights_by_task(weighting, matrix, load_benchmark(path)) == dict(
+        zip(tasks, plain.weight.tolist(), strict=True)
+    )
 
 
 def test_an_unknown_row_is_refused(rows, write_scores):
