@@ -70,7 +70,8 @@ class CLIPVisionTower(nn.Module):
             for key, weight in weights.items()
             if key.startswith("vision_model.") and not key.endswith(".position_ids")
         }
-        with init_empty_weights():
+        # Looking must not draw: a new projector's weights follow from the seed.
+        with init_empty_weights(), torch.random.fork_rng(devices=[]):
             wanted = CLIPVisionModel(config).state_dict()
         check_fit(wanted, vision, f"vision tower {name}", lambda key: key.endswith(".position_ids"))
         # from_pretrained, and not load_state_dict: under ZeRO-3 it gathers the parameters that it fills.

@@ -355,3 +355,16 @@ def test_embeddings_keep_their_dtype(model):
     ids, mask = padded(ROWS)
     embeds = model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, pixels(4))[4]
     assert embeds.dtype == torch.bfloat16
+
+
+def test_loading_a_tower_draws_no_more_than_its_own_model_does(tiny_checkpoint):
+    """What is initialised after it, a new projector, follows from the seed alone."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    folder = str(tiny_checkpoint / "vision_tower")
+    torch.manual_seed(0)
+    CLIPVisionModel.from_pretrained(None, config=CLIPVisionConfig.from_pretrained(folder), state_dict={})
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    CLIPVisionTower(folder, SimpleNamespace(mm_vision_select_layer=-2))
+    assert torch.equal(torch.rand(1), expected)
