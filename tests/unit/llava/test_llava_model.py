@@ -11,6 +11,7 @@ from llava.model import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.llava_arch import load_projector
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
+from llava.model.weights import read_state_dict
 from transformers_patch import EqualWeighting
 from visatb.errors import InputError
 
@@ -363,7 +364,8 @@ def test_loading_a_tower_draws_no_more_than_its_own_model_does(tiny_checkpoint):
 
     folder = str(tiny_checkpoint / "vision_tower")
     torch.manual_seed(0)
-    CLIPVisionModel.from_pretrained(None, config=CLIPVisionConfig.from_pretrained(folder), state_dict={})
+    config = CLIPVisionConfig.from_pretrained(folder)
+    CLIPVisionModel.from_pretrained(None, config=config, state_dict=read_state_dict(folder))
     expected = torch.rand(1)
     torch.manual_seed(0)
     CLIPVisionTower(folder, SimpleNamespace(mm_vision_select_layer=-2))
