@@ -25,6 +25,7 @@ from visatb.cli import ArgumentParser, run
 from visatb.files import read_json
 
 _PR_SET_PDEATHSIG = 1
+TARGETS = ("weights", "main", "baselines", "ablations", "all", "zero_shot")
 PLAN_FLAGS = {"-n", "--dry-run", "--dryrun"}
 # Lines of Snakemake's that tell a user nothing: the steps themselves tell when they start and end.
 NOISE = (
@@ -56,16 +57,25 @@ def die_with_parent() -> None:
 def snakemake_command(benchmark: str, cores: int, seeds: list[int] | None, runs: str, more: list[str]) -> list[str]:
     """The snakemake command that makes a benchmark's report."""
     settings = [f"runs={runs}"] + ([f"seeds={seeds}".replace(" ", "")] if seeds is not None else [])
+    flags, targets = split_targets(more)
     return [
         *(sys.executable, "-m", "snakemake"),
         *("--configfile", benchmark),
         *("--config", *settings),
         *(() if PLAN_FLAGS & set(more) else ("--quiet", "rules", "reason", "host", "progress")),
-        # These two end the lists above: what follows may be a target.
         *("--cores", str(cores)),
         *("-s", str(ROOT / "scripts_visatb" / "workflow" / "Snakefile")),
-        *more,
+        *flags,
+        *(("--", *targets) if targets else ()),  # else a flag that takes a list would swallow them
     ]
+
+
+def split_targets(more: list[str]) -> tuple[list[str], list[str]]:
+    """Words for snakemake as its flags and, what stands last, targets."""
+    flags, targets = list(more), []
+    while flags and flags[-1] in TARGETS:
+        targets.insert(0, flags.pop())
+    return flags, targets
 
 
 def run_snakemake(command: list[str]) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from scripts_visatb.workflow import graph, models
 from scripts_visatb.workflow.infer import inference_command
+from scripts_visatb.workflow.run import snakemake_command, split_targets
 from scripts_visatb.workflow.train import (
     OWN_VARIABLES,
     RECIPE_VARIABLES,
@@ -340,3 +341,11 @@ def test_every_recipe_variable_of_the_finetune_script_comes_from_the_benchmark_f
     scripts = [repository / "scripts_visatb" / f"finetune{name}.sh" for name in ("", "_lora", "_qlora")]
     read = set(re.findall(r"\$\{([A-Z_]+):", "".join(script.read_text() for script in scripts)))
     assert read - {"DEEPSPEED_CONFIG"} == RECIPE_VARIABLES | set(OWN_VARIABLES)  # launch.sh's: where it runs
+
+
+def test_targets_stand_apart_from_flags_that_take_lists():
+    assert split_targets(["--resources", "gpus=8", "all"]) == (["--resources", "gpus=8"], ["all"])
+    assert split_targets(["-n", "weights", "main"]) == (["-n"], ["weights", "main"])
+    command = snakemake_command("b.yaml", 2, None, "runs", ["--resources", "gpus=8", "weights"])
+    assert command[-4:] == ["--resources", "gpus=8", "--", "weights"]
+    assert "--" not in snakemake_command("b.yaml", 2, None, "runs", ["-n"])
