@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from accelerate.utils import broadcast_object_list
 
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
@@ -207,6 +208,8 @@ def on_first_rank(args: TrainingArguments, work: Callable[[], T]) -> T:
             told[1] = type(error).__name__
     if args.world_size > 1:
         broadcast_object_list(told)
+    if told[1] is not None and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # its threads abort a process whose peer has ended before
     if problem is not None:
         raise problem
     if told[1] is not None:
