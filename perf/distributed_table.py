@@ -158,9 +158,9 @@ def launch(args: argparse.Namespace, name: str) -> bool:
 
 def train_strategies(args: argparse.Namespace) -> int:
     """In one process of a layout: one training after the other."""
-    import torch
     from accelerate.state import AcceleratorState
 
+    from llava.train.run_folder import leave_together
     from llava.train.train import train
 
     layout = LAYOUTS[args.layout]
@@ -174,9 +174,7 @@ def train_strategies(args: argparse.Namespace) -> int:
         code = train(training_flags(args, layout, strategy))
         if code:
             return code
-    if torch.distributed.is_initialized():  # else a rank may find its peer gone while it ends
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    leave_together()
     return 0
 
 

@@ -51,14 +51,14 @@ def main() -> int:
 
 def train_rank(flags: list[str]) -> int:
     """Be one process of a run."""
-    from llava.train.train import train
+    from llava.train import train as entry
 
     if "--deepspeed" in flags:
         import deepspeed
 
         # DeepSpeed would compile its shared-memory collectives first, which takes minutes and needs a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return train(flags)
+    return entry.main(flags)
 
 
 def kill_runs(args: argparse.Namespace, folder: Path) -> int:

@@ -6,6 +6,7 @@ finished one is left as it is; an unfinished one goes on from its newest whole c
 
 import dataclasses
 import fcntl
+import gc
 import hashlib
 import json
 import os
@@ -208,13 +209,26 @@ def on_first_rank(args: TrainingArguments, work: Callable[[], T]) -> T:
             told[1] = type(error).__name__
     if args.world_size > 1:
         broadcast_object_list(told)
-    if told[1] is not None and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # its threads abort a process whose peer has ended before
+    if told[1] is not None:
+        leave_together()
     if problem is not None:
         raise problem
     if told[1] is not None:
         sys.exit(EXIT_INPUT)
     return told[0]
+
+
+def leave_together() -> None:
+    """Wait for all ranks and close the process group; the last call of a rank before it ends (call it on all).
+
+    Without it the first rank to end takes the others along: the launcher ends them while they still write, and the
+    threads of an open group abort a process whose peer has gone.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    gc.collect()  # a wrapped model, full of cycles, keeps the group's threads alive
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def _refuse_other_split(path: Path, manifest: dict[str, Any], world_size: int, deepspeed: bool) -> None:

@@ -20,7 +20,7 @@ from llava.data.dataset import SupervisedDataset as LazySupervisedDataset
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
 from llava.train.assembly import build_model, build_trainer, load_data, load_tasks, make_weighter, save_final_model
 from llava.train.llava_trainer import LLaVATrainer
-from llava.train.run_folder import LOG_FILE, RunFolder, fingerprint, on_first_rank
+from llava.train.run_folder import LOG_FILE, RunFolder, fingerprint, leave_together, on_first_rank
 from transformers_patch.checkpoints import SaveError
 from transformers_patch.stopping import StopSignals
 from transformers_patch.trainer import NonFiniteLossError
@@ -111,5 +111,12 @@ def run_to_the_end(trainer: LLaVATrainer, checkpoint: str | None) -> int:
     return 0
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Be a process, or one rank of several, that trains once and ends; returns the exit code."""
+    code = train(argv)
+    leave_together()
+    return code
+
+
 if __name__ == "__main__":
-    run(train)
+    run(main)

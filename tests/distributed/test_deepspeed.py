@@ -19,9 +19,9 @@ from llava.model.adapter import read_adapter
 ENTRY = """
 import deepspeed
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-from llava.train.train import train
+from llava.train.train import main
 from visatb.cli import run
-run(train)
+run(main)
 """
 
 

@@ -18,7 +18,7 @@ import os, pathlib, resource, sys
 import deepspeed
 import transformers
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # DeepSpeed would compile it, which takes minutes
-from llava.train.train import train
+from llava.train.train import main
 from transformers_patch import Trainer
 from visatb.cli import run
 
@@ -35,7 +35,7 @@ def train_with_callback(self, *args, **kwargs):
     self.add_callback(Full())
     return begin(self, *args, **kwargs)
 Trainer.train = train_with_callback
-run(train)
+run(main)
 """
 
 

@@ -82,7 +82,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(argv, tmp_path,
 
 
 def test_a_users_class_that_fails_ends_the_command_with_one_line(argv, tmp_path, repository):
-    (tmp_path / "mine.py").write_text(MINE.replace("mean_K.nan_to_num", "mean_K.no_such_method"))
+    broken = MINE.replace("mean_K.nan_to_num", "mean_K.no_such_method")
+    (tmp_path / "mine.py").write_text(broken)
     command = [sys.executable, "-m", "llava.train.train", *argv, "--weight_method", "mine:NewestLoss"]
     command += ["--output_dir", str(tmp_path / "model")]
     env = os.environ | {"PYTHONPATH": str(repository)}
@@ -90,4 +91,5 @@ def test_a_users_class_that_fails_ends_the_command_with_one_line(argv, tmp_path,
     (line,) = done.stderr.strip().splitlines()[-1:]
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert line.startswith("error: weight_method: mine:NewestLoss does not work (AttributeError: ")
-    assert "mine.py line 12" in line
+    where = next(number for number, code in enumerate(broken.splitlines(), 1) if "no_such_method" in code)
+    assert f"mine.py line {where})" in line

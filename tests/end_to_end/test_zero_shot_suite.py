@@ -6,12 +6,11 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from judge_endpoint import judge_endpoint
 from zero_shot_data import MME_SUBTASKS, make_zero_shot_data
 
 from eval.score_tables import read_score_table
@@ -39,28 +38,8 @@ def own_data(data, tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def judge():
     """The address of an endpoint that rates every answer 6 against 8."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            content = json.dumps({"choices": [{"message": {"content": "8 6\nbecause"}}]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_):
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENAI_API_KEY", "any")
-        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            patch.delenv(name, raising=False)
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    with judge_endpoint() as stub:
+        yield stub.url
 
 
 def command(tiny_checkpoint, data, output, *extra) -> list[str]:

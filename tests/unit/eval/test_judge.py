@@ -1,13 +1,11 @@
 """Reviews by a language model, against a server of our own on this machine."""
 
 import json
-import re
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from judge_endpoint import judge_endpoint
 
 from eval.answers import read_answers
 from eval.judge import parse_ratings, read_contexts, read_rules, review_prompt, score
@@ -15,46 +13,10 @@ from eval.judge_client import Judge, JudgeError, ReplyFile
 from visatb.errors import InputError
 
 
-class Endpoint:
-    """A stub of an OpenAI-compatible endpoint: rates a prediction by the number in it; `script` overrides replies."""
-
-    def __init__(self):
-        self.bodies, self.headers, self.script = [], [], []
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.bodies.append(body)
-                endpoint.headers.append(dict(self.headers))
-                status, text = endpoint.script.pop(0) if endpoint.script else (200, endpoint.rate(body))
-                content = json.dumps({"choices": [{"message": {"content": text}}]}) if status == 200 else text
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content.encode())
-
-            def log_message(self, *_):
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def rate(self, body):
-        said = re.search(r"\[\w+ 2\]\nrated (\d+)", body["messages"][1]["content"])
-        return f"8 {said[1]}\nbecause"
-
-
 @pytest.fixture
-def endpoint(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    stub = Endpoint()
-    yield stub
-    stub.server.shutdown()
-    stub.server.server_close()
+def endpoint():
+    with judge_endpoint() as stub:
+        yield stub
 
 
 @pytest.fixture

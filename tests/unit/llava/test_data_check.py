@@ -108,11 +108,6 @@ def grounding(good, answer):
     return records
 
 
-@pytest.fixture
-def records(good):
-    return copy.deepcopy(good)
-
-
 def test_clean_data_pass_without_a_word_of_complaint(check, records, capsys):
     report, ended = check(records)
     assert ended is None and report["errors"] == report["warnings"] == []

@@ -1,11 +1,9 @@
 """LLaVA-Bench and LLaVA-COCO: reviews through a stub endpoint on this machine, and LLaVA's table."""
 
 import json
-import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from judge_endpoint import judge_endpoint
 
 from llava.eval import eval_gpt_review_bench, eval_gpt_review_visual, summarize_gpt_review
 from llava.eval.scorers import llavabench
@@ -13,32 +11,9 @@ from visatb.errors import InputError
 
 
 @pytest.fixture
-def endpoint(monkeypatch):
-    """(address, messages of every request): rates the second answer by the number in it, the first with 8."""
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(body["messages"][1]["content"])
-            said = re.search(r"\[\w+ 2\]\nrated (\d+)", asked[-1])
-            content = json.dumps({"choices": [{"message": {"content": f"8 {said[1]}\nbecause"}}]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_):
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", asked
-    server.shutdown()
-    server.server_close()
+def endpoint():
+    with judge_endpoint() as stub:
+        yield stub
 
 
 @pytest.fixture
@@ -62,9 +37,8 @@ def files(bench):
 
 
 def test_reviews_table_and_metric_file(bench, files, endpoint, capsys):
-    url, asked = endpoint
     reviews, metric = bench.folder / "reviews/my-model.jsonl", bench.folder / "LLaVA-Bench.json"
-    flags = [*files, "--reviews-file", str(reviews), "--judge-url", url, "--output", str(metric)]
+    flags = [*files, "--reviews-file", str(reviews), "--judge-url", endpoint.url, "--output", str(metric)]
     assert llavabench.main(flags) == 0
     assert capsys.readouterr().out.splitlines() == [
         "all 75.0 80.0 60.0",
@@ -74,7 +48,7 @@ def test_reviews_table_and_metric_file(bench, files, endpoint, capsys):
     lines = [json.loads(line) for line in reviews.read_text().splitlines()]
     assert [one["tuple"] for one in lines] == [[8, 4], [8, 8], [8, 6]] and lines[0]["content"] == "8 4\nbecause"
     assert [one["id"] for one in lines] == [1, 2, 3] and lines[1]["category"] == "llava_bench_detail"
-    first = next(text for text in asked if "Q0?" in text)
+    first = next(text for text in endpoint.prompts if "Q0?" in text)
     assert first == (
         "[Context]\nseen 0\n\n[Question]\nQ0?\n\n[Assistant 1]\nreference 0\n\n[End of Assistant 1]\n\n"
         "[Assistant 2]\nrated 4\n\n[End of Assistant 2]\n\n[System]\nBench conv."
@@ -82,16 +56,15 @@ def test_reviews_table_and_metric_file(bench, files, endpoint, capsys):
     written = json.loads(metric.read_text())
     assert written["metric"] == "relative_score" and written["score"] == pytest.approx(75)
     assert written["task"] == "LLaVA-Bench" and written["generator"] == "my-model"
-    assert llavabench.main(flags) == 0 and len(asked) == 3, "a reply was paid for twice"
+    assert llavabench.main(flags) == 0 and len(endpoint.bodies) == 3, "a reply was paid for twice"
 
 
 def test_llavas_own_commands(bench, files, endpoint, capsys):
-    url, asked = endpoint
     reviews = bench.folder / "reviews.jsonl"
-    assert eval_gpt_review_bench.main([*files, "--output", str(reviews), "--judge-url", url]) == 0
-    assert any("Bench detail." in text for text in asked)
-    assert eval_gpt_review_visual.main([*files, f"--output={reviews}", "--judge-url", url]) == 0
-    assert any("Rule detail." in text for text in asked)
+    assert eval_gpt_review_bench.main([*files, "--output", str(reviews), "--judge-url", endpoint.url]) == 0
+    assert any("Bench detail." in text for text in endpoint.prompts)
+    assert eval_gpt_review_visual.main([*files, f"--output={reviews}", "--judge-url", endpoint.url]) == 0
+    assert any("Rule detail." in text for text in endpoint.prompts)
     capsys.readouterr()
     assert summarize_gpt_review.main(["-f", str(reviews)]) == 0
     expected = ["reviews", "all 75.0 80.0 60.0", "conv 62.5 80.0 50.0", "detail 100.0 80.0 80.0", "=" * 33]
@@ -101,12 +74,11 @@ def test_llavas_own_commands(bench, files, endpoint, capsys):
 
 
 def test_an_empty_answer_is_rated_lowest_without_asking(bench, files, endpoint):
-    url, asked = endpoint
     bench.answers([(2, "rated 6"), (0, " "), (1, "rated 8")], "answers/my-model.jsonl")
     reviews = bench.folder / "reviews.jsonl"
-    assert llavabench.main([*files, "-o", str(reviews), "--judge-url", url]) == 0
+    assert llavabench.main([*files, "-o", str(reviews), "--judge-url", endpoint.url]) == 0
     first = json.loads(reviews.read_text().splitlines()[0])
-    assert first["tuple"] == [8, 1] and first["content"] == "" and len(asked) == 2
+    assert first["tuple"] == [8, 1] and first["content"] == "" and len(endpoint.bodies) == 2
 
 
 def test_old_and_broken_review_files(bench, capsys):
@@ -138,8 +110,8 @@ def test_categories_of_any_kind_are_named():
 def test_answers_that_are_not_those_to_the_questions_are_refused(bench, files, endpoint):
     bench.answers([(2, "rated 6"), (0, "rated 4")], "answers/my-model.jsonl")
     with pytest.raises(InputError, match="1 of 3 questions"):
-        llavabench.main([*files, "-o", str(bench.folder / "r.jsonl"), "--judge-url", endpoint[0]])
-    assert not endpoint[1], "the judge was asked before the files were checked"
+        llavabench.main([*files, "-o", str(bench.folder / "r.jsonl"), "--judge-url", endpoint.url])
+    assert not endpoint.bodies, "the judge was asked before the files were checked"
 
 
 def test_without_a_key_nothing_is_written(bench, files, monkeypatch):

@@ -1,0 +1,269 @@
+"""The run graph with stand-ins for training and inference: its order, what it repeats and what it keeps."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from toy_graph import BASE, COMPARISONS, calls, command, make_toy, plan, run_graph, write_benchmark
+
+from scripts_visatb.workflow.graph import Run
+from scripts_visatb.workflow.report_data import omissions
+from visatb.benchmark import load_benchmark
+from visatb.records import omitted_file
+
+
+@pytest.fixture
+def toy(tmp_path) -> Path:
+    make_toy(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory, repository) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    make_toy(folder)
+    run_graph(folder, repository)
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path) -> Path:
+    """A copy of a finished run."""
+    return Path(shutil.copytree(finished_once, tmp_path / "copy"))
+
+
+def test_graph_trains_every_model_once_and_writes_the_report(finished):
+    models = ["mini", "Vqa-plus-mini", "Box-plus-mini", "EW", "STL-Vqa", "STL-Box", "VisATB"]
+    assert sorted(calls(finished)) == sorted(["{prepared}", *models])
+    home = finished / "runs/toy/seed0"
+    weights = json.loads((home / "weights.json").read_text())["weights"]
+    log = (finished / "calls.log").read_text()
+    assert f"VisATB seed=0 data=toy_train-120.json EW weights={weights['Vqa']!r} {weights['Box']!r} 1.0" in log
+    assert "EW seed=0 data=toy_train-120.json EW weights=1.0 1.0 1.0" in log
+    assert "mini seed=0 data=toy-mini_train-30.json" in log
+    assert "Box-plus-mini seed=0 data=Box-plus-mini_train-60.json" in log
+    assert "STL-Vqa seed=0 data=Vqa_train-40.json" in log
+    rows = [line.split(",")[0] for line in (home / "scores.csv").read_text().splitlines()]
+    assert rows == ["model", "mini", "Vqa", "Box"]
+    page = (finished / "runs/toy/report.html").read_text()
+    assert 'id="curves"' in page
+    spread = json.loads((home / "weights.json").read_text())["spread"]
+    assert spread["total"] == 1000 and "not told apart from 1" in page
+    assert "lambda" in (finished / "runs/toy/tables/weights.md").read_text()
+    record = json.loads((home / "done/train_mini.json").read_text())
+    assert record["peak_mib"] > 1
+    assert record["name"] == "train mini (seed 0)"
+
+
+def test_all_forms_baselines_and_ablations_share_what_they_can(finished, repository):
+    before = len(calls(finished))
+    write_benchmark(finished, **COMPARISONS)
+    shown = run_graph(finished, repository, "all").stdout
+    made = calls(finished)[before:]
+    assert sorted(made) == sorted(["TLA", "T-2", "precise", "simpler", "mini-STL-Vqa", "mini-STL-Box"])
+    assert "answers of mini on val" not in shown
+    log = (finished / "calls.log").read_text()
+    assert re.search(r"^TLA seed=0 data=toy_train-120.json TLA weights=$", log, re.MULTILINE)
+    assert "mini-STL-Box seed=0 data=Box-mini_train-10.json" in log
+    home = finished / "runs/toy/seed0"
+    rows = {name: (home / f"{name}.csv").read_text().split() for name in ("scores", "scores_simpler", "single_scores")}
+    assert [row.split(",")[0] for row in rows["scores_simpler"]] == ["model", "base", "Vqa", "Box"]
+    assert [row.split(",")[0] for row in rows["single_scores"]] == ["model", "mini", "full"]
+    forms = {name: json.loads((home / f"weights_{name}.json").read_text()) for name in ("T-2", "precise", "simpler")}
+    assert {name: found["form"] for name, found in forms.items()} == {
+        "T-2": "standard",
+        "precise": "precise",
+        "simpler": "simpler",
+    }
+    assert forms["T-2"]["temperature"] == 2.0
+    data = json.loads((finished / "runs/toy/report.json").read_text())
+    assert list(data["methods"]["models"]) == ["EW", "TLA", "VisATB"]
+    assert list(data["ablations"]["models"]) == ["EW", "VisATB", "T-2", "precise", "simpler"]
+    assert [share for share, _ in data["amounts"]["Vqa"]] == [0.0, 0.25, 1.0]
+    page = (finished / "runs/toy/report.html").read_text()
+    assert all(f'id="{section}"' in page for section in ("methods", "ablations", "amounts"))
+    table = (finished / "runs/toy/tables/ablations.tex").read_text()
+    assert "precise &" in table and r"$\Delta I\%$" in table
+    run_graph(finished, repository)  # another target: nothing is trained, and what is there stays in the report
+    assert calls(finished)[before:] == made
+    assert "TLA" in json.loads((finished / "runs/toy/report.json").read_text())["methods"]["models"]
+
+
+@pytest.fixture(scope="module")
+def simpler_once(tmp_path_factory, repository) -> Path:
+    """A finished run of the simpler form, with a further metric, whose models were deleted."""
+    folder = tmp_path_factory.mktemp("simpler")
+    make_toy(folder)
+    tasks = yaml.safe_load((folder / "toy.yaml").read_text())["tasks"]
+    tasks[0]["also"] = ["gleu"]
+    training = {"script": "train.sh", "environment": BASE, "keep_models": False}
+    write_benchmark(folder, form="simpler", tasks=tasks, training=training)
+    run_graph(folder, repository)
+    return folder
+
+
+def test_simpler_form_as_the_benchmarks_own_trains_no_mini_mix(simpler_once):
+    singles = ["STL-Vqa", "STL-Box", "mini-STL-Vqa", "mini-STL-Box"]
+    assert sorted(calls(simpler_once)) == sorted(["{prepared}", *singles, "EW", "VisATB"])
+    home = simpler_once / "runs/toy/seed0"
+    assert json.loads((home / "weights.json").read_text())["form"] == "simpler"
+    assert not (home / "scores.csv").exists()
+    assert "not tuned" in (simpler_once / "runs/toy/report.html").read_text()
+
+
+def test_models_that_are_scored_are_deleted_on_request(simpler_once, repository):
+    kept = {path.parent.name for path in simpler_once.glob("runs/toy/seed0/models/*/config.json")}
+    assert kept == {"EW", "VisATB"}
+    again = plan(simpler_once, "toy.yaml")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_further_metrics_are_scored_on_the_test_set_and_take_part_in_the_overall_metrics(simpler_once, repository):
+    metrics = simpler_once / "runs/toy/seed0/metrics"
+    assert (metrics / "EW_test/Vqa:gleu.json").is_file() and not list(metrics.glob("*_val/*gleu*"))
+    data = json.loads((simpler_once / "runs/toy/report.json").read_text())
+    assert list(data["methods"]["baseline"]) == ["Vqa", "Vqa:gleu", "Box"]
+    words = ["--baseline", f"{metrics}/STL-Vqa_test", f"{metrics}/STL-Box_test", "--results", f"{metrics}/EW_test"]
+    done = subprocess.run(
+        [sys.executable, str(repository / "eval/overall.py"), *words, "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stdout)["models"]["EW_test"]
+    assert told["dI_percent"] == pytest.approx(data["overall"]["EW"]["dI"])
+
+
+def test_second_call_of_a_finished_run_does_nothing(finished, repository):
+    before = calls(finished)
+    start = time.monotonic()
+    shown = run_graph(finished, repository)
+    assert time.monotonic() - start < 20
+    assert "start" not in shown.stdout
+    assert "VisATB %" in shown.stdout, "the table of results is missing"
+    assert calls(finished) == before
+
+
+def test_changed_temperature_repeats_only_what_depends_on_it(finished, repository):
+    before = len(calls(finished))
+    write_benchmark(finished, temperature=0.25)
+    shown = run_graph(finished, repository).stdout
+    assert "1/5  done   weights (seed 0)" in shown
+    assert "5/5  done   report" in shown
+    assert calls(finished)[before:] == ["VisATB"]
+    models = finished / "runs/toy/seed0/models"
+    assert (models / "superseded/VisATB.1/config.json").exists()
+    assert json.loads((finished / "runs/toy/seed0/weights.json").read_text())["temperature"] == 0.25
+    assert "Temperature 0.25" in (finished / "runs/toy/report.html").read_text()
+
+
+def test_changed_annotation_file_repeats_the_trainings_that_read_it(toy, repository):
+    write_benchmark(toy, prepare=None)
+    run_graph(toy, repository)
+    before = len(calls(toy))
+    file = toy / "data/Box_train-40.json"
+    file.write_text(file.read_text().replace("Box train 7?", "Box train seven?"))
+    run_graph(toy, repository)
+    assert "STL-Box" in calls(toy)[before:]
+    assert "STL-Vqa" not in calls(toy)[before:]
+
+
+def test_records_left_out_by_the_inference_are_told(finished, repository):
+    current = Run(load_benchmark(finished / "toy.yaml"), finished / "runs/toy", 0)
+    answers = current.answer_file("EW", "test", current.benchmark.task("Vqa"))
+    answers.write_text(json.dumps(json.loads(answers.read_text())[:-1]))
+    omitted_file(answers).write_text('{"position": 39, "id": "Vqa-test-39", "image": "one.png", "reason": "broken"}\n')
+    words = ["--benchmark", "toy.yaml", "--run", "runs/toy", "--seed", "0", "--model", "EW", "--split", "test"]
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts_visatb.workflow.score", *words],
+        cwd=finished,
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "note: Vqa: 1 records were left out by the inference" in done.stderr
+    assert omissions(current) == ["Vqa: 1 test records were left out by the inference and are not scored"]
+
+
+def test_settings_that_shape_no_result_repeat_nothing(finished, repository):
+    before = calls(finished)
+    training = {"script": "train.sh", "environment": {"LEARNING_RATE": 1e-3, "LOGGING_STEPS": 7} | BASE, "threads": 2}
+    write_benchmark(finished, training=training)
+    run_graph(finished, repository)
+    assert calls(finished) == before
+
+
+def test_killed_run_leaves_no_process_and_goes_on(toy, repository):
+    (toy / "slow").touch()
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    models = toy / "runs/toy/seed0/models"
+    with open(toy / "out.txt", "w") as out:
+        # As in quickstart.sh: the shell becomes the command.
+        script = f"exec {shlex.join(command())}"
+        running = subprocess.Popen(["bash", "-c", script], cwd=toy, env=environment, stdout=out, stderr=out)
+        try:
+            _wait_for(lambda: list(models.glob("*/progress")), 60)
+            (progress, *_) = models.glob("*/progress")
+            descendants = psutil.Process(running.pid).children(recursive=True)
+            assert descendants
+        finally:
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+    _, alive = psutil.wait_procs(descendants, timeout=30)
+    assert not alive
+    (toy / "slow").unlink()
+    run_graph(toy, repository)
+    assert (toy / "runs/toy/report.html").exists()
+    assert progress.read_text() == "step\nstep\n", "the training folder was emptied before the training went on"
+    assert calls(toy).count("{prepared}") == 1
+
+
+def test_failed_training_shows_the_end_of_its_log(toy, repository):
+    (toy / "broken").touch()
+    done = run_graph(toy, repository, check=False)
+    assert done.returncode != 0
+    assert "the card is on fire" in done.stderr
+    assert "failed with exit code 3" in done.stderr
+    assert not list(toy.glob("runs/toy/seed0/done/train_*.json"))
+
+
+def test_several_seeds_repeat_the_preparation_and_only_that(finished, repository):
+    before = len(calls(finished))
+    run_graph(finished, repository, "--seeds", "0", "1")
+    assert sorted(calls(finished)[before:]) == ["Box-plus-mini", "Vqa-plus-mini", "mini"]
+    order = json.loads((finished / "runs/toy/report.json").read_text())["seed_order"]
+    assert [row["seed"] for row in order["rows"]] == [0, 1]
+    together = json.loads((finished / "runs/toy/weights.json").read_text())
+    assert order["mean"]["Vqa"] == [together["weights"]["Vqa"], 0.0], "the stand-ins answer alike for every seed"
+    minis = [finished / f"runs/toy/seed{seed}/subsets/toy-mini_train-30.json" for seed in (0, 1)]
+    assert minis[0].read_bytes() != minis[1].read_bytes()
+
+
+def test_second_process_on_the_same_run_is_refused(finished, repository):
+    import fcntl
+
+    write_benchmark(finished, temperature=0.25)
+    with open(finished / "runs/toy/.lock", "a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        done = run_graph(finished, repository, check=False)
+    assert done.returncode != 0
+    assert "another process is making this run" in done.stdout + done.stderr
+    assert calls(finished).count("VisATB") == 1
+
+
+def _wait_for(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
