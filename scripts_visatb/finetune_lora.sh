@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # LoRA: LLaVA-1.5's recipe for adapters on a frozen language model, the projector trained with them.
 #
-#   DATA_PATH=data/academic_train-475k.json IMAGE_FOLDER=data/images OUTPUT_DIR=checkpoints/visatb-7b-lora \
-#   BENCHMARK=scripts_visatb/benchmarks/academic.yaml PRETRAIN_MM_MLP_ADAPTER=checkpoints/pretrain-7b/mm_projector.bin \
+#   DATA_PATH=subsets/academic_train-475k.json IMAGE_FOLDER=playground/data OUTPUT_DIR=checkpoints/visatb-7b-lora \
+#   BENCHMARK=scripts_visatb/benchmarks/academic.yaml \
+#   PRETRAIN_MM_MLP_ADAPTER=checkpoints/pretrain-vicuna-7b-v1.5/mm_projector.bin \
 #   VISATB_WEIGHTS="0.86 1.06 0.81 0.82 1.00 0.82 1.64 1.0" bash scripts_visatb/finetune_lora.sh [more flags]
 #
 # Required: DATA_PATH, OUTPUT_DIR. LORA_WEIGHT_PATH names an adapter folder to start from. docs/training.md lists all

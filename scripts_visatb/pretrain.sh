@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # LLaVA-1.5's stage 1: trains the projector alone on image captions and writes OUTPUT_DIR/mm_projector.bin.
 #
-#   DATA_PATH=data/blip_laion_cc_sbu_558k.json IMAGE_FOLDER=data/images OUTPUT_DIR=checkpoints/pretrain-7b \
-#   bash scripts_visatb/pretrain.sh [more flags]
+#   DATA_PATH=playground/data/blip_laion_cc_sbu_558k.json IMAGE_FOLDER=playground/data/images \
+#   OUTPUT_DIR=checkpoints/pretrain-vicuna-7b-v1.5 bash scripts_visatb/pretrain.sh [more flags]
 #
 # Required: DATA_PATH, IMAGE_FOLDER, OUTPUT_DIR. docs/training.md lists all variables.
 set -euo pipefail
