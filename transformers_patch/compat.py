@@ -1,5 +1,6 @@
 """What torch 2.13 and current DeepSpeed need of transformers 4.31.0, each with its reason."""
 
+import copyreg
 import os
 import sys
 import warnings
@@ -67,6 +68,21 @@ def weights_only_loading() -> Iterator[None]:
         os.environ.update(before)
 
 
+@contextmanager
+def _stage_by_value() -> Iterator[None]:
+    """Have DeepSpeed's enumeration pickled as class and value.
+
+    Early releases of Python 3.11 (Debian 12's 3.11.2) write `getattr(class, name)`, which safe loading refuses.
+    """
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    copyreg.pickle(ZeroStageEnum, lambda stage: (ZeroStageEnum, (stage.value,)))
+    try:
+        yield
+    finally:
+        del copyreg.dispatch_table[ZeroStageEnum]
+
+
 def save_deepspeed(engine: Any, folder: Path, tag: str) -> None:
     """Write this rank's part of DeepSpeed's state (call it on all ranks).
 
@@ -80,7 +96,8 @@ def save_deepspeed(engine: Any, folder: Path, tag: str) -> None:
 
     def save(state_dict: Any, path: str) -> None:
         try:
-            save_tensors(state_dict, Path(path))
+            with _stage_by_value():
+                save_tensors(state_dict, Path(path))
         except (OSError, RuntimeError) as error:
             failed.append(error)
 

@@ -19,6 +19,8 @@ from llava.model.adapter import read_adapter
 ENTRY = """
 import deepspeed
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+from deepspeed.runtime.zero.config import ZeroStageEnum
+ZeroStageEnum.__reduce_ex__ = lambda stage, _: (getattr, (ZeroStageEnum, stage.name))  # that of Python 3.11.2
 from llava.train.train import main
 from visatb.cli import run
 run(main)
