@@ -7,7 +7,7 @@ counts of two words and more (Lin and Och 2004); their mean is not the score of 
 from collections.abc import Sequence
 
 from eval.answers import Answer
-from eval.command import Scores, answer_parser, answers_of, record_score, report
+from eval.command import Scores, answer_parser, answers_of, record_score, report, scores_of
 from eval.gleu import reference_words
 from visatb.cli import run
 from visatb.errors import InputError
@@ -20,7 +20,7 @@ def score(answers: Sequence[Answer]) -> Scores:
         answers: at least one; a truth is a text that is not blank, or a list of such.
 
     Raises:
-        InputError: if a truth is none, or nltk is not installed.
+        InputError: if a truth is none, or sacrebleu is not installed.
     """
     try:
         from sacrebleu.metrics import BLEU
@@ -38,15 +38,7 @@ def score(answers: Sequence[Answer]) -> Scores:
         record_score(answer, by_sentence.sentence_score(said, texts).score / 100, malformed=answer.prediction is None)
         for answer, texts, said in zip(answers, references, predictions, strict=True)
     ]
-    malformed = sum(1 for entry in per_record if entry["malformed"])
-    return Scores(
-        metric="BLEU",
-        score=whole,
-        n=len(per_record),
-        malformed=malformed,
-        per_record=per_record,
-        summary=f"BLEU:  {whole}",
-    )
+    return scores_of("BLEU", whole, per_record)
 
 
 def main() -> int:

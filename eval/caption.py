@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from eval.answers import Answer
-from eval.command import Scores, answer_parser, answers_of, record_score, report
+from eval.command import Scores, answer_parser, answers_of, record_score, report, scores_of
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 
@@ -66,14 +66,7 @@ def cider_scores(answers: Sequence[Answer], references: Sequence[list[str]], tok
         record_score(answer, float(value), malformed=answer.prediction is None)
         for answer, value in zip(answers, per_answer, strict=True)
     ]
-    return Scores(
-        metric="CIDEr",
-        score=float(mean),
-        n=len(per_record),
-        malformed=sum(1 for entry in per_record if entry["malformed"]),
-        per_record=per_record,
-        summary=f"CIDEr:  {float(mean)}",
-    )
+    return scores_of("CIDEr", float(mean), per_record)
 
 
 def caption_parser(script: str, description: str) -> ArgumentParser:

@@ -44,18 +44,23 @@ def record_score(answer: Answer, score: float, malformed: bool, **more: Any) -> 
     }
 
 
+def scores_of(metric: str, score: float, per_record: list[dict[str, Any]], summary: str | None = None) -> Scores:
+    """The scores of a file; `summary` is `metric:  score` if left out."""
+    return Scores(
+        metric=metric,
+        score=score,
+        n=len(per_record),
+        malformed=sum(1 for entry in per_record if entry["malformed"]),
+        per_record=per_record,
+        summary=summary or f"{metric}:  {score}",
+    )
+
+
 def hit_scores(metric: str, per_record: list[dict[str, Any]]) -> Scores:
     """The scores of a metric that counts hits; a record's score is 1.0 or 0.0."""
     hits = sum(1 for entry in per_record if entry["score"] == 1.0)
     total = len(per_record)
-    return Scores(
-        metric=metric,
-        score=hits / total,
-        n=total,
-        malformed=sum(1 for entry in per_record if entry["malformed"]),
-        per_record=per_record,
-        summary=f"{hits} / {total} = {hits / total}",
-    )
+    return scores_of(metric, hits / total, per_record, f"{hits} / {total} = {hits / total}")
 
 
 def answer_parser(script: str, description: str, more: str = "--output metrics.json") -> ArgumentParser:

@@ -6,7 +6,7 @@ A record has one reference or a list of them; the best counts.
 from collections.abc import Sequence
 
 from eval.answers import Answer
-from eval.command import Scores, answer_parser, answers_of, record_score, report
+from eval.command import Scores, answer_parser, answers_of, record_score, report, scores_of
 from visatb.cli import run
 from visatb.errors import InputError
 
@@ -33,16 +33,7 @@ def score(answers: Sequence[Answer]) -> Scores:
         )
         for answer, words in zip(answers, reference_words(answers), strict=True)
     ]
-    mean = sum(entry["score"] for entry in per_record) / len(per_record)
-    malformed = sum(1 for entry in per_record if entry["malformed"])
-    return Scores(
-        metric="GLEU",
-        score=mean,
-        n=len(per_record),
-        malformed=malformed,
-        per_record=per_record,
-        summary=f"GLEU:  {mean}",
-    )
+    return scores_of("GLEU", sum(entry["score"] for entry in per_record) / len(per_record), per_record)
 
 
 def reference_words(answers: Sequence[Answer]) -> list[list[list[str]]]:

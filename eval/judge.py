@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.answers import Answer, AnswerFile
-from eval.command import Scores, answer_parser, answers_of, record_score, report
+from eval.command import Scores, answer_parser, answers_of, record_score, report, scores_of
 from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, collect
 from visatb.cli import run
 from visatb.errors import InputError
@@ -152,14 +152,8 @@ def score(
         )
         for n, (answer, (reference, rating)) in enumerate(zip(answers, pairs, strict=True))
     ]
-    return Scores(
-        metric="relative_score",
-        score=100 * sum(rating for _, rating in pairs) / total,
-        n=len(pairs),
-        malformed=len(pairs) - len(by_answer),
-        per_record=per_record,
-        summary=_summary(per_record),
-    )
+    mean_share = 100 * sum(rating for _, rating in pairs) / total
+    return scores_of("relative_score", mean_share, per_record, _summary(per_record))
 
 
 def category_of(answer: Answer, rules: Mapping[str, Any]) -> str:

@@ -1,4 +1,6 @@
-"""A tiny model and hard data for perf/distributed_table.py: what a micro-batch holds is as uneven as it can be.
+"""What perf/distributed_table.py and perf/kill_training.py train: a tiny model, hard data, the flags and processes.
+
+What a micro-batch holds is as uneven as it can be.
 
 Samples are written in the order in which the trainer will read them, eight to a step, sorted by task inside a step, so
 that a micro-batch of two or four lacks tasks. Answers have 1 to 60 words. In every sixth step four samples in a row
@@ -7,9 +9,15 @@ absent from the whole step. Every third sample has an image.
 """
 
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
+from typing import IO, Any
 
+ROOT = Path(__file__).resolve().parents[1]
+SEED = 0
 MAX_LENGTH = 160
 SAMPLES_PER_STEP = 8
 IMAGE_SIZE = 28
@@ -131,3 +139,51 @@ def write_deepspeed(source: Path, target: Path) -> None:
         # Else no tensor is large enough to be partitioned.
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     target.write_text(json.dumps(settings))
+
+
+def training_flags(folder: Path, output: Path, **flags: Any) -> list[str]:
+    """The command line of a training of the material in a folder.
+
+    Args:
+        folder: see `write_material`.
+        output: where model and log go.
+        flags: what else it is to be given.
+    """
+    flags |= {
+        "model_name_or_path": folder / "llama",
+        "version": "v1",
+        "benchmark": folder / "tasks.yaml",
+        "data_path": folder / "data.json",
+        "image_folder": folder / "images",
+        "vision_tower": folder / "tower",
+        "pretrain_mm_mlp_adapter": folder / "mm_projector.bin",
+        "mm_projector_type": "linear",
+        "mm_vision_select_layer": -2,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": "pad",
+        "model_max_length": MAX_LENGTH,
+        "output_dir": output,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": SEED,
+    }
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def start_processes(processes: int, module: str, words: list[str], log: IO[bytes]) -> subprocess.Popen:
+    """Start a module's main as one process, or as the ranks of a launcher, in a session of its own.
+
+    In float32 on CPU ranks, with one thread each: the order of a sum must not depend on the machine's load.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launcher, "-m", module, *words]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+
+
+def spare_compiling() -> None:
+    """Keep DeepSpeed from compiling its shared-memory collectives, which takes minutes and needs a compiler."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

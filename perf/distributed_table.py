@@ -17,20 +17,26 @@ import inspect
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from perf.distributed_data import MAX_LENGTH, SAMPLES_PER_STEP, write_deepspeed, write_material
+from perf.distributed_data import (
+    ROOT,
+    SAMPLES_PER_STEP,
+    SEED,
+    spare_compiling,
+    start_processes,
+    training_flags,
+    write_deepspeed,
+    write_material,
+)
 from visatb.cli import ArgumentParser, run
 from visatb.files import read_json
 
-ROOT = Path(__file__).resolve().parents[1]
 BAR = 2e-5
-SEED = 0
 WEIGHTS = ("0.5", "3.0", "1.4", "0.8")  # of the four tasks
 WEIGHTED = "EW + weights"
 # So that 20 steps are enough for every strategy to weight, and strongly.
@@ -134,17 +140,12 @@ def make_table(args: argparse.Namespace) -> int:
 
 def launch(args: argparse.Namespace, name: str) -> bool:
     """Start the processes of a layout and wait for them; tells the end of their output if they fail."""
-    processes = LAYOUTS[name].processes
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, "-m", "perf.distributed_table", "--layout", name]
-    command += ["--folder", str(args.folder.resolve()), "--steps", str(args.steps), "--optim", args.optim]
-    command += ["--learning_rate", repr(args.learning_rate), "--loss_normalization", args.loss_normalization]
-    command += ["--strategies", *args.strategies]
-    # Float32 on CPU ranks everywhere, with one thread each: the order of a sum must not depend on the machine's load.
-    env = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    words = ["--layout", name, "--folder", str(args.folder.resolve())]
+    words += ["--steps", str(args.steps), "--optim", args.optim, "--learning_rate", repr(args.learning_rate)]
+    words += ["--loss_normalization", args.loss_normalization, "--strategies", *args.strategies]
     log = args.folder / f"{name.replace(' ', '')}.log"
     with open(log, "wb") as output:
-        process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
+        process = start_processes(LAYOUTS[name].processes, "perf.distributed_table", words, output)
         try:
             code = process.wait(LAYOUT_SECONDS)
         except BaseException:  # ranks that wait for each other, or an interrupt: nobody is left behind
@@ -165,38 +166,21 @@ def train_strategies(args: argparse.Namespace) -> int:
 
     layout = LAYOUTS[args.layout]
     if layout.zero:
-        import deepspeed
-
-        # DeepSpeed would compile its shared-memory collectives first, which takes minutes and needs a compiler.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        spare_compiling()
     for strategy in args.strategies:
         AcceleratorState._reset_state()  # accelerate keeps the first training's DeepSpeed settings otherwise
-        code = train(training_flags(args, layout, strategy))
+        code = train(flags_of(args, layout, strategy))
         if code:
             return code
     leave_together()
     return 0
 
 
-def training_flags(args: argparse.Namespace, layout: Layout, strategy: str) -> list[str]:
+def flags_of(args: argparse.Namespace, layout: Layout, strategy: str) -> list[str]:
     """The command line of a training."""
     from transformers_patch.strategies import STRATEGIES
 
-    folder = args.folder
     flags = {
-        "model_name_or_path": folder / "llama",
-        "version": "v1",
-        "benchmark": folder / "tasks.yaml",
-        "data_path": folder / "data.json",
-        "image_folder": folder / "images",
-        "vision_tower": folder / "tower",
-        "pretrain_mm_mlp_adapter": folder / "mm_projector.bin",
-        "mm_projector_type": "linear",
-        "mm_vision_select_layer": -2,
-        "mm_use_im_patch_token": False,
-        "image_aspect_ratio": "pad",
-        "model_max_length": MAX_LENGTH,
-        "output_dir": output_of(folder, strategy, args.layout),
         "num_train_epochs": 1,
         "per_device_train_batch_size": layout.per_device,
         "gradient_accumulation_steps": layout.accumulation,
@@ -204,15 +188,11 @@ def training_flags(args: argparse.Namespace, layout: Layout, strategy: str) -> l
         "learning_rate": args.learning_rate,
         "lr_scheduler_type": "constant",
         "loss_normalization": args.loss_normalization,
-        "logging_steps": 1,
         "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": SEED,
     }
     if layout.zero:
-        flags["deepspeed"] = folder / f"zero{layout.zero}.json"
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        flags["deepspeed"] = args.folder / f"zero{layout.zero}.json"
+    words = training_flags(args.folder, output_of(args.folder, strategy, args.layout), **flags)
     if strategy == WEIGHTED:
         return [*words, "--weight_method", "EW", "--visatb_weights", *WEIGHTS]
     accepted = inspect.signature(STRATEGIES[strategy]).parameters

@@ -20,11 +20,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from perf.distributed_data import MAX_LENGTH, SAMPLES_PER_STEP, write_deepspeed, write_material
+from perf.distributed_data import (
+    ROOT,
+    SAMPLES_PER_STEP,
+    SEED,
+    spare_compiling,
+    start_processes,
+    training_flags,
+    write_deepspeed,
+    write_material,
+)
 from visatb.cli import ArgumentParser, run
 
-ROOT = Path(__file__).resolve().parents[1]
-SEED = 0
 RUN_SECONDS = 600
 
 
@@ -37,7 +44,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, default=1, choices=(1, 2, 4), help="processes")
     parser.add_argument("--zero3", action="store_true", help="DeepSpeed ZeRO-3 in place of plain processes")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.zero3 and args.ranks == 1:
+        parser.error("--zero3 splits a model over ranks. Set --ranks 2 or 4")
+    return args
 
 
 def main() -> int:
@@ -54,10 +64,7 @@ def train_rank(flags: list[str]) -> int:
     from llava.train import train as entry
 
     if "--deepspeed" in flags:
-        import deepspeed
-
-        # DeepSpeed would compile its shared-memory collectives first, which takes minutes and needs a compiler.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        spare_compiling()
     return entry.main(flags)
 
 
@@ -90,38 +97,19 @@ def kill_runs(args: argparse.Namespace, folder: Path) -> int:
 def start(args: argparse.Namespace, folder: Path, output: Path) -> subprocess.Popen:
     """Start a run, or the same run again."""
     flags = {
-        "model_name_or_path": folder / "llama",
-        "version": "v1",
-        "benchmark": folder / "tasks.yaml",
-        "data_path": folder / "data.json",
-        "image_folder": folder / "images",
-        "vision_tower": folder / "tower",
-        "pretrain_mm_mlp_adapter": folder / "mm_projector.bin",
-        "mm_projector_type": "linear",
-        "mm_vision_select_layer": -2,
-        "mm_use_im_patch_token": False,
-        "image_aspect_ratio": "pad",
-        "model_max_length": MAX_LENGTH,
-        "output_dir": output,
         "max_steps": args.steps,
         "per_device_train_batch_size": SAMPLES_PER_STEP // args.ranks,
         "save_strategy": "steps",
         "save_steps": args.save_steps,
         "save_total_limit": 1,
-        "logging_steps": 1,
         "weight_method": "RLW",  # with a state and draws of its own
         "learning_rate": 1e-3,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": SEED,
     }
-    given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    given += ["--deepspeed", str(folder / "zero3.json")] if args.zero3 else []
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={args.ranks}"]
-    command = [sys.executable, *(launcher if args.ranks > 1 or args.zero3 else []), "-m", "perf.kill_training", "train"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    if args.zero3:
+        flags["deepspeed"] = folder / "zero3.json"
+    words = ["train", *training_flags(folder, output, **flags)]
     with open(folder / "log", "wb") as log:
-        return subprocess.Popen([*command, *given], env=env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        return start_processes(args.ranks, "perf.kill_training", words, log)
 
 
 def kill_after(args: argparse.Namespace, folder: Path, output: Path, step: int, delay_s: float) -> int:

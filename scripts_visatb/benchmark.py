@@ -128,9 +128,14 @@ def costs(benchmark: Benchmark, sizes: dict[str, int], batch: int, epochs: float
         if model.data is None:
             continue
         count = records[model.data]
-        samples, steps = round(count * epochs), math.ceil(math.ceil(count / batch) * epochs)
-        found.append(Cost(model.name, model.data, samples, steps, count / records["entire"]))
+        steps = steps_of(count, batch, epochs)
+        found.append(Cost(model.name, model.data, round(count * epochs), steps, count / records["entire"]))
     return found
+
+
+def steps_of(count: int, batch: int, epochs: float) -> int:
+    """Optimizer steps of a training on that many records."""
+    return math.ceil(math.ceil(count / batch) * epochs)
 
 
 def formula(benchmark: Benchmark) -> tuple[str, float]:
@@ -144,20 +149,31 @@ def formula(benchmark: Benchmark) -> tuple[str, float]:
     return "R_large + N R_mini", large + units * mini
 
 
-def guidance(benchmark: Benchmark, sizes: dict[str, int], found: Iterable[Cost]) -> list[str]:
-    """A sentence for everything in which the paper's guidance is not met; tasks of a group count together."""
+def guidance(
+    benchmark: Benchmark, sizes: dict[str, int], found: Iterable[Cost], batch: int, epochs: float
+) -> list[str]:
+    """A sentence for everything in which the paper's guidance is not met; tasks of a group count together.
+
+    Arguments as for `costs`, whose result is `found`.
+    """
     by_data = {cost.data: cost for cost in found}
     units = {unit: sum(sizes[task.name] for task in tasks) for unit, tasks in balanced_units(benchmark).items()}
     rate = 1.0 if benchmark.form == SIMPLER else benchmark.large_rate
+    large = {unit: round(rate * size) for unit, size in units.items()}
     small = [unit for unit, size in units.items() if round(benchmark.mini_rate * size) < LEAST_MINI]
-    short = [unit for unit, size in units.items() if round(rate * size) <= LEAST_LARGE]
+    few = [unit for unit, count in large.items() if count <= LEAST_LARGE]
+    short = [unit for unit, count in large.items() if steps_of(count, batch, epochs) <= LEAST_STEPS]
+    remedy = "Raise large_rate or add data." if rate < 1 else "Add data."
     told = []
     if small:
         told.append(f"mini subsets of fewer than {LEAST_MINI:,} samples: {', '.join(small)}. Raise mini_rate.")
     if "mini" in by_data and by_data["mini"].steps <= LEAST_STEPS:
-        told.append(f"all minis together train for {by_data['mini'].steps} steps, not for more than {LEAST_STEPS}.")
+        steps = by_data["mini"].steps
+        told.append(f"all minis together train for {steps} steps, not for more than {LEAST_STEPS}. Raise mini_rate.")
+    if few:
+        told.append(f"large subsets of no more than {LEAST_LARGE:,} samples: {', '.join(few)}. {remedy}")
     if short:
-        told.append(f"large subsets of no more than {LEAST_LARGE:,} samples: {', '.join(short)}. Add data.")
+        told.append(f"large subsets that train for no more than {LEAST_STEPS} steps: {', '.join(short)}. {remedy}")
     return told
 
 
@@ -208,7 +224,7 @@ def describe(benchmark: Benchmark, gpus: int, speed: float | None, log: Path | N
     units = len(balanced_units(benchmark))
     grouped = f" in {units} groups" if units < len(benchmark.measured) else ""
     source = "counted" if counted else "from the file names"
-    warnings = guidance(benchmark, sizes, found)
+    warnings = guidance(benchmark, sizes, found, batch, epochs)
     lines = [
         f"{benchmark.name}: {len(benchmark.tasks)} tasks, {len(benchmark.measured)} measured{grouped}; "
         f"{benchmark.form} form, T = {benchmark.temperature or 'auto'}",

@@ -1,19 +1,23 @@
 # Sourced by the finetune scripts: the recipe of LLaVA-1.5's instruction tuning with task weights. Everything is set
-# from the environment; flags given to the script come last and win.
-
-: "${DATA_PATH:?set DATA_PATH to the training annotation file}"
-: "${OUTPUT_DIR:?set OUTPUT_DIR to the folder of the new model}"
-: "${BASE_MODEL_PATH:?set BASE_MODEL_PATH to the language model, e.g. lmsys/vicuna-7b-v1.5}"
+# from the environment; flags given to the script come last and win. With base_sees=true the base is a LLaVA checkpoint,
+# which has a vision tower and a projector of its own.
 
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+
+require DATA_PATH "the training annotation file" data/train.json
+require OUTPUT_DIR "the folder of the new model" checkpoints/mine
+require BASE_MODEL_PATH "the base model" lmsys/vicuna-7b-v1.5
+
+if [ "${base_sees:-}" != true ]; then
+    VISION_TOWER="${VISION_TOWER:-openai/clip-vit-large-patch14-336}"
+    MM_PROJECTOR_TYPE="${MM_PROJECTOR_TYPE:-mlp2x_gelu}"
+    MM_VISION_SELECT_LAYER="${MM_VISION_SELECT_LAYER:--2}"
+fi
 
 flags=(
     --model_name_or_path "$BASE_MODEL_PATH"
     --version "${PROMPT_VERSION:-v1}"
     --data_path "$DATA_PATH"
-    --vision_tower "${VISION_TOWER:-openai/clip-vit-large-patch14-336}"
-    --mm_projector_type "${MM_PROJECTOR_TYPE:-mlp2x_gelu}"
-    --mm_vision_select_layer "${MM_VISION_SELECT_LAYER:--2}"
     --mm_use_im_start_end False
     --mm_use_im_patch_token False
     --image_aspect_ratio "${IMAGE_ASPECT_RATIO:-pad}"
@@ -39,6 +43,9 @@ flags=(
     --report_to "${REPORT_TO:-tensorboard}"
     --seed "${SEED:-0}"
 )
+[ -z "${VISION_TOWER:-}" ] || flags+=(--vision_tower "$VISION_TOWER")
+[ -z "${MM_PROJECTOR_TYPE:-}" ] || flags+=(--mm_projector_type "$MM_PROJECTOR_TYPE")
+[ -z "${MM_VISION_SELECT_LAYER:-}" ] || flags+=(--mm_vision_select_layer "$MM_VISION_SELECT_LAYER")
 # Without a benchmark all records are one task.
 [ -z "${BENCHMARK:-}" ] || flags+=(--benchmark "$BENCHMARK")
 [ -z "${IMAGE_FOLDER:-}" ] || flags+=(--image_folder "$IMAGE_FOLDER")

@@ -8,7 +8,6 @@
 # Required: DATA_PATH, OUTPUT_DIR. docs/training.md lists all variables.
 set -euo pipefail
 
-: "${DATA_PATH:?set DATA_PATH to the training annotation file}"
 export BASE_MODEL_PATH="${BASE_MODEL_PATH:-lmsys/vicuna-7b-v1.5}"
 export BENCHMARK="${BENCHMARK:-$(dirname "${BASH_SOURCE[0]}")/benchmarks/chat.yaml}"
 export NUM_TRAIN_EPOCHS="${NUM_TRAIN_EPOCHS:-3}"

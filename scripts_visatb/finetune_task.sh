@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tunes a LLaVA checkpoint further on data of one's own. Its projector goes on from the checkpoint's.
+# Tunes a LLaVA checkpoint further on data of one's own. Projector and vision tower are the checkpoint's.
 #
 #   DATA_PATH=data/mine.json IMAGE_FOLDER=data/images OUTPUT_DIR=checkpoints/llava-mine \
 #   bash scripts_visatb/finetune_task.sh [more flags]
@@ -9,5 +9,6 @@
 set -euo pipefail
 
 export BASE_MODEL_PATH="${BASE_MODEL_PATH:-liuhaotian/llava-v1.5-7b}"
+base_sees=true
 set -- --group_by_modality_length True "$@"
 source "$(dirname "${BASH_SOURCE[0]}")/finetune.sh"

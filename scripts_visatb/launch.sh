@@ -30,6 +30,11 @@ refuse() {
     exit 2
 }
 
+# VARIABLE, what it is, an example
+require() {
+    [ -n "${!1:-}" ] || refuse "$1 must be $2, and is not set. Example: set $1=$3"
+}
+
 launch_training() {
     local entry="$(dirname "$SCRIPTS")/llava/train/train_mem.py"
     local visible="$(visible_gpus)"
@@ -82,8 +87,8 @@ launch_torchrun() {
     shift
     [ "$processes" -gt 0 ] || processes="${NUM_PROCESSES:-1}"
     if [ "$nodes" -gt 1 ]; then
-        : "${NODE_RANK:?set NODE_RANK to the number of this node, from 0}"
-        : "${MASTER_ADDR:?set MASTER_ADDR to the address of node 0}"
+        require NODE_RANK "the number of this node, from 0" 0
+        require MASTER_ADDR "the address of node 0" node1
         choice=(--nnodes "$nodes" --node_rank "$NODE_RANK")
         choice+=(--master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
     elif [ "$processes" -eq 1 ] && [ -z "${LAUNCHER:-}" ]; then
@@ -96,8 +101,8 @@ launch_torchrun() {
 }
 
 launch_rank() {
-    : "${SLURM_PROCID:?LAUNCHER=srun is for commands that srun starts}"
-    : "${MASTER_ADDR:?set MASTER_ADDR to the first node of the job}"
+    [ -n "${SLURM_PROCID:-}" ] || refuse "LAUNCHER=srun is for commands that srun starts. Start it by srun, or unset it."
+    require MASTER_ADDR "the first node of the job" node1
     export RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" WORLD_SIZE="$SLURM_NTASKS"
     export MASTER_PORT="${MASTER_PORT:-29500}"
     # `exec`: Slurm signals this process, and the training is what must save.

@@ -7,11 +7,12 @@
 # Required: DATA_PATH, IMAGE_FOLDER, OUTPUT_DIR. docs/training.md lists all variables.
 set -euo pipefail
 
-: "${DATA_PATH:?set DATA_PATH to the caption annotation file}"
-: "${IMAGE_FOLDER:?set IMAGE_FOLDER to the folder of the images}"
-: "${OUTPUT_DIR:?set OUTPUT_DIR to the folder of the projector}"
-
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+
+require DATA_PATH "the caption annotation file" data/blip_laion_cc_sbu_558k.json
+require IMAGE_FOLDER "the folder of the images" data/images
+require OUTPUT_DIR "the folder of the projector" checkpoints/pretrain-7b
+
 export DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG:-$SCRIPTS/zero2.json}"
 
 launch_training \

@@ -183,15 +183,16 @@ class ResumableTrainer(transformers.Trainer):
         Raises:
             SaveError: naming those that are not.
         """
-        saved = saved_shapes(folder)
+        saved = saved_kinds(folder)
         is_whole = any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
-        wrong = [name for name, shape in saved.items() if 0 in shape]
+        wrong = [name for name, (shape, _) in saved.items() if 0 in shape]
         for name, parameter in self.model.named_parameters():
-            shape = saved.get(_stored_name(name))
-            if (is_whole or parameter.requires_grad) and shape != getattr(parameter, "ds_shape", parameter.shape):
+            if (is_whole or parameter.requires_grad) and saved.get(_stored_name(name)) != kind_of(parameter):
                 wrong.append(name)
         if wrong:
-            raise SaveError(f"{len(wrong)} parameters are missing, empty or of another shape: {', '.join(wrong[:5])}")
+            raise SaveError(
+                f"{len(wrong)} parameters are missing, empty or of another shape or dtype: {', '.join(wrong[:5])}"
+            )
 
     def _discard_older(self, output: Path, newest: Path) -> None:
         """`--save_total_limit`, once the newest is in its place: that one and the best one always stay."""
@@ -267,16 +268,21 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def saved_shapes(folder: Path) -> dict[str, torch.Size]:
-    """Names and shapes of the tensors in a folder's weight files, without reading the tensors."""
-    shapes = {}
+def kind_of(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+    """Shape and dtype of a tensor; of a parameter that ZeRO-3 has split, those of the whole."""
+    return torch.Size(getattr(tensor, "ds_shape", tensor.shape)), tensor.dtype
+
+
+def saved_kinds(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Names, shapes and dtypes of the tensors in a folder's weight files, without reading the tensors."""
+    kinds = {}
     for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
-            shapes |= {name: torch.Size(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        with safe_open(file, framework="pt") as tensors:  # memory-mapped
+            kinds |= {name: kind_of(tensors.get_tensor(name)) for name in tensors.keys()}  # noqa: SIM118
     for file in folder.glob("*.bin"):
         if file.name != TRAINING_ARGS_NAME:
-            shapes |= {name: tensor.shape for name, tensor in load_tensors(file, mmap=True).items()}
-    return {_stored_name(name): shape for name, shape in shapes.items()}
+            kinds |= {name: kind_of(tensor) for name, tensor in load_tensors(file, mmap=True).items()}
+    return {_stored_name(name): kind for name, kind in kinds.items()}
 
 
 def _stored_name(name: str) -> str:

@@ -187,31 +187,19 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
         Raises:
             ValueError: a weighter without the task ids it needs.
         """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+        }
         if weighter is None or labels is None:
-            return super().forward(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                inputs_embeds=inputs_embeds,
-                labels=labels,
-                use_cache=use_cache,
-                output_attentions=output_attentions,
-                output_hidden_states=output_hidden_states,
-                return_dict=return_dict,
-            )
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=False if self.training and use_cache is None else use_cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-            attention=SDPA,
-        )
+            return super().forward(**inputs, labels=labels, use_cache=use_cache, return_dict=return_dict)
+        use_cache = False if self.training and use_cache is None else use_cache
+        outputs = self.model(**inputs, use_cache=use_cache, return_dict=True, attention=SDPA)
         hidden_BSD = outputs.last_hidden_state
         weighted = self.weighted_loss(hidden_BSD, labels, weighter, task_ids, token_count_K)
         weighted.logits = None if self.training else self.lm_head(hidden_BSD).float()

@@ -51,7 +51,8 @@ def draw_panels(panels: Sequence[Panel], columns: int, x_title: str, colors: Map
     styles = _styles([label for panel in panels for label in panel.lines], colors or {})
     for n, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
         for label, points in panel.lines.items():
-            (legend[label],) = axes.plot(*zip(*points, strict=True), linewidth=1.5, **styles[label])
+            marker = "o" if len(points) == 1 else None  # a line of one point has no length
+            (legend[label],) = axes.plot(*zip(*points, strict=True), linewidth=1.5, marker=marker, **styles[label])
         axes.set_title(panel.title)
         axes.grid(axis="y")
         axes.set_xlabel(x_title)

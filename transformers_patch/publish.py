@@ -3,8 +3,7 @@
 A folder is written under another name; every file is flushed; `manifest.json`, written last, holds size and SHA-256 of
 each; the folder is renamed. Everything is hashed, not samples of it, for two reasons: one flipped byte of an optimizer
 state bends the rest of a run without a sign, and a file whose hash is right is the file this run wrote. The files are
-read back in threads while the disk still has them in memory, at 1.3 GB/s per core and up, which is faster than most
-disks take them.
+read back in threads while the disk still has them in memory.
 """
 
 import hashlib

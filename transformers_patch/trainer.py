@@ -29,10 +29,15 @@ from transformers_patch.weighter import Weighter, refuse_parameters
 
 STEP, BATCH = "step", "batch"
 SMALL_MICRO_BATCH = 8
+# A loss scaler begins at 65536 and halves in each step that it skips: 17 in a row, or more if it had grown.
+LOWEST_LOSS_SCALE = 1.0
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or the gradient of a step is NaN or infinite; raised on all ranks, before anything of it is saved."""
+    """The loss or the gradient of a step is NaN or infinite (with fp16: of 17 steps in a row).
+
+    Raised on all ranks, before anything of the step is saved.
+    """
 
 
 def check_settings(args: transformers.TrainingArguments, loss_normalization: str) -> None:
@@ -277,8 +282,19 @@ class Trainer(ResumableTrainer):
         if not math.isfinite(norm):
             raise NonFiniteLossError(f"{self._describe_bad_step('gradient norm', norm)} No optimizer step was taken.")
 
-    def _describe_bad_step(self, what: str, value: float) -> str:
-        text = f"the {what} is {float(value)} at step {self.state.global_step + 1}"
+    def _refuse_lost_scale(self) -> None:
+        """Stop a run of fp16 whose gradients overflow however small the loss is made: no step would ever be taken.
+
+        Called after a step. Gradients are the same on all ranks, and so are scaler and decision. DeepSpeed has a scaler
+        of its own, which stops at a scale of 1.
+        """
+        scaler = self.accelerator.scaler
+        if scaler is not None and scaler.get_scale() < LOWEST_LOSS_SCALE:
+            problem = self._describe_bad_step("loss scale of fp16", scaler.get_scale(), self.state.global_step)
+            raise NonFiniteLossError(f"{problem} Gradients overflow however small the loss is made.")
+
+    def _describe_bad_step(self, what: str, value: float, step: int | None = None) -> str:
+        text = f"the {what} is {float(value)} at step {self.state.global_step + 1 if step is None else step}"
         if self.is_strategy:
             sums = zip(self._task_log.task_names, self._step_sums[0], strict=True)
             bad = [name for name, loss_sum in sums if not loss_sum.isfinite()]
@@ -294,6 +310,7 @@ class Trainer(ResumableTrainer):
 
     def _maybe_log_save_evaluate(self, tr_loss, model, trial, epoch, ignore_keys_for_eval):
         if self.weighter is not None:
+            self._refuse_lost_scale()
             # transformers counts from the first batch it is given, which after a resume is not the epoch's first.
             self.state.epoch = self.state.global_step / self.callback_handler.train_dataloader.steps_per_epoch
         super()._maybe_log_save_evaluate(tr_loss, model, trial, epoch, ignore_keys_for_eval)

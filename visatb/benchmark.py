@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visatb.errors import InputError
-from visatb.files import read_text
+from visatb.yaml_files import read_yaml
 
 METRICS = ("cider", "cider_list", "exact_match", "iou", "gleu", "bleu", "judge")
 FORMS = STANDARD, SIMPLER, PRECISE = ("standard", "simpler", "precise")
@@ -21,38 +21,22 @@ BOOTSTRAP = 1000
 SPLITS = ("train", "val", "test")
 RESERVED = ("mini", "base")  # models that all others are compared with
 
-_TOP_KEYS = {
-    "name",
-    "tasks",
-    "data_folder",
-    "image_folder",
-    "mini_rate",
-    "large_rate",
-    "form",
-    "temperature",
-    "alpha",
-    "on_failed",
-    "baselines",
-    "ablations",
-    "bootstrap",
-    "judge",
-    "zero_shot",
-    "seed",
-    "prepare",
-    "training",
-    "inference",
-}
-_TASK_KEYS = {"name", "metric", "also", "files", "weight", "group", "max_new_tokens"}
-_JUDGE_KEYS = {
-    "judge-model",
-    "judge-url",
-    "judge-temperature",
-    "judge-max-tokens",
-    "rule-file",
-    "context-file",
-    "concurrency",
-}
-_ABLATION_KEYS = {"name", "form", "alpha", "temperature"}
+# The names that `--weight_method` knows, beside `file.py:Class`.
+METHODS = ("EW", "equal", "EWTB", "TLA", "RLW", "DWA", "IGB", "IGBv1", "UW")
+
+# The keys of each mapping.
+_TOP_KEYS = (
+    "name tasks data_folder image_folder mini_rate large_rate form temperature alpha on_failed baselines ablations "
+    "bootstrap judge zero_shot seed prepare training inference"
+)
+_TASK_KEYS = "name metric also files weight group max_new_tokens"
+_ABLATION_KEYS = "name form alpha temperature"
+_TRAINING_KEYS = "script environment gpus threads keep_models"
+_JUDGE_KEYS = "judge-model judge-url judge-temperature judge-max-tokens rule-file context-file concurrency"
+# Flags of the programs but for those that the run graph sets.
+_GENERATION_FLAGS = "conv-mode temperature top_p num_beams max_new_tokens seed batch-size workers dtype device"
+INFERENCE_FLAGS = f"{_GENERATION_FLAGS} on-bad-image"
+ZERO_SHOT_FLAGS = f"benchmarks data split judge-model judge-url processes num-chunks chunk-idx {_GENERATION_FLAGS}"
 
 
 @dataclass(frozen=True)
@@ -165,18 +149,8 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
     Raises:
         InputError: naming file, key and rule, or that PyYAML is not installed.
     """
-    try:
-        import yaml
-    except ImportError:
-        raise InputError(
-            f"{path}: reading YAML needs PyYAML, which is not installed. Run pip install pyyaml."
-        ) from None
-
     file = Path(path)
-    try:
-        content = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: broken YAML: {' '.join(str(error).split())}. Mend the file.") from None
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise InputError(f"{file}: must be a mapping with name, tasks, ...; see benchmarks/demo.yaml.")
     _no_other_keys(content, _TOP_KEYS, file, "")
@@ -194,17 +168,17 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
         alpha=alpha,
         form=form,
         on_failed=_one_of(content.get("on_failed", ON_FAILED[0]), ON_FAILED, "on_failed", file),
-        baselines=_names(content, "baselines", file),
+        baselines=_baselines(content, file),
         ablations=_ablations(content.get("ablations") or [], Ablation("", form, temperature, alpha), file),
         bootstrap=_bootstrap(content, tasks, file),
         judge=_judge(content, tasks, file),
-        zero_shot=_mapping(content, "zero_shot", file),
+        zero_shot=_zero_shot(content, file),
         data_folder=_text(content, "data_folder", file),
         image_folder=_text(content, "image_folder", file),
         seed=_whole(content.get("seed", 0), "seed", file),
         prepare=None if content.get("prepare") is None else _text(content, "prepare", file),
         training=_training(content, file),
-        inference=_mapping(content, "inference", file),
+        inference=_inference(content, file),
     )
 
 
@@ -241,9 +215,7 @@ def _task(entry: Any, key: str, file: Path) -> Task:
         if metric is None or more == metric:
             raise InputError(f"{file}: {key}.also must add to metric, got {more!r} beside {metric!r}. Mend it.")
     group = None if entry.get("group") is None else _label(entry, "group", file, key + ".")
-    files = entry.get("files") or {}
-    if not isinstance(files, dict):
-        raise InputError(f"{file}: {key}.files must be a mapping of splits to file names, got {files!r}. Mend it.")
+    files = _mapping(entry, "files", file, key + ".")
     needed = SPLITS if metric is not None else ("train",)
     missing = [split for split in needed if not isinstance(files.get(split), str)]
     if missing:
@@ -259,10 +231,16 @@ def _task(entry: Any, key: str, file: Path) -> Task:
     )
 
 
-def _no_other_keys(mapping: dict, known: set[str], file: Path, prefix: str) -> None:
+def _no_other_keys(mapping: dict, known: str, file: Path, prefix: str) -> None:
     for key in mapping:
-        if key not in known:
-            raise InputError(f"{file}: unknown key {prefix}{key}. Known: {', '.join(sorted(known))}.")
+        if key not in known.split():
+            raise InputError(f"{file}: unknown key {prefix}{key}. Known: {', '.join(sorted(known.split()))}.")
+
+
+def _no_other_flags(mapping: dict, known: str, file: Path, prefix: str) -> None:
+    """Flags are taken in both spellings, with `-` and with `_`."""
+    spelled = [name.replace("_", "-") for name in known.split()]
+    _no_other_keys({key: 0 for key in mapping if str(key).replace("_", "-") not in spelled}, known, file, prefix)
 
 
 def _text(mapping: dict, key: str, file: Path, prefix: str = "") -> str:
@@ -284,10 +262,34 @@ def _label(mapping: dict, key: str, file: Path, prefix: str = "") -> str:
 
 def _training(content: dict, file: Path) -> dict[str, Any]:
     training = _mapping(content, "training", file)
-    environment = training.get("environment") or {}
-    if not isinstance(environment, dict):
-        raise InputError(f"{file}: training.environment must be a mapping of variables, got {environment!r}. Mend it.")
+    _no_other_keys(training, _TRAINING_KEYS, file, "training.")
+    _mapping(training, "environment", file, "training.")
+    keep = training.get("keep_models", True)
+    if not isinstance(keep, bool):
+        raise InputError(f"{file}: training.keep_models must be true or false, got {keep!r}. Mend it.")
     return training
+
+
+def _inference(content: dict, file: Path) -> dict[str, Any]:
+    inference = _mapping(content, "inference", file)
+    if "script" not in inference:  # a program of the user's own has flags of its own
+        _no_other_flags(inference, f"script launcher gpus threads {INFERENCE_FLAGS}", file, "inference.")
+    return inference
+
+
+def _zero_shot(content: dict, file: Path) -> dict[str, Any]:
+    flags = _mapping(content, "zero_shot", file)
+    _no_other_flags(flags, ZERO_SHOT_FLAGS, file, "zero_shot.")
+    return flags
+
+
+def _baselines(content: dict, file: Path) -> tuple[str, ...]:
+    methods = _names(content, "baselines", file)
+    for method in methods:
+        if method not in METHODS and ":" not in method:
+            known = ", ".join(METHODS)
+            raise InputError(f"{file}: baselines must be of {known} or file.py:Class, got {method!r}. Mend it.")
+    return methods
 
 
 def _bootstrap(content: dict, tasks: tuple[Task, ...], file: Path) -> int:
@@ -298,10 +300,10 @@ def _bootstrap(content: dict, tasks: tuple[Task, ...], file: Path) -> int:
     return resamples
 
 
-def _mapping(content: dict, key: str, file: Path) -> dict[str, Any]:
+def _mapping(content: dict, key: str, file: Path, prefix: str = "") -> dict[str, Any]:
     value = content.get(key) or {}
     if not isinstance(value, dict):
-        raise InputError(f"{file}: {key} must be a mapping, got {value!r}. Mend it.")
+        raise InputError(f"{file}: {prefix}{key} must be a mapping, got {value!r}. Mend it.")
     return value
 
 

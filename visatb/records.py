@@ -171,8 +171,8 @@ def _is_id(value: Any) -> bool:
 def _check_task(record: Record, where: str, tasks: Collection[str] | None) -> None:
     task = record.get("task")
     if tasks is not None and task not in tasks:
-        known = ", ".join(tasks)
-        raise InputError(f"{where}: task must be one of {known}, got {task!r}. Mend the field or add the task.")
+        remedy = "Mend the field, or name the benchmark file that has the task (--benchmark, BENCHMARK)."
+        raise InputError(f"{where}: task must be one of {', '.join(tasks)}, got {task!r}. {remedy}")
 
 
 def _check_turns(record: Record, where: str, training: bool) -> None:

@@ -8,32 +8,39 @@ from typing import Any
 
 from transformers import LlamaTokenizer, PreTrainedTokenizer
 
+from llava.hub import companion
 from visatb.cli import one_line
 from visatb.errors import InputError
 
 TOKENIZER_FILE = "tokenizer.model"
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # What a damaged tokenizer file makes transformers and sentencepiece raise.
 _UNUSABLE = (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
-def read_tokenizer(name_or_path: str | Path, **options: Any) -> PreTrainedTokenizer:
+def read_tokenizer(name_or_path: str | Path, cache_dir: str | None = None, **options: Any) -> PreTrainedTokenizer:
     """The SentencePiece tokenizer of a model folder or Hub name.
 
     Always Llama's own class: a tokenizer_config.json can name others, and code of its own.
 
     Args:
         name_or_path: folder or Hub name.
-        options: for `LlamaTokenizer.from_pretrained`, such as model_max_length or cache_dir.
+        cache_dir: where downloads are kept.
+        options: for `LlamaTokenizer.from_pretrained`, such as model_max_length.
 
     Raises:
         InputError: missing or damaged files.
     """
-    folder = Path(name_or_path)
-    if folder.is_dir() and not (folder / TOKENIZER_FILE).is_file():
-        raise InputError(f"{folder}: has no {TOKENIZER_FILE}. Copy the tokenizer files of its base model into it.")
+    file = companion(name_or_path, TOKENIZER_FILE, cache_dir)
+    if file is None:
+        raise InputError(
+            f"{name_or_path}: has no {TOKENIZER_FILE}. Copy the tokenizer files of its base model into it."
+        )
+    for name in _SETTINGS:  # of a Hub name: downloaded into the same folder
+        companion(name_or_path, name, cache_dir)
     try:
         with no_advice():
-            return LlamaTokenizer.from_pretrained(name_or_path, **options)
+            return LlamaTokenizer.from_pretrained(file.parent, **options)
     except _UNUSABLE as error:
         reason = one_line(error)
         raise InputError(

@@ -37,11 +37,13 @@ class Asked:
 
     Attributes:
         question: what the model is asked; its position is that in the whole file.
-        line: the answer line in LLaVA's order of keys; `text` is filled in later, what tells the model is added.
+        line: the answer line in LLaVA's order of keys; what tells the model is added later.
+        key: of the line, where the answer is filled in.
     """
 
     question: Question
     line: dict[str, Any]
+    key: str = "text"
 
 
 @dataclass(frozen=True)
@@ -193,14 +195,18 @@ class AnswersFile:
         self.work.finish("".join(lines), {"records": len(self.asked)})
         return None
 
+    def blank(self) -> str:
+        """The file's content with every answer empty."""
+        return "".join(self._line(asked, "") for asked in self.asked)
+
     def _share(self, shard: Shard | None) -> list[Question]:
         share = range(len(self.asked)) if shard is None else shard.of_rank(len(self.asked))
         return [self.asked[n].question for n in share]
 
     def _line(self, asked: Asked, text: str) -> str:
-        told = f"{self._name}\n{asked.line['question_id']}\n{text}"
+        told = f"{self._name}\n{asked.line.get('question_id', asked.question.position)}\n{text}"
         content = asked.line | {
-            "text": text,
+            asked.key: text,
             # LLaVA draws a random id; made from the content, the same run writes the same file.
             "answer_id": hashlib.sha256(told.encode()).hexdigest()[:22],
             "model_id": self._name,
@@ -225,7 +231,13 @@ def answer_parser(module: str, description: str | None, max_new_tokens: int, exa
     )
     add_model_flags(parser)
     parser.add_argument("--image-folder", default="", help="folder that `image` fields are relative to")
-    parser.add_argument("--question-file", required=True, help="questions in the benchmark's format")
+    parser.add_argument(
+        "--question-file",
+        "--questions-file",
+        dest="question_file",
+        required=True,
+        help="questions in the benchmark's format",
+    )
     parser.add_argument("--answers-file", required=True, help="JSON Lines to be written")
     parser.add_argument("--num-chunks", type=int, default=1, help="parts that the questions are split into")
     parser.add_argument("--chunk-idx", type=int, default=0, help="which part to ask; join the parts' files with cat")

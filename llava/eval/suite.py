@@ -2,9 +2,10 @@
 
 The model is loaded once on each GPU that is visible (--processes says otherwise). What is on the disk is kept: a run
 that was killed goes on, and finished answers are only scored again. What is missing is named with where to get it and
-where to put it; a benchmark that fails is told and the others go on. docs/evaluation.md describes every benchmark.
+where to put it; annotations that do not fit the questions are found before anything is asked; a benchmark that fails
+is told and the others go on. docs/evaluation.md describes every benchmark.
 
-Metric files are <metrics folder>/<model>/<task>.json, which eval/overall.py reads.
+Metric files are <metrics folder>/<model>/<task>.json, which eval/overall.py reads; with --split <task>-<split>.json.
 
 Exit code: 0 if every benchmark asked for has its answers and its score (with `all`: every one whose data is there), 2
 if an input is missing or bad, else 1.
@@ -14,17 +15,18 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from eval.judge_client import URL_VARIABLE
-from eval.overall import baseline_scores, compare
-from eval.score_tables import ScoreTable, read_score_table
 from llava.eval.answers_file import (
     EXIT_FAILED,
     AnswersFile,
@@ -34,7 +36,8 @@ from llava.eval.answers_file import (
     settings_of,
 )
 from llava.eval.shard import Shard, shard_of
-from llava.eval.zero_shot import BENCHMARKS, ZERO_SHOT_TASKS, Place, ZeroShot
+from llava.eval.suite_report import missing_lines, print_table, zero_shot_line
+from llava.eval.zero_shot import BENCHMARKS, Place, ZeroShot
 from visatb.cli import EXIT_INPUT, ArgumentParser, one_line, run
 from visatb.errors import InputError
 from visatb.files import read_json
@@ -54,6 +57,7 @@ class Sitting:
 
     Attributes:
         name, bench, place: which, and where its files are.
+        missing: what its data lacks: path below the benchmark's folder -> where it comes from.
         answers: its answers file; None if its data is missing or refused.
         state: "open", then "scored", "answered" (no score can be had here), "missing", "skipped" or "failed".
         told: what a user should know, one line.
@@ -64,6 +68,7 @@ class Sitting:
     name: str
     bench: ZeroShot
     place: Place
+    missing: dict[str, str]
     answers: AnswersFile | None = None
     state: str = "open"
     told: str = ""
@@ -84,6 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_flags(args, names)
     model = Model.of(args)
     sittings = prepare(args, names, model)
+    missing = [(s.name, f"{s.place.source.name}/{need}", why) for s in sittings for need, why in s.missing.items()]
+    for line in missing_lines(missing, args.data):
+        print(line, flush=True)
+    rehearse(sittings)
     if not any(sitting.state == "open" for sitting in sittings) and len(sittings) == 1:
         raise InputError(sittings[0].told)
     ask_all(args, sittings, model)
@@ -120,11 +129,13 @@ def prepare(args: Namespace, names: Sequence[str], model: Model) -> list[Sitting
     sittings = []
     for name in names:
         bench = BENCHMARKS[name]
-        sitting = Sitting(name, bench, _place(args, name, bench, model))
+        place = _place(args, name, bench, model)
+        absent = {need: source for need, source in bench.needs.items() if not Path(place.data(need)).exists()}
+        sitting = Sitting(name, bench, place, {place.text(need): place.text(absent[need]) for need in absent})
         sittings.append(sitting)
-        told = missing(sitting)
-        if told is not None:
-            sitting.end("missing", told, lacking)
+        if absent:
+            told = f"missing in {place.source}: {', '.join(sitting.missing)}. Put it there (sources are listed above)."
+            sitting.end("missing", f"{name}: {told}", lacking)
             continue
         if bench.judged and args.judge_model is None:
             told = f"{name}: reviews need a judging model. Give --judge-model (docs/evaluation.md)."
@@ -137,14 +148,30 @@ def prepare(args: Namespace, names: Sequence[str], model: Model) -> list[Sitting
     return sittings
 
 
-def missing(sitting: Sitting) -> str | None:
-    """What lacks of a benchmark's data, where to get it and where to put it; None if all is there."""
-    place = sitting.place
-    absent = [need for need in sitting.bench.needs if not Path(place.data(need)).exists()]
-    if not absent:
-        return None
-    parts = [f"{place.data(need)} (from {place.text(sitting.bench.needs[need])})" for need in absent]
-    return f"{sitting.name}: missing: {', '.join(parts)}. Put it there; see docs/evaluation.md."
+def rehearse(sittings: Sequence[Sitting]) -> None:
+    """End a benchmark that is yet to be asked if its files do not fit together and no answers could be scored."""
+    for sitting in sittings:
+        if sitting.answers is None or sitting.answers.work.complete():
+            continue
+        told = _unfit(sitting)
+        if told is not None:
+            sitting.answers = None
+            sitting.end("failed", f"{sitting.name}: nothing was asked, for it could not be scored: {told}", EXIT_INPUT)
+
+
+def _unfit(sitting: Sitting) -> str | None:
+    """Why not even empty answers can be scored; None if they can. What their scoring prints and writes is dropped."""
+    bench, questions = sitting.bench, sitting.place.data(sitting.bench.questions)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        blank = Path(folder) / "answers.jsonl"
+        blank.write_text(sitting.answers.blank(), encoding="utf-8")
+        place = replace(sitting.place, target=Path(folder), answers=blank, metric=Path(folder) / "metric.json")
+        try:
+            for command, words in bench.commands(place):
+                command(words)
+        except (InputError, OSError) as error:
+            return one_line(error).replace(str(blank), questions)  # line n of these answers is question n
+    return None
 
 
 def ask_all(args: Namespace, sittings: Sequence[Sitting], model: Model) -> None:
@@ -154,7 +181,7 @@ def ask_all(args: Namespace, sittings: Sequence[Sitting], model: Model) -> None:
     if count == 1:
         _ask(args, sittings, model, chunk)
     elif count:
-        _ask_in_processes(args, count)
+        _ask_in_processes(args, [sitting.name for sitting in sittings if sitting.answers is not None], count)
 
 
 def finish(sitting: Sitting) -> None:
@@ -182,13 +209,13 @@ def finish(sitting: Sitting) -> None:
 
 
 def report(args: Namespace, sittings: Sequence[Sitting], model: Model) -> int:
-    """Print what lacks, the table and dI_zero%; returns the exit code."""
+    """Print what went wrong, the table and dI_zero%; returns the exit code."""
     for sitting in sittings:
-        if sitting.told:
+        if sitting.code or sitting.state == "skipped":
             stream = sys.stderr if sitting.code else sys.stdout
             print(f"error: {sitting.told}" if sitting.code else sitting.told, file=stream, flush=True)
     if len(sittings) > 1:
-        _print_table(sittings, model.name)
+        print_table(f"Zero-shot: {model.name}", ((s.name, s.state, s.metric, s.score) for s in sittings))
     codes = {sitting.code for sitting in sittings}
     if all(sitting.state in ("missing", "skipped") for sitting in sittings):
         codes.add(EXIT_INPUT)
@@ -201,30 +228,6 @@ def report(args: Namespace, sittings: Sequence[Sitting], model: Model) -> int:
     return EXIT_INPUT if EXIT_INPUT in codes else max(codes)
 
 
-def zero_shot_line(results: Path, baseline: str) -> str:
-    """dI_zero% of a model against another (Eq. 9 of arXiv 2403.04343), over the paper's tasks that both have scores of.
-
-    Args:
-        results: folder of the model's metric files.
-        baseline: folder of the other's, or any other form that eval/overall.py reads.
-
-    Raises:
-        InputError: no task in common, a baseline that cannot be divided by.
-    """
-    if not results.is_dir():
-        raise InputError(f"{results}: has no metric file to compare with {baseline}. Score a benchmark first.")
-    base, own = baseline_scores(read_score_table(baseline)), baseline_scores(read_score_table(results))
-    common = [task for task in ZERO_SHOT_TASKS if task in base and task in own]
-    if not common:
-        raise InputError(f"{baseline}: has no score of {', '.join(ZERO_SHOT_TASKS)} that {results} has too. Score one.")
-    table = ScoreTable(str(results), tuple(common), {results.name: {task: own[task] for task in common}})
-    entry = compare(table, {task: base[task] for task in common}, zero_shot=True)["models"][results.name]
-    changes = ", ".join(f"{task} {value:+.2f}%" for task, value in entry["improvement_percent"].items())
-    absent = [task for task in ZERO_SHOT_TASKS if task not in common]
-    without = f"; without {', '.join(absent)}" if absent else ""
-    return f"dI_zero% against {baseline}: {entry['dI_zero_percent']:+.2f} ({changes}{without})"
-
-
 def _place(args: Namespace, name: str, bench: ZeroShot, model: Model) -> Place:
     """The benchmark's folder of data is the first that has its question file; output has the same name."""
     split = args.split or bench.split
@@ -235,11 +238,10 @@ def _place(args: Namespace, name: str, bench: ZeroShot, model: Model) -> Place:
     judge = ["--judge-model", args.judge_model] if args.judge_model else []
     judge += ["--judge-url", args.judge_url] if args.judge_url else []
     answers = bench.answers.replace("{split}", split).replace("{model}", model.name)
-    # A benchmark of which there is no number has no file either; the name is then one that is never written.
-    metric = _metrics_folder(args) / model.name / f"{bench.task or name}.json"
-    return Place(
-        Path(args.data) / folder, target, split, model.name, bench.task, target / answers, metric, tuple(judge)
-    )
+    # Another split is another task; a benchmark of which there is no number has a name that is never written.
+    task = (bench.task or name) + (f"-{split}" if split != bench.split else "")
+    metric = _metrics_folder(args) / model.name / f"{task}.json"
+    return Place(Path(args.data) / folder, target, split, model.name, task, target / answers, metric, tuple(judge))
 
 
 def _answers(args: Namespace, sitting: Sitting, fingerprint: dict[str, str]) -> AnswersFile:
@@ -285,10 +287,10 @@ def _processes(args: Namespace, model: Model) -> int:
     return torch.cuda.device_count()
 
 
-def _ask_in_processes(args: Namespace, count: int) -> None:
+def _ask_in_processes(args: Namespace, names: Sequence[str], count: int) -> None:
     """Let processes answer a share each; what one of them could not answer is told when the file is finished."""
     spawn = multiprocessing.get_context("spawn")
-    shares = [spawn.Process(target=run, args=(partial(_share, args, n, count),)) for n in range(count)]
+    shares = [spawn.Process(target=run, args=(partial(_share, args, names, n, count),)) for n in range(count)]
     try:
         for process in shares:
             process.start()
@@ -301,12 +303,12 @@ def _ask_in_processes(args: Namespace, count: int) -> None:
                 process.join()
 
 
-def _share(args: Namespace, number: int, count: int) -> int:
+def _share(args: Namespace, names: Sequence[str], number: int, count: int) -> int:
     """What one of several processes does; it ends with the process that started it. The exit code is always 0."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is interrupted, and ends the others
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     model = Model.of(args, local_rank=number)
-    sittings = prepare(args, chosen(args.benchmarks), model)
+    sittings = prepare(args, names, model)
     _ask(args, sittings, model, Shard(args.chunk_idx, args.num_chunks, number, count))
     return 0
 
@@ -332,21 +334,6 @@ def _check_flags(args: Namespace, names: Sequence[str]) -> None:
     if not Path(args.data).is_dir():
         raise InputError(f"{args.data}: no such folder (--data). Put the benchmarks there; see docs/evaluation.md.")
     settings_of(args, 1)
-
-
-def _print_table(sittings: Sequence[Sitting], model: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"Zero-shot: {model}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("benchmark", "state", "metric"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
-    for sitting in sittings:
-        score = "" if sitting.score is None else f"{sitting.score:.2f}"
-        table.add_row(sitting.name, sitting.state, sitting.metric, score)
-    Console(highlight=False).print(table)
 
 
 def build_parser() -> ArgumentParser:

@@ -4,7 +4,6 @@ Layout and file names are LLaVA's `playground/data/eval`; docs/evaluation.md say
 to the benchmark's folder and may name {split}, {tier} (GQA) and {model}. Needs no torch.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,7 +59,7 @@ class Place:
         source, target: the benchmark's folder of data, and that of what is written.
         split: name of the question file where the benchmark has several.
         model: the model's name.
-        task: the benchmark's name in metric files.
+        task: the name in metric files: the benchmark's, with `-<split>` behind it for a split that is not its default.
         answers, metric: the answers file and the metric file.
         judge: flags of the judging model; none if there is no judge.
     """
@@ -162,15 +161,18 @@ def _mmbench(place: Place) -> list[Command]:
 
 
 def _mmvet(place: Place) -> list[Command]:
-    """The file for the official evaluator, and the score where its grades lie beside that file already."""
-    found = submitted("mmvet", "results/{model}.json", question_file="llava-mm-vet.jsonl")(place)
-    named = re.compile(re.escape(place.model) + r"_gpt-[^_]*-grade-\d+runs\.json")
-    grades = sorted(file for file in Path(place.made("results")).glob("*.json") if named.fullmatch(file.name))
+    """The score where the official evaluator's grades are there already, and the file that it grades.
+
+    In this order: grades are compared with the file that they were given to before it is written again.
+    """
+    commands = submitted("mmvet", "results/{model}.json", question_file="llava-mm-vet.jsonl")(place)
+    grades = mmvet.grades_of(place.model, place.made("results"))
     if grades:
+        words = ["--grade-file", str(grades[-1]), "--answers-file", str(place.answers), *place.metric_flags()]
         official = place.data("mm-vet.json")
-        words = ["--grade-file", str(grades[-1]), "--generator", place.model, *place.metric_flags()]
-        found.append((mmvet.main, words + (["--annotation-file", official] if Path(official).exists() else [])))
-    return found
+        words += ["--annotation-file", official] if Path(official).exists() else []
+        commands.insert(0, (mmvet.main, words))
+    return commands
 
 
 def _reviewed(benchmark: str, question: str, context: str, reference: str) -> Callable[[Place], list[Command]]:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from llava.model.weights import companion, read_tensors
+from llava.hub import companion
+from llava.model.weights import read_tensors
 from visatb.errors import InputError
 
 ADAPTER_CONFIG = "adapter_config.json"

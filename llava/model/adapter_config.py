@@ -7,8 +7,8 @@ to import. Here only what shapes plain LoRA layers is handed on; anything else t
 import dataclasses
 from typing import Any
 
+from llava.hub import companion
 from llava.model.adapter import ADAPTER_CONFIG
-from llava.model.weights import companion
 from visatb.errors import InputError
 from visatb.files import read_json
 

@@ -14,11 +14,12 @@ from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizer
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 from llava.data.tokenizer import TOKENIZER_FILE, read_tokenizer
+from llava.hub import companion
 from llava.model.adapter import ADAPTER_CONFIG, fill_adapter, is_adapter, read_adapter, unwrapped, wrap
 from llava.model.adapter_config import base_named, read_adapter_config
 from llava.model.config_file import read_config
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
-from llava.model.weights import check_fit, companion, fill, read_state_dict, read_tensors, weight_files
+from llava.model.weights import check_fit, fill, read_state_dict, read_tensors, weight_files
 from transformers_patch import LlamaForCausalLM
 from visatb.cli import one_line
 from visatb.errors import InputError
@@ -131,7 +132,7 @@ def _load_projector_on_base(
     model_path: str, model_base: str, config: LlamaConfig, dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizer, LlavaLlamaForCausalLM]:
     """Stage 1's folder (config.json, mm_projector.bin), or a whole checkpoint's own weights over the base's."""
-    tokenizer = read_tokenizer(model_base)
+    tokenizer = _trained_tokenizer(model_path, model_base)
     projector = companion(model_path, PROJECTOR_FILE)
     if projector is None:
         raise InputError(f"{model_path}: no {PROJECTOR_FILE}. Drop --model-base for a whole checkpoint.")
@@ -150,8 +151,7 @@ def _load_lora(
         named = base_named(model_path)
         named = f" (its {ADAPTER_CONFIG} names {named})" if named else ""
         raise InputError(f"{model_path}: is a LoRA adapter. Give the model it was trained on with --model-base{named}.")
-    # Training saves it with the tokens it added; LLaVA's own folders have none.
-    tokenizer = read_tokenizer(model_base if companion(model_path, TOKENIZER_FILE) is None else model_path)
+    tokenizer = _trained_tokenizer(model_path, model_base)
     beside = {unwrapped(key): value for key, value in read_adapter(model_path).items() if "lora_" not in key}
     weights = _laid_over(read_state_dict(model_base), beside, config, model_base)
     model = empty_model(config)
@@ -164,6 +164,11 @@ def _load_lora(
     merged = wrapped.merge_and_unload()
     _fill_tower(merged, tower)  # afterwards: its layers have names that adapters are made for
     return tokenizer, merged
+
+
+def _trained_tokenizer(model_path: str, model_base: str) -> PreTrainedTokenizer:
+    """The tokenizer that training saved with the tokens it added; LLaVA's own folders have none but the base's."""
+    return read_tokenizer(model_base if companion(model_path, TOKENIZER_FILE) is None else model_path)
 
 
 def _laid_over(

@@ -5,8 +5,8 @@ from typing import Any
 
 from transformers import LlamaConfig
 
+from llava.hub import companion
 from llava.model.language_model.llava_llama import LlavaConfig
-from llava.model.weights import companion
 from visatb.errors import InputError
 from visatb.files import read_json
 

@@ -9,8 +9,8 @@ from pickle import UnpicklingError
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers.utils import cached_file
 
+from llava.hub import companion
 from visatb.errors import InputError
 from visatb.files import read_json
 
@@ -165,27 +165,6 @@ def _kind(tensor: torch.Tensor) -> str:
 def _some(keys: list[str], most: int = 5) -> str:
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
     return ", ".join(keys[:most]) + more
-
-
-def companion(name_or_path: str | Path, file_name: str, cache_dir: str | None = None) -> Path | None:
-    """A file beside a checkpoint's config.json, in a folder or on the Hub; None if it is not there.
-
-    Args:
-        name_or_path: folder or Hub name.
-        file_name: the file.
-        cache_dir: where downloads are kept; None: the Hub library's own place.
-    """
-    folder = Path(name_or_path)
-    if folder.is_dir():
-        return folder / file_name if (folder / file_name).is_file() else None
-    try:
-        found = cached_file(
-            str(name_or_path), file_name, cache_dir=cache_dir, _raise_exceptions_for_missing_entries=False
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{name_or_path}: no such folder, and not on the Hub: {reason} Check the path.") from None
-    return None if found is None else Path(found)
 
 
 def _shard_names(listing: Path, wanted: Callable[[str], bool]) -> list[str]:

@@ -30,11 +30,21 @@ class ModelArguments:
     freeze_backbone: bool = field(default=False, metadata={"help": "Do not train the language model."})
     tune_mm_mlp_adapter: bool = field(default=False, metadata={"help": "Stage 1: train the projector alone."})
     freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "Do not train the projector."})
-    vision_tower: str | None = field(default=None, metadata={"help": "CLIP vision tower: folder or Hub name."})
-    mm_vision_select_layer: int = field(default=-1, metadata={"help": "Hidden state of the tower to use."})
-    mm_vision_select_feature: str = field(default="patch", metadata={"help": "patch or cls_patch."})
+    # None: those of a LLaVA checkpoint, else LLaVA's defaults (assembly.settle_vision).
+    vision_tower: str | None = field(
+        default=None, metadata={"help": "CLIP vision tower: folder or Hub name. Default: a LLaVA checkpoint's own."}
+    )
+    mm_vision_select_layer: int | None = field(
+        default=None, metadata={"help": "Hidden state of the tower to use. Default: a LLaVA checkpoint's own, else -1."}
+    )
+    mm_vision_select_feature: str | None = field(
+        default=None, metadata={"help": "patch or cls_patch. Default: a LLaVA checkpoint's own, else patch."}
+    )
     pretrain_mm_mlp_adapter: str | None = field(default=None, metadata={"help": "mm_projector.bin of stage 1."})
-    mm_projector_type: str = field(default="linear", metadata={"help": "linear, mlpNx_gelu or identity."})
+    mm_projector_type: str | None = field(
+        default=None,
+        metadata={"help": "linear, mlpNx_gelu or identity. Default: a LLaVA checkpoint's own, else linear."},
+    )
     mm_use_im_start_end: bool = field(default=False, metadata={"help": "Put <im_start> <im_end> around images."})
     mm_use_im_patch_token: bool = field(default=True, metadata={"help": "Add <im_patch> to the vocabulary."})
 

@@ -26,7 +26,7 @@ from llava.train.llava_trainer import PROJECTOR_FILE, LLaVATrainer
 from llava.train.lora import add_adapters, half_dtype, loading_arguments, prepare_quantised, unsaved
 from llava.train.run_folder import LOG_FILE
 from transformers_patch import Weighter, build_weighter
-from transformers_patch.checkpoints import STAGING
+from transformers_patch.checkpoints import STAGING, kind_of
 from transformers_patch.publish import flush
 from transformers_patch.trainer import check_settings
 from visatb.benchmark import load_benchmark
@@ -34,6 +34,14 @@ from visatb.errors import InputError
 from visatb.records import Record, check_records, image_names, name_of, read_records
 
 SINGLE_TASK = "all"  # the task of every record when no benchmark is given
+
+# Argument -> key of a LLaVA checkpoint's config.json, LLaVA's default.
+_VISION = {
+    "vision_tower": ("mm_vision_tower", None),
+    "mm_vision_select_layer": ("mm_vision_select_layer", -1),
+    "mm_vision_select_feature": ("mm_vision_select_feature", "patch"),
+    "mm_projector_type": ("mm_projector_type", "linear"),
+}
 
 
 def load_tasks(data_args: DataArguments, args: TrainingArguments) -> list[str]:
@@ -69,7 +77,9 @@ def make_weighter(args: TrainingArguments, tasks: list[str]) -> Weighter:
             reference_history=args.weight_reference_history,
         )
     except ValueError as error:
-        raise InputError(str(error)) from None
+        is_lost = tasks == [SINGLE_TASK] and len(args.visatb_weights or []) > 1
+        hint = " Without --benchmark (BENCHMARK) all records are one task." if is_lost else ""
+        raise InputError(f"{error}{hint}") from None
 
 
 def load_data(data_args: DataArguments, tasks: list[str], version: str = "v1") -> list[Record]:
@@ -108,6 +118,28 @@ def load_tokenizer(model_args: ModelArguments, args: TrainingArguments) -> PreTr
     return tokenizer
 
 
+def settle_vision(model_args: ModelArguments, cache_dir: str | None = None) -> LlavaConfig:
+    """The base's configuration. What the arguments leave open of tower and projector is filled in.
+
+    A LLaVA checkpoint is tuned further with its own, a language model gets LLaVA's defaults.
+
+    Raises:
+        InputError: other values than those that the checkpoint's projector was trained with.
+    """
+    base = model_args.model_name_or_path
+    config = read_base_config(base, cache_dir)
+    is_llava = bool(getattr(config, "mm_vision_tower", None))
+    for name, (key, default) in _VISION.items():
+        given, own = getattr(model_args, name), getattr(config, key, default) if is_llava else default
+        if given in (None, ""):
+            setattr(model_args, name, own)
+        elif is_llava and given != own and not (name == "vision_tower" and Path(given).name == Path(own).name):
+            raise InputError(f"{name} must be {own}, that of {base}, got {given}. Leave out --{name} ({name.upper()}).")
+        if is_llava:
+            setattr(config, key, getattr(model_args, name))
+    return config
+
+
 def build_model(
     model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments
 ) -> tuple[LlavaLlamaForCausalLM | PeftModel, PreTrainedTokenizer, Conversation]:
@@ -119,15 +151,7 @@ def build_model(
     conversation = conversation_for_version(model_args.version)
     if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
         raise InputError("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD lets weight files run code. Unset it.")
-    config = read_base_config(model_args.model_name_or_path, args.cache_dir)
-    if getattr(config, "mm_vision_tower", None) and not model_args.vision_tower:
-        raise InputError(f"{model_args.model_name_or_path} is a LLaVA model. Set --vision_tower to tune it further.")
-    if model_args.vision_tower and getattr(config, "mm_vision_tower", None):
-        _refuse_other_projector(model_args, config)
-        # A LLaVA checkpoint is tuned further: its projector is loaded, and the tower is the one this run names.
-        config.mm_vision_tower = model_args.vision_tower
-        config.mm_vision_select_layer = model_args.mm_vision_select_layer
-        config.mm_vision_select_feature = model_args.mm_vision_select_feature
+    config = settle_vision(model_args, args.cache_dir)
     tokenizer = load_tokenizer(model_args, args)
     check_trainable(conversation, tokenizer, model_args.tune_mm_mlp_adapter)
     base = model_args.model_name_or_path
@@ -161,16 +185,6 @@ def _add_adapters(model: LlavaLlamaForCausalLM, model_args: ModelArguments, args
     if args.ddp_find_unused_parameters is None:
         args.ddp_find_unused_parameters = False  # all are used; True, transformers' choice, breaks checkpointing
     return add_adapters(model, model_args.model_name_or_path, model_args.freeze_mm_mlp_adapter, args)
-
-
-def _refuse_other_projector(model_args: ModelArguments, config: LlavaConfig) -> None:
-    """Refuse a --mm_projector_type that is not the LLaVA checkpoint's: its projector is the one that is tuned."""
-    kind = getattr(config, "mm_projector_type", "linear")
-    if kind != model_args.mm_projector_type:
-        raise InputError(
-            f"mm_projector_type must be {kind}, that of {model_args.model_name_or_path}, got "
-            f"{model_args.mm_projector_type}. Set it (MM_PROJECTOR_TYPE of the scripts)."
-        )
 
 
 def _add_pad_token(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenizer) -> None:
@@ -287,7 +301,7 @@ def _refuse_unsupervised(
 def check_saved(model: LlavaLlamaForCausalLM | PeftModel, folder: Path, vocabulary_grew: bool = False) -> None:
     """Reopen what was saved: all parameters, or a LoRA folder's, or the projector's alone, must be there.
 
-    Their shapes are checked too, of ZeRO-3's parameters as well.
+    Their shapes and dtypes are checked too, of ZeRO-3's parameters as well.
 
     Args:
         model: the trained model.
@@ -299,7 +313,9 @@ def check_saved(model: LlavaLlamaForCausalLM | PeftModel, folder: Path, vocabula
     """
     wrong = unsaved(model, folder, vocabulary_grew) if isinstance(model, PeftModel) else _unsaved(model, folder)
     if wrong:
-        raise RuntimeError(f"{folder}: {len(wrong)} parameters are missing or of another shape: {', '.join(wrong[:5])}")
+        raise RuntimeError(
+            f"{folder}: {len(wrong)} parameters are missing or of another shape or dtype: {', '.join(wrong[:5])}"
+        )
 
 
 def _unsaved(model: LlavaLlamaForCausalLM, folder: Path) -> list[str]:
@@ -309,7 +325,7 @@ def _unsaved(model: LlavaLlamaForCausalLM, folder: Path) -> list[str]:
         name
         for name, parameter in model.named_parameters()
         if ("mm_projector" in name or not projector.exists())
-        and (name not in saved or saved[name].shape != getattr(parameter, "ds_shape", parameter.shape))
+        and (name not in saved or kind_of(saved[name]) != kind_of(parameter))
     ]
 
 

@@ -14,6 +14,7 @@ from transformers_patch import Trainer
 from transformers_patch.compat import decayed_parameters, without_empty_groups
 from transformers_patch.loss import IGNORE_INDEX
 from transformers_patch.step_loader import Batch
+from visatb.errors import InputError
 
 PROJECTOR_FILE = "mm_projector.bin"
 PROJECTOR_KEYS = ("mm_projector",)
@@ -98,6 +99,7 @@ class LLaVATrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)  # LLaVA leaves it out, and loads added tokens in another order
         torch.save(self._adapter_state(state_dict), folder / PROJECTOR_FILE)
 
     def _adapter_state(self, state_dict: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
@@ -115,5 +117,9 @@ class LLaVATrainer(Trainer):
         file = Path(resume_from_checkpoint) / PROJECTOR_FILE
         state = torch.load(file, map_location="cpu", weights_only=True)
         wanted = self._adapter_state(None)
-        assert set(state) == set(wanted), f"{file}: holds {sorted(state)}, not {sorted(wanted)}"
+        if set(state) != set(wanted):
+            raise InputError(
+                f"{file}: holds {', '.join(sorted(state))}, the training needs {', '.join(sorted(wanted))}. "
+                f"Delete the checkpoint to go on from the one before."
+            )
         self.model.load_state_dict(state, strict=False)

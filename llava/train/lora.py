@@ -27,6 +27,7 @@ from llava.model.adapter import (
 from llava.model.adapter_config import read_adapter_config
 from llava.model.llava_arch import gathered
 from llava.train.arguments import TrainingArguments
+from transformers_patch.checkpoints import kind_of
 from visatb.errors import InputError
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -138,6 +139,12 @@ def _start_from(wrapped: Any, path: str) -> None:
     for key in _OTHER_KINDS:
         if getattr(stored, key):
             raise InputError(f"{where}: {key} is set; only plain LoRA is trained here. Merge it and start from that.")
+    before, now = stored.target_modules, config.target_modules
+    if not isinstance(before, str) and {name.rpartition(".")[2] for name in before} != set(now):
+        raise InputError(
+            f"{where}: target_modules is {', '.join(sorted(before))}; trained here are all linear layers "
+            f"({', '.join(now)}). Merge it and start from that."
+        )
     fill_adapter(wrapped, path)
     _fill(wrapped.get_base_model(), read_others(path), path)
 
@@ -146,9 +153,7 @@ def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str | P
     """Copy tensors into the parameters of their names. Raises InputError if one has no place of its shape."""
     parameters = dict(model.named_parameters())
     unfit = [
-        name
-        for name, value in tensors.items()
-        if name not in parameters or value.shape != getattr(parameters[name], "ds_shape", parameters[name].shape)
+        name for name, value in tensors.items() if name not in parameters or value.shape != kind_of(parameters[name])[0]
     ]
     if unfit:
         raise InputError(f"{source}: the model has no place of the shape of {', '.join(unfit[:5])}. Check the base.")
@@ -200,10 +205,10 @@ def restore(wrapped: Any, folder: str | Path, vocabulary_grew: bool) -> None:
 
 
 def unsaved(wrapped: Any, folder: str | Path, vocabulary_grew: bool) -> list[str]:
-    """Names of the parameters that a LoRA folder lacks or holds in another shape (ZeRO-3's are checked too)."""
-    stored = {name: value.shape for name, value in read_adapter(folder).items()}
+    """Names of the parameters that a LoRA folder lacks or holds in another shape or dtype (ZeRO-3's too)."""
+    stored = {name: kind_of(value) for name, value in read_adapter(folder).items()}
     return [
         unwrapped(name)
         for name, parameter in saved_parameters(wrapped, vocabulary_grew).items()
-        if stored.get(stored_name(name)) != getattr(parameter, "ds_shape", parameter.shape)
+        if stored.get(stored_name(name)) != kind_of(parameter)
     ]

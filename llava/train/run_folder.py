@@ -271,7 +271,8 @@ def fingerprint(
         shape["per_device_train_batch_size"] = training.per_device_train_batch_size
     for name in ("model_name_or_path", "vision_tower", "pretrain_mm_mlp_adapter"):
         shape[name + CONTENT] = _content_of(getattr(model, name))
-    shape["lora_weight_path" + CONTENT] = _content_of(training.lora_weight_path)
+    for name in ("lora_weight_path", "deepspeed"):
+        shape[name + CONTENT] = _content_of(getattr(training, name))
     shape["weight_method" + CONTENT] = _content_of(strategy_file(training.weight_method))
     return shape
 

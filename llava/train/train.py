@@ -18,7 +18,15 @@ from transformers import set_seed
 
 from llava.data.dataset import SupervisedDataset as LazySupervisedDataset
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
-from llava.train.assembly import build_model, build_trainer, load_data, load_tasks, make_weighter, save_final_model
+from llava.train.assembly import (
+    build_model,
+    build_trainer,
+    load_data,
+    load_tasks,
+    make_weighter,
+    save_final_model,
+    settle_vision,
+)
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.run_folder import LOG_FILE, RunFolder, fingerprint, leave_together, on_first_rank
 from transformers_patch.checkpoints import SaveError
@@ -41,6 +49,7 @@ def train(argv: Sequence[str] | None = None) -> int:
     tasks = load_tasks(data_args, args)
     weighter = make_weighter(args, tasks)
     records = load_data(data_args, tasks, model_args.version)
+    settle_vision(model_args, args.cache_dir)
     is_first = args.process_index == 0
     folder = RunFolder(args.output_dir, fingerprint(model_args, data_args, args, args.world_size, tasks))
 

@@ -16,11 +16,12 @@ from accelerate import init_empty_weights
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from llava.data.tokenizer import TOKENIZER_FILE, read_tokenizer
+from llava.hub import companion
 from llava.model.adapter import is_adapter
 from llava.model.builder import EMBEDDINGS, HEAD, TOWER_PREFIX, empty_model, is_counted_anew
 from llava.model.config_file import CONFIG, make_config, read_config
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
-from llava.model.weights import check_fit, companion, read_state_dict, weight_files
+from llava.model.weights import check_fit, read_state_dict, weight_files
 from scripts_visatb.checkpoints import hf_config, hf_names, hf_tokens
 from scripts_visatb.checkpoints.folders import divide, json_text, new_folder, refuse_taken, size_in_bytes, write_weights
 from scripts_visatb.checkpoints.original import SIDECAR, Original

@@ -9,7 +9,7 @@ from transformers import LlamaTokenizer, PreTrainedTokenizer
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from llava.conversation import conv_templates
 from llava.data.tokenizer import TOKENIZER_FILE, no_advice
-from llava.model.weights import companion
+from llava.hub import companion
 from scripts_visatb.checkpoints.hf_fast_tokenizer import added_token, tokenizer_json
 from visatb.errors import InputError
 from visatb.files import read_json

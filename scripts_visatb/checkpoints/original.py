@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from llava.hub import companion
 from llava.model.builder import EMBEDDINGS, TOWER_PREFIX
 from llava.model.config_file import CONFIG
-from llava.model.weights import companion, weight_files
+from llava.model.weights import weight_files
 from scripts_visatb.checkpoints.folders import INDEX, WEIGHTS
 from scripts_visatb.checkpoints.hf_names import is_counted
 from visatb.errors import InputError

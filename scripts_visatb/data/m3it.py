@@ -122,7 +122,8 @@ def _rows(sources: list[Path], bar: tqdm) -> Iterator[tuple[Record, str]]:
 def _text(row: Record, key: str, where: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or (not value.strip() and key != "inputs"):
-        raise InputError(f"{where}: {key} must be a text, got {str(value)[:40]!r}. Mend the row.")
+        got = repr(value)[:40] if key in row else "no such field"
+        raise InputError(f"{where}: {key} must be a text, got {got}. Mend the row.")
     return value
 
 

@@ -19,11 +19,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from visatb.errors import InputError
 from visatb.files import read_text
 from visatb.records import IMAGE_TOKEN, Record, image_names
+from visatb.yaml_files import read_yaml
 
 NO_IMAGE = "none"
 _LISTS = (
@@ -136,10 +135,7 @@ def load_rules(path: Path) -> list[Rule]:
 def _load(path: Path, includers: tuple[Path, ...]) -> list[Rule]:
     if path.resolve() in includers:
         raise InputError(f"{path}: includes itself. Remove the include.")
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: broken YAML: {' '.join(str(error).split())}. Mend the file.") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not content.keys() <= {"include", "rename", "rules"}:
         raise InputError(f"{path}: must be a mapping of rules, include and rename, nothing else. Mend the file.")
     entries, rename, include = content.get("rules") or [], content.get("rename") or {}, content.get("include")

@@ -1,26 +1,11 @@
 """LLaVA's convert_mmvet_for_eval: the file that MM-Vet's official evaluator reads."""
 
-from collections.abc import Sequence
+from functools import partial
 
-from llava.eval.scorers.common import read_answers
-from llava.eval.scorers.submissions import mmvet_submission
-from visatb.cli import ArgumentParser, run
-from visatb.files import refuse_unwritable, write_text
+from llava.eval.scorers.submissions import convert_command, mmvet_submission
+from visatb.cli import run
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command, with LLaVA's flags."""
-    parser = ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  python scripts_visatb/eval/convert_mmvet_for_eval.py --src answers.jsonl --dst upload.json",
-    )
-    parser.add_argument("--src", required=True, help="LLaVA's answer lines")
-    parser.add_argument("--dst", required=True, help="file to be written")
-    options = parser.parse_args(argv)
-    refuse_unwritable([options.dst], [options.src])
-    write_text(options.dst, mmvet_submission(read_answers(options.src)))
-    return 0
-
+main = partial(convert_command, mmvet_submission, "convert_mmvet_for_eval.py", __doc__)
 
 if __name__ == "__main__":
     run(main)

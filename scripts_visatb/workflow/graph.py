@@ -28,7 +28,8 @@ from typing import Any
 from scripts_visatb.workflow.models import BASE, VISATB, Model, drawn_forms
 from visatb.benchmark import AUTO, Ablation, Benchmark, Task
 from visatb.errors import InputError
-from visatb.files import read_json, read_text
+from visatb.files import read_json
+from visatb.yaml_files import read_yaml
 
 ADAPTER_CONFIG = "adapter_config.json"  # in the folder of a model that holds LoRA adapters alone
 
@@ -44,6 +45,8 @@ BASE_VARIABLES = ("BASE_MODEL_PATH", "VISION_TOWER", "PRETRAIN_MM_MLP_ADAPTER", 
 _STAMP_BYTES = 1 << 20
 # What may be set on Snakemake's command line instead of in the benchmark file.
 RUN_KEYS = ("seeds", "runs")
+# Rules of the graph that are no steps, but name what is to be made.
+TARGETS = ("weights", "main", "baselines", "ablations", "all", "zero_shot")
 
 
 @dataclass(frozen=True)
@@ -304,9 +307,7 @@ def refuse_overrides(config: Mapping[str, Any], benchmark: Benchmark) -> None:
     Raises:
         InputError: naming the setting.
     """
-    import yaml
-
-    written = yaml.safe_load(read_text(benchmark.path))
+    written = read_yaml(benchmark.path)
     for key, value in config.items():
         if key not in RUN_KEYS and (key not in written or written[key] != value):
             raise InputError(f"--config {key}={value}: must be set in {benchmark.path}. Only seeds and runs go here.")

@@ -80,10 +80,7 @@ def flag_words(name: str, value: Any) -> list[str]:
 
 def main() -> int:
     """Command line."""
-    parser = step_parser(__doc__)
-    parser.add_argument("--model", required=True, help="name of the model")
-    parser.add_argument("--split", required=True, choices=("val", "test"), help="which questions")
-    args = parser.parse_args()
+    args = step_parser(__doc__, split=True).parse_args()
     current = run_of(args)
     return infer(current, models_of(current.benchmark)[args.model], args.split)
 

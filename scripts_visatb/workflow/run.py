@@ -5,27 +5,30 @@
 
 Targets come last: `weights`, `main` (the default: the report on VisATB, EW and single tasks), `baselines`, `ablations`,
 `all`, `zero_shot`. The same as `snakemake -s scripts_visatb/workflow/Snakefile --configfile FILE --cores N`, with a
-check of the benchmark file first, fewer words, and an end for all that it started when it is itself killed. Flags it
-does not know go to snakemake.
+check of the benchmark file and the targets first, fewer words (of a plan the jobs alone), and an end for all that it
+started when it is itself killed. Flags it does not know go to snakemake.
 """
 
 import ctypes
 import platform
+import re
 import signal
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 
 from eval.overall_table import format_weights
-from scripts_visatb.workflow.graph import Run, seeds_of
+from scripts_visatb.workflow.graph import TARGETS, Run, seeds_of
 from scripts_visatb.workflow.report import print_table
 from scripts_visatb.workflow.step import ROOT
 from visatb.benchmark import load_benchmark
 from visatb.cli import ArgumentParser, run
+from visatb.errors import InputError
 from visatb.files import read_json
 
 _PR_SET_PDEATHSIG = 1
-TARGETS = ("weights", "main", "baselines", "ablations", "all", "zero_shot")
+STEPS = ("prepare", "report", "weigh_seeds")  # those that a rule's name tells, and no file is needed to ask for
 PLAN_FLAGS = {"-n", "--dry-run", "--dryrun"}
 # Lines of Snakemake's that tell a user nothing: the steps themselves tell when they start and end.
 NOISE = (
@@ -37,7 +40,10 @@ NOISE = (
     "Execute ",
     "Elapsed time",
     "Complete log(s)",
+    "MissingRuleException:",
     "RuleException:",
+    "WorkflowError in file",
+    '  File "',
     "CalledProcessError in file",
     "Command 'set -euo pipefail;",
     "Exiting because a job execution failed",
@@ -54,15 +60,16 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def snakemake_command(benchmark: str, cores: int, seeds: list[int] | None, runs: str, more: list[str]) -> list[str]:
-    """The snakemake command that makes a benchmark's report."""
+def snakemake_command(
+    benchmark: str, cores: int, seeds: list[int] | None, runs: str, flags: list[str], targets: list[str]
+) -> list[str]:
+    """The snakemake command that makes a benchmark's report, or other targets."""
     settings = [f"runs={runs}"] + ([f"seeds={seeds}".replace(" ", "")] if seeds is not None else [])
-    flags, targets = split_targets(more)
     return [
         *(sys.executable, "-m", "snakemake"),
         *("--configfile", benchmark),
         *("--config", *settings),
-        *(() if PLAN_FLAGS & set(more) else ("--quiet", "rules", "reason", "host", "progress")),
+        *("--quiet", "reason", "host", *(() if PLAN_FLAGS & set(flags) else ("rules", "progress"))),
         *("--cores", str(cores)),
         *("-s", str(ROOT / "scripts_visatb" / "workflow" / "Snakefile")),
         *flags,
@@ -71,10 +78,33 @@ def snakemake_command(benchmark: str, cores: int, seeds: list[int] | None, runs:
 
 
 def split_targets(more: list[str]) -> tuple[list[str], list[str]]:
-    """Words for snakemake as its flags and, what stands last, targets."""
-    flags, targets = list(more), []
-    while flags and flags[-1] in TARGETS:
-        targets.insert(0, flags.pop())
+    """Words for snakemake as its flags with their values, and targets.
+
+    Of a flag that takes a list the first value is its own, and what follows `name=value` without being such is none.
+
+    Raises:
+        InputError: naming a target that there is not.
+    """
+    from snakemake.cli import get_argument_parser  # takes half a second
+
+    known = get_argument_parser()._option_string_actions
+    flags, targets, takes, room = [], [], None, 0.0
+    for word in more:
+        if word.startswith("-"):
+            name, equals, _ = word.partition("=")
+            takes = known[name].nargs if name in known else "*"  # None: one value
+            room = 0 if equals else {None: 1, "?": 1, "*": inf, "+": inf}.get(takes, takes)
+        elif room < 1 or takes is not None and (word in TARGETS or "=" in flags[-1] and "=" not in word):
+            targets.append(word)
+            continue
+        else:
+            room -= 1
+        flags.append(word)
+    for target in targets:
+        if target not in (*TARGETS, *STEPS) and "/" not in target:
+            raise InputError(
+                f"no target {target!r}. There are {', '.join(TARGETS)}, and files of the run by their path. Mend it."
+            )
     return flags, targets
 
 
@@ -87,10 +117,33 @@ def run_snakemake(command: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _frame: snakemake.send_signal(number))
     for line in snakemake.stderr:
-        if line.strip() and not line.startswith(NOISE):
-            print(line, end="", file=sys.stderr, flush=True)
+        print(without_noise(line), end="", file=sys.stderr, flush=True)
     code = snakemake.wait()
     return code if code >= 0 else 128 - code
+
+
+def show_plan(command: list[str]) -> int:
+    """Print the jobs that snakemake would run, how many there are of each rule; returns its exit code."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=die_with_parent)
+    print(without_noise(done.stderr), end="", file=sys.stderr)
+    print(plan_text(done.stdout), end="")
+    return done.returncode
+
+
+def plan_text(shown: str) -> str:
+    """What `snakemake -n` shows, as the messages of its jobs and their number by rule; without jobs all of it."""
+    jobs = re.findall(r"^Job \d+: (.+)", shown, re.MULTILINE)
+    if not jobs:
+        return without_noise(shown)
+    table = shown.partition("Job stats:")[2].partition("\ntotal ")[0]
+    counts = re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)
+    kinds = ", ".join(f"{count} {rule}" for rule, count in counts if rule not in TARGETS)
+    return "\n".join([*jobs, f"{len(jobs)} jobs: {kinds}\n"])
+
+
+def without_noise(text: str) -> str:
+    """The lines that tell a user something."""
+    return "".join(line for line in text.splitlines(True) if line.strip() and not line.startswith(NOISE))
 
 
 def main() -> int:
@@ -104,12 +157,16 @@ def main() -> int:
     benchmark = load_benchmark(args.benchmark)
     if args.seeds is not None:
         seeds_of({"seeds": args.seeds}, benchmark)
-    code = run_snakemake(snakemake_command(args.benchmark, args.cores, args.seeds, args.runs, more))
+    flags, targets = split_targets(more)
+    command = snakemake_command(args.benchmark, args.cores, args.seeds, args.runs, flags, targets)
+    if PLAN_FLAGS & set(flags):
+        return show_plan(command)
+    code = run_snakemake(command)
     folder = Path(args.runs) / benchmark.name
     report, seeds = folder / "report.json", args.seeds or [benchmark.seed]
-    if code != 0 or PLAN_FLAGS & set(more):
+    if code != 0:
         return code
-    if "weights" in more:
+    if "weights" in targets:
         for seed in seeds:
             weights = Run(benchmark, folder, seed).weights()
             print(f"{weights}\n{format_weights(read_json(weights))}")

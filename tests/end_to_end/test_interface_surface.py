@@ -224,8 +224,8 @@ def test_a_script_without_its_variables_ends_with_what_to_set(repository):
     assert len(scripts) >= 8
     for script in scripts:
         done = subprocess.run(["bash", str(script)], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
-        assert done.returncode != 0 and "DATA_PATH: set DATA_PATH to" in done.stderr, script.name
-        assert done.stderr.count("\n") == 1
+        assert done.returncode == 2 and done.stderr.startswith("error: DATA_PATH must be "), script.name
+        assert "set DATA_PATH=" in done.stderr and done.stderr.count("\n") == 1, script.name
 
 
 def spelled(flags, dashes):

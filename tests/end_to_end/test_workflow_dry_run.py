@@ -67,7 +67,30 @@ def test_targets_name_what_is_trained(toy, target, trained):
 def test_settings_on_the_command_line_that_would_be_ignored_are_refused(toy, repository):
     done = run_graph(toy, repository, "-n", "--config", "temperature=0.1", check=False)
     assert done.returncode != 0
-    assert "must be set in" in done.stdout + done.stderr
+    (told,) = (done.stdout + done.stderr).splitlines()
+    assert told.startswith("--config temperature=0.1: must be set in")
+
+
+def test_the_plan_is_the_jobs_and_their_number_alone(toy, repository):
+    done = run_graph(toy, repository, "-n", "weights")
+    *jobs, total = done.stdout.splitlines()
+    assert jobs[:2] == ["prepare data and base model", "draw the sub-datasets (seed 0)"]
+    assert "train mini (seed 0)" in jobs and jobs[-1].startswith("compute contributions")
+    assert total == f"{len(jobs)} jobs: 1 prepare, 1 subsets, 3 train, 3 infer, 3 score, 1 matrix, 1 weigh"
+    assert not done.stderr and len(jobs) == 13
+    assert not (toy / "runs").exists()
+
+
+def test_without_prepare_the_plan_does_not_say_that_data_are_made(toy, repository):
+    write_benchmark(toy, prepare=None)
+    jobs = run_graph(toy, repository, "-n").stdout.splitlines()
+    assert jobs[0] == "take data and base model as they are" and not any("prepare data" in job for job in jobs)
+
+
+def test_a_mistyped_target_is_one_line_and_exit_code_2(toy, repository):
+    done = run_graph(toy, repository, "-n", "wieghts", check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "error: no target 'wieghts'. There are weights, main" in done.stderr
 
 
 def test_broken_benchmark_is_one_line_and_exit_code_2(toy, repository):

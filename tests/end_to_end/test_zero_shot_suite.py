@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from judge_endpoint import judge_endpoint
-from zero_shot_data import MME_SUBTASKS, make_zero_shot_data
+from suite_calls import SHORT, answers_of, command, run_script, script
+from zero_shot_data import MME_SUBTASKS
 
 from eval.score_tables import read_score_table
 from llava.eval import common, model_vqa_mmbench, suite
@@ -19,20 +20,7 @@ from llava.eval.work import Answer
 from llava.eval.zero_shot import BENCHMARKS, ZERO_SHOT_TASKS
 from visatb.errors import InputError
 
-SHORT = ["--max_new_tokens", "5"]
 TASKS = {bench.task for bench in BENCHMARKS.values() if bench.task}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """All benchmarks. Read only."""
-    return make_zero_shot_data(tmp_path_factory.mktemp("zero_shot"))
-
-
-@pytest.fixture
-def own_data(data, tmp_path) -> Path:
-    """A copy that a test may spoil."""
-    return Path(shutil.copytree(data, tmp_path / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +30,6 @@ def judge():
         yield stub.url
 
 
-def command(tiny_checkpoint, data, output, *extra) -> list[str]:
-    words = ["--model-path", tiny_checkpoint / "llava-tiny", "--data", data, "--output", output, *SHORT, *extra]
-    return [str(word) for word in words]
-
-
 @pytest.fixture(scope="module")
 def whole(tiny_checkpoint, data, judge, tmp_path_factory) -> Path:
     """The output of all benchmarks, by one process."""
@@ -54,33 +37,6 @@ def whole(tiny_checkpoint, data, judge, tmp_path_factory) -> Path:
     asked = ["--benchmarks", "all", "--judge-model", "any", "--judge-url", judge, "--batch-size", "8"]
     assert suite.main(command(tiny_checkpoint, data, output, *asked)) == 0
     return output
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    def load(*_, **__):
-        raise AssertionError("the model must not be loaded")
-
-    monkeypatch.setattr(common.Answerer, "load", load)
-
-
-def answers_of(output: Path, name: str) -> Path:
-    bench = BENCHMARKS[name]
-    path = bench.answers.replace("{split}", bench.split).replace("{model}", "llava-tiny")
-    return output / bench.folders[0] / path
-
-
-def script(repository, name, tiny_checkpoint, data, output, **variables) -> tuple[list[str], dict[str, str]]:
-    """The command line and the environment of a benchmark's script, on the CPU."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("NUM_", "EVAL_"))}
-    environment |= {"CKPT": str(tiny_checkpoint / "llava-tiny"), "EVAL_DATA": str(data), "EVAL_OUTPUT": str(output)}
-    environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **variables}
-    return ["bash", str(repository / f"scripts_visatb/eval/{name}.sh"), *SHORT], environment
-
-
-def run_script(repository, name, *args, **variables) -> subprocess.CompletedProcess:
-    words, environment = script(repository, name, *args, **variables)
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, cwd=args[-1].parent)
 
 
 def test_every_benchmark_has_its_answers_and_every_task_its_score(whole):
@@ -234,76 +190,21 @@ def test_the_scripts_are_one_runner_and_one_for_each_benchmark(repository, tmp_p
         assert "--split s" in told and told.endswith("--judge-model j --seed 3\n")
 
 
-@pytest.mark.parametrize(
-    ("name", "gone", "source"),
-    [
-        ("pope", "coco", "AoiDragon/POPE"),
-        ("pope", "val2014", "val2014.zip"),
-        ("textvqa", "llava_textvqa_val_v051_ocr.jsonl", "eval.zip"),
-        ("mmbench", "mmbench_dev_20230712.tsv", "openmmlab"),
-        ("sqa", "problems.json", "ScienceQA"),
-        ("seed", "SEED-Bench-video-image", "SEED-Bench"),
-        ("vqav2", "llava_vqav2_mscoco_test2015.jsonl", "eval.zip"),
-    ],
-)
-def test_missing_data_is_named_with_its_source(tiny_checkpoint, own_data, no_model, name, gone, source):
-    place = own_data / BENCHMARKS[name].folders[0] / gone
-    place.rename(own_data / "elsewhere")
-    with pytest.raises(InputError) as refused:
-        suite.main(command(tiny_checkpoint, own_data, own_data, "--benchmarks", name))
-    assert str(place) in str(refused.value) and source in str(refused.value) and "\n" not in str(refused.value)
-
-
-def test_a_script_refuses_missing_data_in_one_line(repository, tiny_checkpoint, own_data):
-    shutil.rmtree(own_data / "pope" / "val2014")
-    done = run_script(repository, "pope", tiny_checkpoint, own_data, own_data)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
-    assert done.stderr.startswith("error: pope: missing: ") and "val2014" in done.stderr
-
-
-def test_bad_tables_are_refused_before_and_damaged_images_after_they_are_read(tiny_checkpoint, own_data, capsys):
-    table = own_data / "mmbench" / "mmbench_dev_20230712.tsv"
-    rows = table.read_text().split("\n")
-    cells = rows[-2].split("\t")
-    asked = command(tiny_checkpoint, own_data, own_data, "--benchmarks", "mmbench")
-    cells[9] = "!" + cells[9]
-    table.write_text("\n".join([*rows[:-2], "\t".join(cells), ""]))
-    with pytest.raises(InputError, match=r"mmbench_dev_20230712.tsv: row 4 \(index 8\): image must be base64"):
-        suite.main(asked)
-    cells[9] = cells[9][1:41]
-    table.write_text("\n".join([*rows[:-2], "\t".join(cells), ""]))
-    assert suite.main(asked) == 2
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert "row 4 (index 8): image" in told and "1 of 4 questions have no answer" in told
-    assert not (own_data / "metrics/llava-tiny/MMBench.json").exists()
-
-
-def test_a_benchmark_that_fails_is_told_and_the_others_go_on(tiny_checkpoint, own_data, capsys):
-    annotations = own_data / "textvqa" / "TextVQA_0.5.1_val.json"
-    content = json.loads(annotations.read_text())
-    content["data"].append(content["data"][0] | {"image_id": "another"})
-    annotations.write_text(json.dumps(content))
-    (own_data / "seed_bench" / "llava-seed-bench.jsonl").write_text("[]\n")
-    shutil.rmtree(own_data / "gqa")
-    assert suite.main(command(tiny_checkpoint, own_data, own_data, "--benchmarks", "textvqa,seed,gqa,sqa")) == 2
-    printed = capsys.readouterr()
-    told = [line for line in printed.err.splitlines() if line.startswith("error")]
-    assert len(told) == 3 and "1 of 4 questions" in told[0] and "record 0" in told[1] and "gqa: missing" in told[2]
-    assert set(read_score_table(own_data / "metrics").columns) == {"SQA"}
-    assert [word for word in printed.out.split() if word in ("scored", "failed", "missing")] == [
-        *("failed", "scored", "failed", "missing")
-    ]
-
-
-def test_all_is_what_is_there(tiny_checkpoint, own_data, tmp_path, capsys):
-    for folder in own_data.iterdir():
-        if folder.name != "vizwiz":
-            shutil.rmtree(folder)
-    assert suite.main(command(tiny_checkpoint, own_data, own_data)) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("missing:") == len(BENCHMARKS) - 2 and "Put it there" in printed
-    (tmp_path / "empty").mkdir()
-    assert suite.main(command(tiny_checkpoint, tmp_path / "empty", tmp_path / "empty")) == 2
+def test_another_split_leaves_the_metric_file_of_the_first(tiny_checkpoint, own_data):
+    home = own_data / "gqa"
+    asked = command(tiny_checkpoint, own_data, own_data, "--benchmarks", "gqa")
+    assert suite.main(asked) == 0
+    metrics = own_data / "metrics" / "llava-tiny"
+    before = {path.name: path.read_bytes() for path in metrics.iterdir()}
+    shutil.copy(home / "llava_gqa_testdev_balanced.jsonl", home / "llava_gqa_val_balanced.jsonl")
+    shutil.copy(home / "data/testdev_balanced_questions.json", home / "data/val_balanced_questions.json")
+    assert suite.main([*asked, "--split", "llava_gqa_val_balanced"]) == 0
+    assert before == {path.name: path.read_bytes() for path in metrics.iterdir() if "val" not in path.name}
+    other = json.loads((metrics / "GQA-llava_gqa_val_balanced.json").read_text())
+    assert other["task"] == "GQA-llava_gqa_val_balanced" and other["n"] == 3
+    assert set(read_score_table(metrics).columns) == {"GQA", "GQA-llava_gqa_val_balanced"}
+    assert suite.main([*asked, "--split", "llava_gqa_testdev_balanced"]) == 0
+    assert len(list(metrics.iterdir())) == 4, "the default by name is the default"
 
 
 def test_answers_of_another_model_are_kept_unless_told_otherwise(tiny_checkpoint, data, whole, tmp_path, capsys):
@@ -334,6 +235,20 @@ def test_improvement_against_another_model_is_over_the_papers_tasks(tiny_checkpo
     assert "the baseline must be above 0" in capsys.readouterr().err
 
 
+def test_grades_of_replaced_answers_are_refused(tiny_checkpoint, data, whole, tmp_path, capsys):
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    file = output / "mm-vet/results/llava-tiny_gpt-4-grade-1runs.json"
+    file.write_text(json.dumps({f"v1_{n}": {"score": [0.5]} for n in range(2)}))
+    graded = output / "mm-vet/results/llava-tiny.json"
+    graded.write_text(json.dumps({"v1_0": "an earlier", "v1_1": "answer"}))
+    asked = command(tiny_checkpoint, data, output, "--benchmarks", "mmvet")
+    for _ in range(2):  # the same again: the file that was graded must not be replaced meanwhile
+        assert suite.main(asked) == 2
+        assert f"error: {file}: grades other answers than" in capsys.readouterr().err
+    file.unlink()
+    assert suite.main(asked) == 0 and "earlier" not in graded.read_text()
+
+
 def test_grades_of_mmvet_are_scored_once_they_are_there(tiny_checkpoint, data, whole, tmp_path, no_model):
     output = Path(shutil.copytree(whole, tmp_path / "out"))
     grades = {f"v1_{n}": {"model": ["gpt-4"], "content": ["x"], "score": [0.5 + 0.2 * n]} for n in range(2)}
@@ -341,26 +256,6 @@ def test_grades_of_mmvet_are_scored_once_they_are_there(tiny_checkpoint, data, w
     (output / "mm-vet/results/llava-tiny_b_gpt-4-0613-grade-1runs.json").write_text("{}")
     assert suite.main(command(tiny_checkpoint, data, output, "--benchmarks", "mmvet")) == 0
     assert read_score_table(output / "metrics").rows["llava-tiny"]["MM-Vet"] == pytest.approx(60)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--benchmarks", "pop"], "--benchmarks must name some of all, textvqa"),
-        (["--benchmarks", "pope", "--split", "x"], "--split is for one of mmbench"),
-        (["--benchmarks", "all", "--split", "x"], "--split is for one of"),
-        (["--benchmarks", "gqa", "--split", "../x"], "--split must be the name"),
-        (["--data", "nowhere"], "no such folder"),
-        (["--batch-size", "0"], "--batch-size"),
-        (["--processes", "0"], "--processes"),
-        (["--chunk-idx", "1"], "--chunk-idx"),
-        (["--model-name", "a/b"], "--model-name"),
-        (["--benchmarks", "llavabench_review"], "need a judging model"),
-    ],
-)
-def test_bad_flags_are_refused_before_anything_is_loaded(tiny_checkpoint, data, tmp_path, no_model, flags, message):
-    with pytest.raises(InputError, match=message):
-        suite.main(command(tiny_checkpoint, data, tmp_path, *flags))
 
 
 def test_all_rounds_turn_the_options(tiny_checkpoint, data, tmp_path):

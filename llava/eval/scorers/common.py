@@ -197,8 +197,8 @@ def in_order_of(
     missing = [key for key, n in asked.items() if len(given.get(key, ())) < n]
     if missing:
         raise InputError(
-            f"{answers.path}: {len(missing)} of {len(asked)} questions of {source} are not answered "
-            f"(first: {missing[0]!r:.80}). Run the inference to its end."
+            f"{answers.path}: lacks {len(missing)} of {len(asked)} questions of {source} "
+            f"(first: {missing[0]!r:.80}). Run the inference to its end, or give files of one split."
         )
     turns = {key: iter(lines) for key, lines in given.items()}
     return [next(turns[key]) for key in keys]
@@ -296,6 +296,26 @@ def answers_of(options: argparse.Namespace, *inputs: str | None, outputs: Sequen
     """The answers that the flags name. Raises InputError as `read_answers`, and if an output cannot be written."""
     refuse_unwritable([options.output, options.per_record, *outputs], [options.answers_file, *inputs])
     return read_answers(options.answers_file)
+
+
+def score_annotated(
+    parser: ArgumentParser,
+    argv: Sequence[str] | None,
+    read: Callable[[str], Any],
+    score: Callable[[Answers, Any, str], Scores],
+) -> int:
+    """The command of a scorer that needs --annotation-file and no other input; returns the exit code.
+
+    Args:
+        parser: of `scorer_parser`, with that flag.
+        argv: the flags; None for those of the command line.
+        read: path -> annotations.
+        score: (answers, annotations, path for messages) -> scores.
+    """
+    options = parser.parse_args(argv)
+    answers = answers_of(options, options.annotation_file)
+    scores = score(answers, read(options.annotation_file), options.annotation_file)
+    return report(scores, answers.generator, answers.path, options)
 
 
 def report(scores: Scores, generator: str | None, source: Path, options: argparse.Namespace) -> int:

@@ -13,7 +13,6 @@ from typing import Any
 from llava.eval.scorers.common import (
     Answers,
     Scores,
-    answers_of,
     entry,
     get,
     in_order_of,
@@ -21,7 +20,7 @@ from llava.eval.scorers.common import (
     percent,
     percent_by,
     read_object,
-    report,
+    score_annotated,
     scorer_parser,
 )
 from visatb.cli import run
@@ -79,10 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--annotation-file", "--questions", dest="annotation_file", required=True, help="official question file"
     )
-    options = parser.parse_args(argv)
-    answers = answers_of(options, options.annotation_file)
-    scores = score(answers, read_object(options.annotation_file), options.annotation_file)
-    return report(scores, answers.generator, answers.path, options)
+    return score_annotated(parser, argv, read_object, score)
 
 
 if __name__ == "__main__":

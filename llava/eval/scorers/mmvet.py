@@ -1,7 +1,7 @@
 """MM-Vet: the metric file out of the grades that the official GPT-4 evaluator writes.
 
 The evaluator (https://github.com/yuweihao/MM-Vet, mm-vet_evaluator.ipynb) reads what
-`llava.eval.scorers.submissions mmvet` writes and leaves `<model>_gpt-4-grade-<n>runs.json`:
+`llava.eval.scorers.submissions mmvet` writes (`<model>.json`) and leaves `<model>_gpt-4-grade-<n>runs.json` beside it:
 
     {"v1_0": {"model": [...], "content": [...], "score": [0.0, 0.1, ...]}, ...}      one score in [0, 1] per run
 
@@ -9,14 +9,28 @@ The evaluator (https://github.com/yuweihao/MM-Vet, mm-vet_evaluator.ipynb) reads
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava.eval.scorers.common import Scores, add_outputs, get, outcome, percent, read_object, report
+from llava.eval.scorers.common import (
+    Answers,
+    Scores,
+    add_outputs,
+    get,
+    outcome,
+    percent,
+    read_answers,
+    read_object,
+    report,
+)
+from llava.eval.scorers.submissions import mmvet_answers
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable
+
+_NAME = re.compile(r"(?P<model>.+)_gpt-[^_]*-grade-\d+runs\.json")
 
 
 def score(grades: Mapping[str, Any], questions: Mapping[str, Any] | None, source: str | os.PathLike) -> Scores:
@@ -54,6 +68,40 @@ def score(grades: Mapping[str, Any], questions: Mapping[str, Any] | None, source
     return outcome("gpt4_score", total, entries, summary, capability=by_skill, runs=by_run)
 
 
+def grades_of(model: str, folder: str | os.PathLike) -> list[Path]:
+    """The files in a folder that are named as the evaluator's grades of a model, by name."""
+    names = ((file, _NAME.fullmatch(file.name)) for file in Path(folder).glob("*.json"))
+    return sorted(file for file, name in names if name and name["model"] == model)
+
+
+def refuse_grades_of_others(grades: Mapping[str, Any], source: str | os.PathLike, answers: Answers) -> None:
+    """Refuse grades that were not given to these answers.
+
+    Args:
+        grades: of the official evaluator, which keeps no answer in them.
+        source: their file; its name tells which file beside it the evaluator read.
+        answers: what should have been graded.
+
+    Raises:
+        InputError: grades of other questions; the file that was graded holds other answers or, if it is gone, is named
+            after another model.
+    """
+    given = mmvet_answers(answers)
+    odd = sorted(given.keys() ^ grades.keys())
+    if odd:
+        raise InputError(f"{source}: {odd[0]} is not in both grades and {answers.path}. Run the evaluator to its end.")
+    name = _NAME.fullmatch(Path(source).name)
+    graded = Path(source).with_name(f"{name['model']}.json") if name else None
+    if graded is None or not graded.exists():
+        same = name is None or answers.generator in (None, name["model"])
+    else:
+        same = read_object(graded) == given
+    if not same:
+        raise InputError(
+            f"{source}: grades other answers than {answers.path}. Move it away and have the answers graded again."
+        )
+
+
 def _capabilities(question: Any, key: str) -> list[str]:
     found = get(question if isinstance(question, dict) else {}, "capability", list, f"question {key}")
     return [str(skill) for skill in found]
@@ -64,17 +112,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         description=__doc__,
         epilog="example:\n  python -m llava.eval.scorers.mmvet --grade-file results/my-model_gpt-4-grade-1runs.json "
-        "--annotation-file mm-vet.json --generator my-model --output metrics/my-model/MM-Vet.json",
+        "--annotation-file mm-vet.json --answers-file answers.jsonl --output metrics/my-model/MM-Vet.json",
     )
     parser.add_argument("--grade-file", required=True, help="grades of the official evaluator (JSON)")
     parser.add_argument("--annotation-file", help="official mm-vet.json, for the capabilities")
-    parser.add_argument("--generator", help="name of the model in the metric file")
+    parser.add_argument(
+        "--answers-file", "--result-file", dest="answers_file", help="LLaVA's answer lines: refuse grades of others"
+    )
+    parser.add_argument("--generator", help="name of the model in the metric file; that of the answers if left out")
     add_outputs(parser, "MM-Vet")
     options = parser.parse_args(argv)
-    refuse_unwritable([options.output, options.per_record], [options.grade_file, options.annotation_file])
+    inputs = [options.grade_file, options.annotation_file, options.answers_file]
+    refuse_unwritable([options.output, options.per_record], inputs)
     questions = read_object(options.annotation_file) if options.annotation_file is not None else None
-    scores = score(read_object(options.grade_file), questions, options.grade_file)
-    return report(scores, options.generator, Path(options.grade_file), options)
+    grades, generator = read_object(options.grade_file), options.generator
+    if options.answers_file is not None:
+        answers = read_answers(options.answers_file)
+        refuse_grades_of_others(grades, options.grade_file, answers)
+        if None not in (generator, answers.generator) and generator != answers.generator:
+            raise InputError(f"--generator must be {answers.generator!r}, whose answers they are, got {generator!r}.")
+        generator = generator or answers.generator
+    return report(score(grades, questions, options.grade_file), generator, Path(options.grade_file), options)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ MMBench's is a table: see `llava.eval.scorers.mmbench`. MME's `<subtask>.txt` fi
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llava.eval.scorers.common import Answers, by_id, get, in_order_of, numbered, read_answers, read_lines, read_object
@@ -62,7 +62,12 @@ def gqa_predictions(answers: Answers) -> str:
 
 def mmvet_submission(answers: Answers) -> str:
     """What MM-Vet's evaluator takes: {"v1_<question_id>": answer}."""
-    return json.dumps({f"v1_{line.question_id}": line.text for line in _unique(answers)}, indent=2)
+    return json.dumps(mmvet_answers(answers), indent=2)
+
+
+def mmvet_answers(answers: Answers) -> dict[str, str]:
+    """The answers by the ids of MM-Vet's evaluator."""
+    return {f"v1_{line.question_id}": line.text for line in _unique(answers)}
 
 
 def seed_submission(answers: Answers, questions: Any, source: str | os.PathLike) -> str:
@@ -97,6 +102,28 @@ def _content(options: Any, answers: Answers) -> str:
         return vizwiz_submission(answers, questions, options.question_file)
     in_order_of(list(questions), answers, options.question_file)
     return gqa_predictions(answers) if options.benchmark == "gqa" else mmvet_submission(answers)
+
+
+def convert_command(
+    submission: Callable[[Answers], str], script: str, description: str | None, argv: Sequence[str] | None = None
+) -> int:
+    """A converter of LLaVA's with its flags --src and --dst: the answers as they are, beside no questions.
+
+    Args:
+        submission: `gqa_predictions` or `mmvet_submission`.
+        script: file name of the command, for the example.
+        description: what it writes.
+    """
+    parser = ArgumentParser(
+        description=description,
+        epilog=f"example:\n  python scripts_visatb/eval/{script} --src answers.jsonl --dst upload.json",
+    )
+    parser.add_argument("--src", required=True, help="LLaVA's answer lines")
+    parser.add_argument("--dst", required=True, help="file to be written")
+    options = parser.parse_args(argv)
+    refuse_unwritable([options.dst], [options.src])
+    write_text(options.dst, submission(read_answers(options.src)))
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

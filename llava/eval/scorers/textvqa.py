@@ -11,7 +11,6 @@ from llava.eval.scorers.common import (
     AnswerLine,
     Answers,
     Scores,
-    answers_of,
     entry,
     get,
     in_order_of,
@@ -19,7 +18,7 @@ from llava.eval.scorers.common import (
     outcome,
     percent,
     read_object,
-    report,
+    score_annotated,
     scorer_parser,
 )
 from llava.eval.scorers.vqa_text import accuracy, normalize_m4c
@@ -93,10 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command, with the flags of LLaVA's eval_textvqa."""
     parser = scorer_parser("textvqa", __doc__, "--annotation-file TextVQA_0.5.1_val.json", "TextVQA")
     parser.add_argument("--annotation-file", required=True, help="official annotations: TextVQA_0.5.1_val.json")
-    options = parser.parse_args(argv)
-    answers = answers_of(options, options.annotation_file)
-    scores = score(answers, read_annotations(options.annotation_file), options.annotation_file)
-    return report(scores, answers.generator, answers.path, options)
+    return score_annotated(parser, argv, read_annotations, score)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from typing import Any
 from llava.eval.scorers.common import (
     Answers,
     Scores,
-    answers_of,
     by_id,
     entry,
     get,
@@ -22,7 +21,7 @@ from llava.eval.scorers.common import (
     percent,
     percent_by,
     read_object,
-    report,
+    score_annotated,
     scorer_parser,
 )
 from llava.eval.scorers.vqa_text import normalize_m4c, vqa_accuracy
@@ -73,10 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = scorer_parser("vqav2", __doc__, "--annotation-file v2_mscoco_val2014_annotations.json", "VQAv2")
     parser.add_argument("--annotation-file", required=True, help="official annotations of the split")
-    options = parser.parse_args(argv)
-    answers = answers_of(options, options.annotation_file)
-    scores = score(answers, read_annotations(options.annotation_file), options.annotation_file)
-    return report(scores, answers.generator, answers.path, options)
+    return score_annotated(parser, argv, read_annotations, score)
 
 
 if __name__ == "__main__":

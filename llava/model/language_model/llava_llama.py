@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llava.constants import IMAGE_TOKEN_INDEX
+from llava.hub import quiet_downloads
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.weights import read_state_dict, weight_files
 from transformers_patch import LlamaForCausalLM, Weighter
@@ -46,7 +47,8 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
             files = weight_files(pretrained_model_name_or_path, cache_dir=cache_dir)
             if any(file.suffix == ".bin" for file in files):
                 kwargs["state_dict"] = read_state_dict(pretrained_model_name_or_path, cache_dir=cache_dir)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        with quiet_downloads():
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def get_model(self) -> LlavaLlamaModel:
         """The decoder."""

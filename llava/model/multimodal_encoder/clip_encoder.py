@@ -12,6 +12,7 @@ from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 from transformers.activations import ACT2FN
 
+from llava.hub import companion
 from llava.model.weights import check_fit, read_state_dict
 from visatb.errors import InputError
 
@@ -59,8 +60,9 @@ class CLIPVisionTower(nn.Module):
             return
         name = self.vision_tower_name
         config = self._read_config()
+        file = self._file("preprocessor_config.json")
         try:
-            self.image_processor = CLIPImageProcessor.from_pretrained(name)
+            self.image_processor = CLIPImageProcessor.from_pretrained(file)
         except _UNUSABLE as error:
             raise InputError(f"vision tower {name}: no usable preprocessor_config.json: {_first_line(error)}") from None
         weights = read_state_dict(name) if state_dict is None else dict(state_dict)
@@ -116,10 +118,19 @@ class CLIPVisionTower(nn.Module):
                 f"({self.vision_tower_name} has {layers} layers). Mend the setting."
             )
 
-    def _read_config(self) -> CLIPVisionConfig:
-        name = self.vision_tower_name
+    def _file(self, name: str) -> str:
         try:
-            config = CLIPVisionConfig.from_pretrained(name)
+            file = companion(self.vision_tower_name, name)
+        except InputError as error:
+            raise InputError(f"vision tower {error}") from None
+        if file is None:
+            raise InputError(f"vision tower {self.vision_tower_name} cannot be read: it has no {name}. Check the path.")
+        return str(file)
+
+    def _read_config(self) -> CLIPVisionConfig:
+        name, file = self.vision_tower_name, self._file("config.json")
+        try:
+            config = CLIPVisionConfig.from_pretrained(file)
         except _UNUSABLE as error:
             raise InputError(f"vision tower {name} cannot be read: {_first_line(error)} Check the path.") from None
         for key in _SIZES:

@@ -193,6 +193,7 @@ def test_conditions_with_several_values_are_met_by_any():
         ("rename: {a: 1}\nrules: [{task: a}]", "rename must map"),
         ("[1]", "must be a mapping of rules"),
         ("a: [", "broken YAML"),
+        ("rules:\n  - task: a\n    image: x\n    image: y", "line 4: key 'image' occurs twice"),
     ],
 )
 def test_broken_rules_are_refused_with_their_place(tmp_path, text, told):

@@ -97,7 +97,7 @@ def test_several_references_stay_a_list(convert):
         ({"image_base64_str": [bomb()]}, "9000x9000 is larger than 8192 pixels a side"),
         ({"image_base64_str": [base64.b64encode(b"%!PS-Adobe-3.0 EPSF").decode()]}, "the image: cannot be read"),
         ({"image_base64_str": 5}, "image_base64_str must be a text or a list"),
-        ({"instruction": None}, "instruction must be a text, got 'None'"),
+        ({"instruction": None}, "instruction must be a text, got None"),
         ({"outputs": ""}, "outputs must be a text"),
         ({"outputs": []}, "outputs must be a text"),
         ({"outputs": "<image>"}, "an answer holds <image>"),
@@ -109,6 +109,13 @@ def test_a_broken_row_is_named_and_leaves_no_file(convert, tmp_path, changes, to
     assert told in str(refusal.value)
     assert not (tmp_path / "out.json").exists()
     assert len(images(tmp_path)) == 1  # of the sound row: the next run keeps it
+
+
+@pytest.mark.parametrize("field", ["instruction", "inputs", "outputs"])
+def test_a_row_without_a_field_is_told_by_file_row_and_field(convert, field):
+    lacking = {key: value for key, value in row().items() if key != field}
+    with pytest.raises(InputError, match=f"train.jsonl: row 1: {field} must be a text, got no such field. Mend"):
+        convert(row(), lacking)
 
 
 def test_a_row_whose_text_has_an_image_token_too_many_is_named(convert):

@@ -10,6 +10,7 @@ from llava.eval import (
     model_vqa,
     model_vqa_loader,
     model_vqa_mmbench,
+    model_vqa_qbench,
     model_vqa_science,
     suite,
 )
@@ -93,6 +94,45 @@ def test_an_image_that_is_not_base64_is_refused(tmp_path, image):
         model_vqa_mmbench.read(path)
 
 
+def qbench(tmp_path, **changes):
+    (tmp_path / "1.jpg").write_bytes(b"x")
+    record = {"img_path": "1.jpg", "question": "Is it sharp?", "candidates": ["Yes", "No"], "correct_ans": "No"}
+    (tmp_path / "llvisionqa_dev.json").write_text(json.dumps([record | changes]))
+    return tmp_path / "llvisionqa_dev.json"
+
+
+def test_qbench_questions_have_llavas_prompt_and_lines_the_servers_key(tmp_path):
+    file = qbench(tmp_path)
+    (english,), (chinese,) = (model_vqa_qbench.read(file, tmp_path, lang) for lang in ("en", "zh"))
+    options = "A. Yes\nB. No"
+    assert english.question.text == f"Is it sharp?\nChoose between one of the options as follows:\n{options}"
+    assert chinese.question.text == f"Is it sharp?\\在下列选项中选择一个:\n{options}"
+    assert english.question.images[0].name == "1.jpg"
+    answers = AnswersFile(tmp_path / "a.jsonl", [english], Settings(), {"generator": "m"})
+    with answers.work.writing("part") as writer:
+        writer.append([Answer(0, text="B. No")])
+    assert answers.finish() is None
+    line = json.loads((tmp_path / "a.jsonl").read_text())
+    assert line["response"] == "B. No" and line["correct_ans"] == "No" and "text" not in line
+    assert list(line)[:5] == ["img_path", "question", "candidates", "correct_ans", "response"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"img_path": None}, "record 0: img_path must be text, got None"),
+        ({"img_path": "2.jpg"}, "'2.jpg' not found"),
+        ({"question": 3}, "record 0: question must be text, got 3"),
+        ({"candidates": []}, "record 0: candidates must be 1 to 4 texts"),
+        ({"candidates": ["Yes", 1]}, "candidates must be"),
+        ({"candidates": list("abcde")}, "candidates must be"),
+    ],
+)
+def test_bad_qbench_questions_are_refused_by_name(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        model_vqa_qbench.read(qbench(tmp_path, **changes), tmp_path)
+
+
 def test_cocos_prefix_is_added_where_the_file_needs_it(tmp_path):
     for name in ("COCO_val2014_1.jpg", "2.jpg"):
         (tmp_path / name).write_bytes(b"x")
@@ -155,6 +195,7 @@ LLAVAS += "--chunk-idx 1 --image-folder i --model-base b --top_p 0.9 --num_beams
         (model_vqa_loader, "--max_new_tokens 16"),
         (model_vqa_science, "--single-pred-prompt"),
         (model_vqa_mmbench, "--single-pred-prompt --lang cn --all-rounds"),
+        (model_vqa_qbench, "--questions-file q --lang zh"),
         (suite, None),
     ],
 )

@@ -1,5 +1,7 @@
 """ScienceQA, SEED-Bench, MMBench and MM-Vet: choices, hand-computed scores, the odd cases."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -283,3 +285,28 @@ def test_mmvet_refuses_questions_of_another_shape():
     with pytest.raises(InputError, match="question v1_0: must have capability"):
         mmvet.score(grades, {"v1_0": 1}, "grades.json")
     assert mmvet.score(grades, {"v1_0": {"capability": [["ocr"]]}}, "grades.json")["score"] == 50
+
+
+def test_mmvet_refuses_grades_of_other_answers(bench):
+    graded = bench.answers([(0, "a"), (1, "b")])
+    grades, metric = {f"v1_{n}": {"score": [0.5]} for n in range(2)}, bench.folder / "metrics" / "MM-Vet.json"
+
+    def scored(name, *flags):
+        file = bench.json(name, grades)
+        words = ["--grade-file", file, "--answers-file", graded, "--output", metric, *flags]
+        return mmvet.main([str(word) for word in words])
+
+    assert scored("my-model_gpt-4-grade-1runs.json") == 0 and json.loads(metric.read_text())["generator"] == "my-model"
+    assert scored("of-any-name.json", "--generator", "my-model") == 0
+    with pytest.raises(InputError, match="--generator must be 'my-model', whose answers they are, got 'other'"):
+        scored("of-any-name.json", "--generator", "other")
+    with pytest.raises(InputError, match="other_gpt-4-0613-grade-5runs.json: grades other answers than"):
+        scored("other_gpt-4-0613-grade-5runs.json")
+    bench.json("other.json", {"v1_1": "b", "v1_0": "a"})
+    assert scored("other_gpt-4-0613-grade-5runs.json") == 0, "the file that was graded holds these answers"
+    bench.json("my-model.json", {"v1_0": "a", "v1_1": "an earlier answer"})
+    with pytest.raises(InputError, match="grades other answers than .*answers.jsonl"):
+        scored("my-model_gpt-4-grade-1runs.json")
+    bench.answers([(0, "a")])
+    with pytest.raises(InputError, match="v1_1 is not in both grades and .*answers.jsonl"):
+        scored("of-any-name.json")

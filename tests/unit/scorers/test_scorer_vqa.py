@@ -44,7 +44,7 @@ def test_an_empty_answer_is_wrong_and_counted(answers, vqa_annotations):
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([(1, "a"), (2, "b")], r"answers.jsonl: 1 of 3 questions of val.json are not answered \(first: '3'\)"),
+        ([(1, "a"), (2, "b")], r"answers.jsonl: lacks 1 of 3 questions of val.json \(first: '3'\)"),
         ([(1, "a"), (2, "b"), (3, "c"), (1, "d")], "answers.jsonl line 4: question_id 1 is answered twice"),
         ([(1, "a"), (2, "b"), (3, "c"), (9, "d")], "line 4: question_id 9 is no question of val.json"),
     ],

@@ -14,7 +14,7 @@ from llava.model.builder import check_base
 from llava.model.config_file import read_base_config
 from llava.train import arguments
 from llava.train.arguments import parse_arguments
-from llava.train.assembly import build_model, check_saved, load_data
+from llava.train.assembly import build_model, check_saved, load_data, load_tasks, make_weighter, settle_vision
 from visatb.errors import InputError
 
 
@@ -30,12 +30,46 @@ def build(place, base, *flags):
 
 
 def test_a_llava_model_is_tuned_further_with_its_own_projector(place):
-    tower = ("--vision_tower", str(place / "vision_tower"), "--mm_vision_select_layer", "-2")
-    model = build(place, place / "llava-tiny", *tower)
+    model = build(place, place / "llava-tiny")
     stored = torch.load(place / "mm_projector.bin", weights_only=True)
     assert torch.equal(model.model.mm_projector[0].weight, stored["model.mm_projector.0.weight"])
-    with pytest.raises(InputError, match="Set --vision_tower"):
-        build(place, place / "llava-tiny")
+    assert model.get_vision_tower().is_loaded
+
+
+def parsed(base, *flags):
+    given = ["--model_name_or_path", str(base), "--data_path", "d", "--output_dir", "o", "--no_cuda", "True"]
+    return parse_arguments([*given, *map(str, flags)])[0]
+
+
+def test_a_llava_model_is_tuned_further_with_its_own_tower_layer_and_projector_type(place, tmp_path):
+    moved = shutil.copytree(place / "vision_tower", tmp_path / "vision_tower")
+    for flags, tower in (((), place / "vision_tower"), (("--vision_tower", moved), moved)):
+        model_args = parsed(place / "llava-tiny", *flags)
+        config = settle_vision(model_args)
+        assert (model_args.vision_tower, model_args.mm_projector_type) == (str(tower), "mlp2x_gelu")
+        assert (model_args.mm_vision_select_layer, model_args.mm_vision_select_feature) == (-2, "patch")
+        assert (config.mm_vision_tower, config.mm_vision_select_layer) == (str(tower), -2)
+
+
+@pytest.mark.parametrize(
+    "flag, other",
+    [
+        ("vision_tower", "openai/clip-vit-large-patch14"),
+        ("mm_vision_select_layer", "-1"),
+        ("mm_vision_select_feature", "cls_patch"),
+        ("mm_projector_type", "linear"),
+    ],
+)
+def test_settings_of_images_that_are_not_the_checkpoints_are_refused(place, flag, other):
+    with pytest.raises(InputError, match=f"^{flag} must be .*, that of .*llava-tiny, got {other}. Leave out --{flag}"):
+        settle_vision(parsed(place / "llava-tiny", f"--{flag}", other))
+
+
+def test_a_language_model_gets_llavas_defaults_where_flags_are_left_out(place):
+    model_args = parsed(place / "llama", "--vision_tower", place / "vision_tower")
+    settle_vision(model_args)
+    assert (model_args.mm_vision_select_layer, model_args.mm_vision_select_feature) == (-1, "patch")
+    assert model_args.mm_projector_type == "linear"
 
 
 def test_a_llava_model_without_its_projector_is_refused_unless_one_is_given(place, tmp_path):
@@ -45,6 +79,13 @@ def test_a_llava_model_without_its_projector_is_refused_unless_one_is_given(plac
     with pytest.raises(InputError, match="missing model.mm_projector"):
         build(place, base, *tower)
     build(place, base, *tower, "--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"))
+
+
+def test_weights_of_several_tasks_without_their_benchmark_are_refused_with_its_flag():
+    given = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o", "--visatb_weights", "1", "2"]
+    _, data_args, args = parse_arguments([*given, "--no_cuda", "True", "--report_to", "none"])
+    with pytest.raises(InputError, match=r"must have 1 values.* Without --benchmark \(BENCHMARK\) all records are one"):
+        make_weighter(args, load_tasks(data_args, args))
 
 
 def rewrite(base, change):
@@ -92,15 +133,16 @@ def test_looking_at_a_base_draws_no_random_number(place):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_saved_model_with_an_empty_or_missing_tensor_is_noticed(place, tmp_path):
+def test_a_saved_model_with_an_empty_missing_or_converted_tensor_is_noticed(place, tmp_path):
     model = LlavaLlamaForCausalLM.from_pretrained(place / "llava-tiny")
     model.save_pretrained(tmp_path, safe_serialization=True)
     check_saved(model, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     weights["lm_head.weight"] = torch.empty(0)  # what ZeRO-3 leaves of a parameter that was not gathered
     del weights["model.norm.weight"]
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].half()
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RuntimeError, match="2 parameters .*: model.norm.weight, lm_head.weight"):
+    with pytest.raises(RuntimeError, match="3 parameters .*: model.embed_tokens.weight, model.norm.weight, lm_head"):
         check_saved(model, tmp_path)
     torch.save({"model.mm_projector.0.weight": torch.empty(0)}, tmp_path / "mm_projector.bin")
     with pytest.raises(RuntimeError, match="4 parameters"):

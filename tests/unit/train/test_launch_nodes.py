@@ -51,7 +51,7 @@ def test_several_nodes_are_torchruns_unless_there_is_a_hostfile(launched):
     )
     assert "--bf16 True" in told and "zero3.json" in told
     for missing in ("NODE_RANK", "MASTER_ADDR"):
-        assert f"set {missing} to" in launched(**{k: v for k, v in nodes.items() if k != missing})
+        assert f"set {missing}=" in launched(**{k: v for k, v in nodes.items() if k != missing})
     assert "error: several nodes by deepspeed need HOSTFILE." in launched(**nodes, LAUNCHER="deepspeed")
 
 
@@ -76,3 +76,37 @@ def test_a_rank_of_srun_is_the_training_itself(launched, tmp_path):
     assert told.startswith("9 1 16 node1 29500 /llava/train/train_mem.py --bf16 True")
     assert "LAUNCHER=srun is for commands that srun starts" in launched(LAUNCHER="srun", MASTER_ADDR="node1")
     assert "LAUNCHER must be deepspeed, torchrun or srun, got mpi" in launched(LAUNCHER="mpi")
+
+
+def test_a_variable_that_is_missing_is_refused_in_a_line_with_an_example(launched):
+    assert launched(NNODES="2", MASTER_ADDR="node1") == (
+        "2 error: NODE_RANK must be the number of this node, from 0, and is not set. Example: set NODE_RANK=0"
+    )
+    assert launched(LAUNCHER="srun").startswith("2 error: LAUNCHER=srun is for commands that srun starts.")
+    assert launched(LAUNCHER="srun", SLURM_PROCID="0").startswith("2 error: MASTER_ADDR must be")
+
+
+RECIPES = "finetune_academic finetune_academic_vicuna13b finetune_chat finetune_lora finetune_qlora finetune_task"
+
+
+@pytest.mark.parametrize("script", [*RECIPES.split(), "finetune_task_lora", "pretrain"])
+def test_a_recipe_gives_tower_layer_and_projector_type_unless_its_base_has_its_own(repository, tmp_path, script):
+    (tmp_path / "python").write_text('#!/bin/bash\necho "$*"\n')
+    (tmp_path / "python").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NUM_GPUS": "0"}
+    env |= {"DATA_PATH": "d", "OUTPUT_DIR": "o", "IMAGE_FOLDER": "i"}
+
+    def told(**more):
+        words = ["bash", f"{repository}/scripts_visatb/{script}.sh"]
+        return subprocess.run(words, env=env | more, capture_output=True, text=True, check=True).stdout
+
+    flags = (
+        "--vision_tower openai/clip-vit-large-patch14-336",
+        "--mm_projector_type mlp2x_gelu",
+        "--mm_vision_select_layer -2",
+    )
+    own = script.startswith("finetune_task")
+    assert [flag in told() for flag in flags] == [not own] * 3
+    given = told(VISION_TOWER="tower", MM_PROJECTOR_TYPE="linear", MM_VISION_SELECT_LAYER="-1")
+    for flag in ("--vision_tower tower", "--mm_projector_type linear", "--mm_vision_select_layer -1"):
+        assert flag in given

@@ -194,7 +194,7 @@ def test_a_lora_folder_with_an_empty_or_missing_tensor_is_noticed(place, tmp_pat
     tensors[first] = torch.empty(0)  # what ZeRO-3 leaves of a parameter that was not gathered
     del tensors[second]
     save_file(tensors, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RuntimeError, match="2 parameters are missing or of another shape: model.layers.0"):
+    with pytest.raises(RuntimeError, match="2 parameters are missing or of another shape or dtype: model.layers.0"):
         check_saved(model, tmp_path)
     with pytest.raises(InputError, match="has lost model.layers.0"):
         lora.restore(model, tmp_path, False)
@@ -237,6 +237,7 @@ def test_an_adapter_that_does_not_fit_is_refused(place, tmp_path, flags, told):
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern is set"),
         ({"peft_type": "IA3"}, "must be LORA"),
         ({"target_parameters": ["experts"]}, "target_parameters"),
+        ({"target_modules": ["q_proj", "v_proj"]}, "target_modules is q_proj, v_proj; trained here are .*up_proj"),
     ],
 )
 def test_an_adapter_of_another_kind_is_not_trained_further_as_plain_lora(place, tmp_path, content, told):
@@ -329,8 +330,11 @@ def test_a_run_without_a_vision_tower_saves_its_model(place, tmp_path):
     assert torch.load(tmp_path / "non_lora_trainables.bin", weights_only=True) == {}
 
 
-def test_a_saved_folder_keeps_the_ids_of_the_tokens_that_training_added(place, tmp_path):
-    trainer, _ = train(place, EqualWeighting(len(TASKS)), tmp_path, "--version", "v0", "--mm_use_im_start_end", "True")
+@pytest.mark.parametrize("mode", ["--lora_enable", "--tune_mm_mlp_adapter"])
+def test_a_saved_folder_keeps_the_ids_of_the_tokens_that_training_added(place, tmp_path, mode):
+    other = ("--lora_enable", "False") if mode != "--lora_enable" else ()
+    tokens = ("--version", "v0", "--mm_use_im_start_end", "True")
+    trainer, _ = train(place, EqualWeighting(len(TASKS)), tmp_path, *other, *tokens, mode, "True")
     save_final_model(trainer)
     tokenizer, model, _, _ = load_pretrained_model(str(tmp_path), str(place / "llama"), "x", device="cpu")
     added = ("[PAD]", "<im_start>", "<im_end>")  # a base's own tokenizer would not know [PAD], and shift the others

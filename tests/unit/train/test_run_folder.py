@@ -140,7 +140,8 @@ def test_a_file_is_no_output_folder(tmp_path):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reuse")
-    for name in ("data.json", "other.json", "base/config.json", "base/model.safetensors", "tower/w.bin", "proj.bin"):
+    names = ("data.json", "other.json", "zero2.json", "base/config.json", "base/model.safetensors", "tower/w.bin")
+    for name in (*names, "proj.bin"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(name)
     return folder
@@ -151,7 +152,9 @@ def shape(place, *changes):
     flags |= {"data_path": "data.json", "output_dir": "out"}
     given = [word for name, value in flags.items() for word in (f"--{name}", str(place / value))]
     given += ["--visatb_weights", "1", "2", "3", "4", "--per_device_train_batch_size", "8", "--no_cuda", "True"]
-    return fingerprint(*parse_arguments([*given, *changes]), 1, list(TASKS))
+    *arguments, training = parse_arguments([*given, *changes])
+    training.deepspeed = str(place / "zero2.json")  # given as a flag it would start DeepSpeed
+    return fingerprint(*arguments, training, 1, list(TASKS))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +194,9 @@ def test_a_folder_is_not_reused_when_a_launcher_brings_another_precision(place, 
         opened(tmp_path, shape(place))
 
 
-@pytest.mark.parametrize("file", ["data.json", "base/config.json", "base/model.safetensors", "tower/w.bin", "proj.bin"])
+@pytest.mark.parametrize(
+    "file", ["data.json", "base/config.json", "base/model.safetensors", "tower/w.bin", "proj.bin", "zero2.json"]
+)
 def test_a_folder_is_not_reused_when_a_file_has_changed(place, tmp_path, file):
     run_once(tmp_path, shape(place))
     before = (place / file).read_bytes()

@@ -17,7 +17,7 @@ from sentences import make_trainer
 from torch.utils.data import DataLoader
 
 from transformers_patch import EqualWeighting, checkpoints, stopping
-from transformers_patch.checkpoints import SaveError, random_state, saved_shapes, set_random_state
+from transformers_patch.checkpoints import SaveError, random_state, saved_kinds, set_random_state
 from transformers_patch.compat import load_tensors, weights_only_loading
 from transformers_patch.publish import DamagedError, seal, verify
 from transformers_patch.stopping import StopSignals, start_worker
@@ -136,7 +136,7 @@ def test_old_checkpoints_go_when_the_new_one_is_there(tmp_path):
     assert not list((tmp_path / ".saving").iterdir())
 
 
-@pytest.mark.parametrize("spoil", ["lost", "empty", "another shape"])
+@pytest.mark.parametrize("spoil", ["lost", "empty", "another shape", "another dtype"])
 def test_a_checkpoint_without_all_weights_is_not_published_and_the_last_good_one_stays(tmp_path, monkeypatch, spoil):
     run = trainer(tmp_path, save_total_limit=1)
     save = run._save
@@ -145,13 +145,19 @@ def test_a_checkpoint_without_all_weights_is_not_published_and_the_last_good_one
         state = dict(run.model.state_dict())
         name = next(iter(state))
         if run.state.global_step == 4:
-            state[name] = torch.empty(0) if spoil == "empty" else state[name][:1].clone()
-            if spoil == "lost":
-                del state[name]
+            whole = state.pop(name)
+            spoiled = {
+                "empty": torch.empty(0),
+                "another shape": whole[:1].clone(),
+                "another dtype": whole.half(),
+            }
+            state |= {name: spoiled[spoil]} if spoil in spoiled else {}
         save(folder, state)
 
     monkeypatch.setattr(run, "_save", incomplete)
-    with pytest.raises(SaveError, match=r"checkpoint-4 could not be written: .*missing, empty or of another shape"):
+    with pytest.raises(
+        SaveError, match=r"checkpoint-4 could not be written: .*missing, empty or of another shape or dtype"
+    ):
         run.train()
     assert saved(tmp_path) == ["checkpoint-2"] and not (tmp_path / ".saving").exists()
     verify(tmp_path / "checkpoint-2", run="")
@@ -168,7 +174,7 @@ def test_a_checkpoint_of_trained_parameters_alone_is_complete(tmp_path, monkeypa
 
     monkeypatch.setattr(run, "_save", save)
     run.train()
-    assert list(saved_shapes(tmp_path / "checkpoint-2")) == ["lm_head.weight"]
+    assert list(saved_kinds(tmp_path / "checkpoint-2")) == ["lm_head.weight"]
 
 
 def test_a_write_that_fails_names_the_systems_reason_and_leaves_nothing(tmp_path, monkeypatch):

@@ -40,6 +40,11 @@ def test_a_task_that_never_occurred_is_left_out_of_the_loss_panel():
     assert draw_panels(panels, 1, "step").axes
 
 
+def test_a_task_with_a_single_point_is_seen():
+    figure = draw_panels([Panel("a", "y", {"rare": [[3, 1.0]], "often": [[0, 1.0], [3, 2.0]]})], 1, "step")
+    assert [line.get_marker() for line in figure.axes[0].lines] == ["o", "None"]
+
+
 def test_long_lines_are_averaged():
     points = thinned([[n, 2 * n] for n in range(1000)], 100)
     assert len(points) == 100 and points[0] == [4.5, 9.0]

@@ -124,6 +124,30 @@ def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_step(tmp_path)
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
 
 
+def with_scaler(folder, overflows, **arguments):
+    """A trainer with fp16's loss scaler, which trains on GPUs alone, and gradients that overflow in some steps."""
+    run = trainer(folder, per_device_train_batch_size=4, **arguments)
+    run.accelerator.scaler = torch.amp.GradScaler("cpu")
+    spoiled = iter(overflows)
+    run.model.lm_head.weight.register_hook(lambda gradient: gradient * (float("inf") if next(spoiled, 0) else 1))
+    return run
+
+
+def test_gradients_of_fp16_that_overflow_at_every_scale_end_the_run_and_nothing_is_saved(tmp_path):
+    run = with_scaler(tmp_path, [1] * 30, max_steps=30, save_strategy="steps", save_steps=17)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    with pytest.raises(NonFiniteLossError, match=r"loss scale of fp16 is 0\.5 at step 17 .*samples of rank 0: \d+"):
+        run.train()
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_gradients_of_fp16_that_overflow_at_first_do_not_end_the_run(tmp_path):
+    run = with_scaler(tmp_path, [1] * 16, max_steps=20)
+    run.train()
+    assert run.state.global_step == 20 and run.accelerator.scaler.get_scale() == 1
+
+
 def test_a_run_that_starts_anew_does_not_leave_the_lines_of_the_attempt_before(tmp_path):
     for _ in range(2):
         trainer(tmp_path, per_device_train_batch_size=8, max_steps=2).train()

@@ -61,6 +61,14 @@ TASK = GOOD["tasks"][0]
         ({"name": "a/b"}, "name must be letters"),
         ({"prepare": ["make", "data"]}, "prepare must be text"),
         ({"training": {"environment": ["A=1"]}}, "training.environment must be a mapping"),
+        ({"training": {"enviroment": {}}}, "unknown key training.enviroment. Known: environment, gpus"),
+        ({"training": {"launcher": "srun"}}, "unknown key training.launcher"),
+        ({"training": {"keep_models": "false"}}, "training.keep_models must be true or false"),
+        ({"inference": {"batchsize": 4}}, "unknown key inference.batchsize. Known: batch-size, conv-mode"),
+        ({"inference": {"model-path": "x"}}, "unknown key inference.model-path"),
+        ({"inference": {1: 2}}, "unknown key inference.1"),
+        ({"zero_shot": {"benchmark": "pope"}}, "unknown key zero_shot.benchmark. Known: batch-size, benchmarks"),
+        ({"baselines": ["TLAA"]}, "baselines must be of EW, .*UW or file.py:Class, got 'TLAA'"),
         ({"mini_rate": 10**400}, "mini_rate must be a number > 0"),
         ({"tasks": [TASK, TASK | {"name": "B", "group": "A"}]}, "names a task and a group"),
         ({"tasks": [TASK | {"files": "x"}]}, "files must be a mapping"),
@@ -95,17 +103,21 @@ def test_mistakes_are_refused_by_file_and_key(tmp_path, changes, told):
     assert "mix.yaml" in str(error.value)
 
 
-def test_broken_yaml_is_refused_in_one_line(tmp_path):
-    (tmp_path / "x.yaml").write_text("a: [1\nb: 2")
-    with pytest.raises(InputError, match="broken YAML") as error:
-        load_benchmark(tmp_path / "x.yaml")
-    assert "\n" not in str(error.value)
+def test_a_doubled_key_is_refused_by_line(tmp_path):
+    path = write(tmp_path)
+    path.write_text(path.read_text() + "mini_rate: 0.5\n")
+    last = len(path.read_text().splitlines())
+    with pytest.raises(InputError, match=f"mix.yaml: line {last}: key 'mini_rate' occurs twice"):
+        load_benchmark(path)
 
 
-def test_yaml_that_asks_for_python_objects_builds_none(tmp_path):
-    (tmp_path / "x.yaml").write_text("name: !!python/object/apply:os.getcwd []")
-    with pytest.raises(InputError):
-        load_benchmark(tmp_path / "x.yaml")
+def test_flags_are_taken_in_both_spellings_and_those_of_ones_own_program_are_not_looked_at(tmp_path):
+    flags = {"batch-size": 4, "max_new_tokens": 9, "num-beams": 2, "launcher": "torchrun", "gpus": 2}
+    assert load_benchmark(write(tmp_path, inference=flags)).inference == flags
+    own = {"script": "mine.py", "speed": "high"}
+    assert load_benchmark(write(tmp_path, inference=own)).inference == own
+    methods = ["TLA", "mine/rule.py:Rule"]
+    assert load_benchmark(write(tmp_path, baselines=methods)).baselines == tuple(methods)
 
 
 def test_without_pyyaml_the_message_says_what_to_install(tmp_path, monkeypatch):

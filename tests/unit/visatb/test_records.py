@@ -57,7 +57,7 @@ def test_good_records_pass(record):
         (changed(conversations=[{"from": "user", "value": "a"}] * 2), "must be 'human', got 'user'"),
         (changed(conversations=turns("<image>?", 2)), r"\[1\].value must be a string, got a number"),
         (changed(conversations=turns("<image>?", ["a"])), "must be a string, got a list"),
-        (changed(task="Other"), "task must be one of VQA, got 'Other'"),
+        (changed(task="Other"), r"task must be one of VQA, got 'Other'.* benchmark file .*\(--benchmark, BENCHMARK\)"),
         (changed(task=...), "task must be one of VQA, got None"),
         (changed(image=...), r"1 <image> token\(s\) for 0 image"),
         (changed(conversations=turns("What?", "Two.")), r"0 <image> token\(s\) for 1 image"),

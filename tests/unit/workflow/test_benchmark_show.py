@@ -1,6 +1,7 @@
 """What `scripts_visatb.benchmark` tells of a run before it starts: sizes, steps, cost, warnings."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -53,7 +54,7 @@ def test_steps_of_academic_are_the_papers_3700_and_its_minis_more_than_100(repos
     found = {cost.name: cost for cost in show.costs(academic, sizes, 128, 1)}
     assert found["VisATB"].steps == 3704 and found["VisATB"].share == 1.0
     assert found["mini"].steps == 116
-    told = show.guidance(academic, sizes, found.values())
+    told = show.guidance(academic, sizes, found.values(), 128, 1)
     assert len(told) == 1 and "fewer than 1,000 samples: ChartQA" in told[0]
 
 
@@ -74,6 +75,25 @@ def test_sizes_are_counted_in_the_files_that_are_there(tmp_path):
     rows = {line.split(" (")[0]: line.split() for line in text.splitlines() if " (" in line and "," not in line[:12]}
     assert rows["plus_mini/A"][2:] == ["60", "8", "0.500", "0.01", "A-plus-mini"]
     assert "all minis together train for 4 steps" in text and "large subsets of no more than 10,000" in text
+
+
+def test_a_large_subset_that_is_large_but_trains_for_few_steps_is_told(tmp_path):
+    mix = write_mix(tmp_path, {"A": 24_000, "B": 30_000}, large_rate=0.5)
+
+    def told(batch: int) -> list[str]:
+        sizes, _ = show.task_sizes(mix, "train")
+        return show.guidance(mix, sizes, show.costs(mix, sizes, batch, 1), batch, 1)
+
+    assert told(64) == []
+    short = "large subsets that train for no more than 100 steps: A. Raise large_rate or add data."
+    assert told(120) == [short]  # A: 100 steps, B: 125
+
+
+def test_the_file_of_the_tutorial_keeps_the_guidance(repository, tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", (repository / "docs/tutorial.md").read_text(), re.DOTALL)
+    (tmp_path / "my_mix.yaml").write_text(text)
+    shown = show.describe(load_benchmark(tmp_path / "my_mix.yaml"), 8, None, None)
+    assert "my-mix: 3 tasks" in shown and "guidance not met" not in shown
 
 
 def test_gpu_hours_come_from_a_rate_or_from_the_log_of_a_timed_run(tmp_path):

@@ -1,0 +1,73 @@
+"""Files of a model that is named by its folder or by its name on the Hugging Face Hub."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.utils import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    get_session,
+)
+from transformers.utils import TRANSFORMERS_CACHE
+
+from visatb.cli import one_line
+from visatb.errors import InputError
+
+_ANSWER_SECONDS = 10
+_ALWAYS_THERE = "config.json"  # in every model that is loaded here
+
+
+def companion(name_or_path: str | Path, file_name: str, cache_dir: str | None = None) -> Path | None:
+    """A file of a model, in its folder or on the Hub; None if the model has no such file.
+
+    Args:
+        name_or_path: folder or Hub name.
+        file_name: the file.
+        cache_dir: where downloads are kept; None: transformers' own place.
+
+    Raises:
+        InputError: neither a folder nor a model of the Hub that is cached or can be reached.
+    """
+    folder, name = Path(name_or_path), str(name_or_path)
+    if folder.is_dir():
+        return folder / file_name if (folder / file_name).is_file() else None
+    cache = cache_dir or TRANSFORMERS_CACHE
+    try:
+        online = _hub_answers(name, file_name)
+        return Path(hf_hub_download(name, file_name, cache_dir=cache, local_files_only=not online))
+    except LocalEntryNotFoundError:
+        if isinstance(try_to_load_from_cache(name, _ALWAYS_THERE, cache_dir=cache), str):
+            return None
+        reason = "the Hub cannot be reached to look for a model of that name."
+    except EntryNotFoundError:
+        return None
+    except RepositoryNotFoundError:
+        reason = "the Hub has no model of that name, or only for those who log in (huggingface-cli login)."
+    except HFValidationError:
+        raise InputError(f"{name}: no such folder. Check the path.") from None
+    except OSError as error:
+        reason = f"the Hub's file cannot be had: {one_line(error)}"
+    raise InputError(f"{name}: no such folder, and {reason} Check the name, or give a folder.")
+
+
+def _hub_answers(name: str, file_name: str) -> bool:
+    """Asks once: the Hub's library would try for half a minute, with each file anew."""
+    url = hf_hub_url(name, file_name)
+    try:
+        get_session().head(url, timeout=_ANSWER_SECONDS)
+    except OSError:  # no network, or HF_HUB_OFFLINE
+        return False
+    return True
+
+
+@contextmanager
+def quiet_downloads() -> Iterator[None]:
+    """Leave out the Hub library's advice on `resume_download`, which transformers 4.31.0 passes whoever calls it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*`resume_download` is deprecated", category=FutureWarning)
+        yield
