@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, hf_hub_url
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import (
     EntryNotFoundError,
     HFValidationError,
@@ -19,7 +20,6 @@ from visatb.cli import one_line
 from visatb.errors import InputError
 
 _ANSWER_SECONDS = 10
-_ALWAYS_THERE = "config.json"  # in every model that is loaded here
 
 
 def companion(name_or_path: str | Path, file_name: str, cache_dir: str | None = None) -> Path | None:
@@ -41,7 +41,7 @@ def companion(name_or_path: str | Path, file_name: str, cache_dir: str | None = 
         online = _hub_answers(name, file_name)
         return Path(hf_hub_download(name, file_name, cache_dir=cache, local_files_only=not online))
     except LocalEntryNotFoundError:
-        if isinstance(try_to_load_from_cache(name, _ALWAYS_THERE, cache_dir=cache), str):
+        if any(Path(cache, repo_folder_name(repo_id=name, repo_type="model"), "snapshots").glob("*/*")):
             return None
         reason = "the Hub cannot be reached to look for a model of that name."
     except EntryNotFoundError:
