@@ -133,11 +133,22 @@ def settle_vision(model_args: ModelArguments, cache_dir: str | None = None) -> L
         given, own = getattr(model_args, name), getattr(config, key, default) if is_llava else default
         if given in (None, ""):
             setattr(model_args, name, own)
-        elif is_llava and given != own and not (name == "vision_tower" and Path(given).name == Path(own).name):
+        elif is_llava and given != own and not (name == "vision_tower" and _may_be_copy(given, own)):
             raise InputError(f"{name} must be {own}, that of {base}, got {given}. Leave out --{name} ({name.upper()}).")
         if is_llava:
             setattr(config, key, getattr(model_args, name))
     return config
+
+
+def _may_be_copy(tower: str, own: str) -> bool:
+    """Whether a tower has the name of a checkpoint's own, or that one is a folder that is not on this machine."""
+
+    def name(place: str) -> str:
+        path = Path(place)
+        # A model in the Hub's cache: models--openai--clip-vit-large-patch14-336/snapshots/<commit>.
+        return path.parents[1].name.rpartition("--")[2] if path.parent.name == "snapshots" else path.name
+
+    return name(tower) == name(own) or (own.startswith(("/", ".")) and not Path(own).exists())
 
 
 def build_model(

@@ -29,7 +29,7 @@ from visatb.files import read_json
 
 _PR_SET_PDEATHSIG = 1
 STEPS = ("prepare", "report", "weigh_seeds")  # those that a rule's name tells, and no file is needed to ask for
-PLAN_FLAGS = {"-n", "--dry-run", "--dryrun"}
+PLAN_FLAGS = {"-n", "-np", "-pn", "--dry-run", "--dryrun"}
 # Lines of Snakemake's that tell a user nothing: the steps themselves tell when they start and end.
 NOISE = (
     "Using workflow specific profile",

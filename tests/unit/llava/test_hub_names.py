@@ -83,6 +83,12 @@ def test_a_cached_model_is_read_without_a_network_and_without_retries(no_network
     assert companion("tiny/llama", "preprocessor_config.json", cache) is None
 
 
+def test_a_cached_adapter_is_known_without_a_config_that_nobody_has_downloaded(no_network, cache, tmp_path):
+    (snapshot,) = (tmp_path / "cache" / "models--tiny--llama" / "snapshots").iterdir()
+    (snapshot / "config.json").unlink()
+    assert companion("tiny/llama", "adapter_model.safetensors", cache) is None
+
+
 def test_a_cached_model_loads_without_advice_that_nobody_can_follow(no_network, cache, monkeypatch):
     monkeypatch.setattr("transformers.utils.hub._is_offline_mode", True)
     with warnings.catch_warnings():

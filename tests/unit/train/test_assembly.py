@@ -51,10 +51,30 @@ def test_a_llava_model_is_tuned_further_with_its_own_tower_layer_and_projector_t
         assert (config.mm_vision_tower, config.mm_vision_select_layer) == (str(tower), -2)
 
 
+CACHED = "/home/me/.cache/huggingface/hub/models--openai--clip-vit-large-patch14-336/snapshots/ce19dc9"
+
+
+@pytest.mark.parametrize(
+    "own, given",
+    [
+        ("openai/clip-vit-large-patch14-336", CACHED),
+        (CACHED, "openai/clip-vit-large-patch14-336"),
+        ("/the/machine/of/others/vit", "openai/clip-vit-large-patch14-336"),
+        ("./checkpoints/not/here", "/models/clip"),
+    ],
+)
+def test_a_tower_in_the_hubs_cache_or_in_place_of_one_that_is_not_here_is_no_other_tower(place, tmp_path, own, given):
+    base = shutil.copytree(place / "llava-tiny", tmp_path / "base")
+    content = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(content | {"mm_vision_tower": own}))
+    assert settle_vision(parsed(base, "--vision_tower", given)).mm_vision_tower == given
+
+
 @pytest.mark.parametrize(
     "flag, other",
     [
         ("vision_tower", "openai/clip-vit-large-patch14"),
+        ("vision_tower", CACHED),
         ("mm_vision_select_layer", "-1"),
         ("mm_vision_select_feature", "cls_patch"),
         ("mm_projector_type", "linear"),

@@ -11,6 +11,7 @@ import pytest
 from inference_visatb import build_parser as inference_parser
 from llava.eval.suite import build_parser as suite_parser
 from scripts_visatb.workflow import graph, models
+from scripts_visatb.workflow import run as run_command
 from scripts_visatb.workflow.infer import inference_command
 from scripts_visatb.workflow.run import STEPS, snakemake_command, split_targets
 from scripts_visatb.workflow.train import (
@@ -376,6 +377,15 @@ def test_targets_come_last_behind_a_mark():
     command = snakemake_command("b.yaml", 2, None, "runs", ["--resources", "gpus=8"], ["weights"])
     assert command[-4:] == ["--resources", "gpus=8", "--", "weights"]
     assert "--" not in snakemake_command("b.yaml", 2, None, "runs", ["-n"], [])
+
+
+def test_a_plan_asked_for_in_snakemakes_usual_way_is_not_taken_for_a_run(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(run_command, "show_plan", lambda words: commands.append(words) or 0)
+    monkeypatch.setattr(run_command, "load_benchmark", lambda path: None)
+    monkeypatch.setattr("sys.argv", ["run", "--benchmark", "b.yaml", "-np", "weights"])
+    assert run_command.main() == 0
+    assert commands[0][-3:] == ["-np", "--", "weights"] and "rules" not in commands[0]
 
 
 def test_targets_and_steps_are_the_rules_of_the_graph(repository):
