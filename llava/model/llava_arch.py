@@ -56,10 +56,10 @@ class LlavaMetaModel:
         else:
             tower.load_model()
         self.config.use_mm_proj = True
-        self.config.mm_projector_type = getattr(model_args, "mm_projector_type", "linear")
+        self.config.mm_projector_type = getattr(model_args, "mm_projector_type", None) or "linear"
         self.config.mm_hidden_size = tower.hidden_size
-        self.config.mm_vision_select_layer = model_args.mm_vision_select_layer
-        self.config.mm_vision_select_feature = model_args.mm_vision_select_feature
+        self.config.mm_vision_select_layer = tower.select_layer
+        self.config.mm_vision_select_feature = tower.select_feature
         if getattr(self, "mm_projector", None) is None:
             self.mm_projector = build_vision_projector(self.config)
         else:

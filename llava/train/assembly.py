@@ -141,14 +141,8 @@ def settle_vision(model_args: ModelArguments, cache_dir: str | None = None) -> L
 
 
 def _may_be_copy(tower: str, own: str) -> bool:
-    """Whether a tower has the name of a checkpoint's own, or that one is a folder that is not on this machine."""
-
-    def name(place: str) -> str:
-        path = Path(place)
-        # A model in the Hub's cache: models--openai--clip-vit-large-patch14-336/snapshots/<commit>.
-        return path.parents[1].name.rpartition("--")[2] if path.parent.name == "snapshots" else path.name
-
-    return name(tower) == name(own) or (own.startswith(("/", ".")) and not Path(own).exists())
+    """Whether a tower may be a checkpoint's own: a folder is the user's word, or the own one is on another machine."""
+    return Path(tower).is_dir() or (own.startswith(("/", ".")) and not Path(own).exists())
 
 
 def build_model(

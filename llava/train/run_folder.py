@@ -271,10 +271,19 @@ def fingerprint(
         shape["per_device_train_batch_size"] = training.per_device_train_batch_size
     for name in ("model_name_or_path", "vision_tower", "pretrain_mm_mlp_adapter"):
         shape[name + CONTENT] = _content_of(getattr(model, name))
-    for name in ("lora_weight_path", "deepspeed"):
-        shape[name + CONTENT] = _content_of(getattr(training, name))
+    shape["lora_weight_path" + CONTENT] = _content_of(training.lora_weight_path)
+    shape["deepspeed" + CONTENT] = _deepspeed_settings(training.deepspeed)
     shape["weight_method" + CONTENT] = _content_of(strategy_file(training.weight_method))
     return shape
+
+
+def _deepspeed_settings(file: str | None) -> Any:
+    """A DeepSpeed file without what lays out ZeRO's memory: a run that ran out of it goes on with offloading."""
+    if not file:
+        return None
+    settings = read_json(file)
+    zero = settings.get("zero_optimization") if isinstance(settings, dict) else None
+    return settings | {"zero_optimization": zero.get("stage")} if isinstance(zero, dict) else settings
 
 
 def sha256_of_file(path: str | os.PathLike) -> str:

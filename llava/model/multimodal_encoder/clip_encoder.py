@@ -29,7 +29,8 @@ class CLIPVisionTower(nn.Module):
 
     Args:
         vision_tower: folder or Hub name of a CLIP model.
-        args: has mm_vision_select_layer, and mm_vision_select_feature ("patch" drops the class token).
+        args: mm_vision_select_layer (left out or None: -1) and mm_vision_select_feature ("patch", which drops the class
+            token and is the default, or "cls_patch").
         delay_load: read the configuration now and the weights at `load_model`.
     """
 
@@ -37,8 +38,9 @@ class CLIPVisionTower(nn.Module):
         super().__init__()
         self.is_loaded = False
         self.vision_tower_name = vision_tower
-        self.select_layer = args.mm_vision_select_layer
-        self.select_feature = getattr(args, "mm_vision_select_feature", "patch")
+        layer = getattr(args, "mm_vision_select_layer", None)
+        self.select_layer = -1 if layer is None else layer
+        self.select_feature = getattr(args, "mm_vision_select_feature", None) or "patch"
         if self.select_feature not in SELECT_FEATURES:
             known = ", ".join(SELECT_FEATURES)
             raise InputError(f"mm_vision_select_feature must be one of {known}, got {self.select_feature!r}. Mend it.")

@@ -12,6 +12,7 @@ from llava.model.llava_arch import load_projector
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.weights import read_state_dict
+from llava.train.arguments import ModelArguments
 from transformers_patch import EqualWeighting
 from visatb.errors import InputError
 
@@ -298,6 +299,12 @@ def test_a_base_model_with_tower_and_projector_is_the_whole_checkpoint(base, mod
     with torch.no_grad():
         ids = torch.tensor([ROWS[0]])
         torch.testing.assert_close(base.eval()(ids, images=pixels(1)).logits, model(ids, images=pixels(1)).logits)
+
+
+def test_arguments_that_are_left_out_are_llavas_defaults(base, tiny_checkpoint):
+    base.get_model().initialize_vision_modules(ModelArguments(vision_tower=str(tiny_checkpoint / "vision_tower")))
+    chosen = base.config.mm_vision_select_layer, base.config.mm_vision_select_feature, base.config.mm_projector_type
+    assert chosen == (-1, "patch", "linear")
 
 
 def test_a_projector_file_that_does_not_fit_is_refused(base, tiny_checkpoint, tmp_path):

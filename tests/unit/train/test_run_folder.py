@@ -144,6 +144,7 @@ def place(tmp_path_factory):
     for name in (*names, "proj.bin"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(name)
+    (folder / "zero2.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     return folder
 
 
@@ -195,17 +196,34 @@ def test_a_folder_is_not_reused_when_a_launcher_brings_another_precision(place, 
 
 
 @pytest.mark.parametrize(
-    "file", ["data.json", "base/config.json", "base/model.safetensors", "tower/w.bin", "proj.bin", "zero2.json"]
+    "file, changed",
+    [
+        (file, "changed")
+        for file in ("data.json", "base/config.json", "base/model.safetensors", "tower/w.bin", "proj.bin")
+    ]
+    + [("zero2.json", '{"zero_optimization": {"stage": 2}, "gradient_clipping": 1}')]
+    + [("zero2.json", '{"zero_optimization": {"stage": 3}}')],
 )
-def test_a_folder_is_not_reused_when_a_file_has_changed(place, tmp_path, file):
+def test_a_folder_is_not_reused_when_a_file_has_changed(place, tmp_path, file, changed):
     run_once(tmp_path, shape(place))
     before = (place / file).read_bytes()
-    (place / file).write_text("changed")
+    (place / file).write_text(changed)
     try:
         with pytest.raises(InputError, match="belongs to a run with other settings"):
             opened(tmp_path, shape(place))
     finally:
         (place / file).write_bytes(before)
+
+
+def test_a_run_that_ran_out_of_memory_goes_on_with_offloading(place, tmp_path):
+    run_once(tmp_path, shape(place))
+    before = (place / "zero2.json").read_bytes()
+    offload = {"device": "cpu", "pin_memory": True}
+    (place / "zero2.json").write_text(json.dumps({"zero_optimization": {"stage": 2, "offload_optimizer": offload}}))
+    try:
+        assert not opened(tmp_path, shape(place)).finished
+    finally:
+        (place / "zero2.json").write_bytes(before)
 
 
 def test_what_does_not_shape_the_result_may_change(place, tmp_path):
