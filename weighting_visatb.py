@@ -367,7 +367,7 @@ def _failure(matrix: ScoreMatrix, task: int, min_gain: float) -> str:
     return (
         f"{matrix.source}: the measurement of task {matrix.tasks[task]} failed: its score is {own:g} with its own data "
         f"({unit}) and {mini:g} without ({matrix.common}); the gain must exceed {min_gain:g} of the score. "
-        f"Train {unit} on more data, or pass --on-failed exclude or clip."
+        f"Train {unit} on more data, or pass --on-failed exclude or clip (on_failed of a benchmark file)."
     )
 
 

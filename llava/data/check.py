@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if report["errors"]:
         count = sum(problem["count"] for problem in report["errors"])
         kinds = len({problem["kind"] for problem in report["errors"]})
-        raise InputError(f"{count} error(s) of {kinds} kind(s), told in the report. Mend the files.")
+        raise InputError(f"{count:,} error(s) of {kinds} kind(s), told in the report. Mend the files.")
     return 0
 
 
@@ -101,6 +101,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     twice = next((path for n, path in enumerate(given) if path in given[:n]), None)
     if twice is not None:
         raise InputError(f"{twice}: is given twice. Name every file once.")
+    if args.image_folder is not None and not args.no_images and not os.path.isdir(args.image_folder):
+        raise InputError(f"{args.image_folder}: no such folder. Check --image_folder.")
     for flag in ("model_max_length", "patches_per_image", "global_batch", "workers"):
         value = getattr(args, flag)
         if value is not None and value < 1:

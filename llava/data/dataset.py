@@ -150,7 +150,8 @@ class SupervisedDataset(Dataset):
         if self.image_folder is None:
             raise InputError(f"{self._where(first)}: has an image, but no image folder is given. Set --image_folder.")
         if self.image_processor is None:
-            raise InputError(f"{self._where(first)}: has an image, but the model has no vision tower. Set it.")
+            why = "has an image, but the model has no vision tower. Set --vision_tower (VISION_TOWER)."
+            raise InputError(f"{self._where(first)}: {why}")
 
     def _task_id(self, n: int, record: Record, task_ids: Mapping[str, int] | None) -> int:
         if task_ids is None:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.judge_client import URL_VARIABLE
+from eval.score_tables import read_score_table
 from llava.eval.answers_file import (
     EXIT_FAILED,
     AnswersFile,
@@ -87,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     names = chosen(args.benchmarks)
     _check_flags(args, names)
+    if args.baseline is not None:
+        read_score_table(args.baseline)  # what cannot be read is told before anything is asked
     model = Model.of(args)
     sittings = prepare(args, names, model)
     missing = [(s.name, f"{s.place.source.name}/{need}", why) for s in sittings for need, why in s.missing.items()]
@@ -218,6 +221,8 @@ def report(args: Namespace, sittings: Sequence[Sitting], model: Model) -> int:
         print_table(f"Zero-shot: {model.name}", ((s.name, s.state, s.metric, s.score) for s in sittings))
     codes = {sitting.code for sitting in sittings}
     if all(sitting.state in ("missing", "skipped") for sitting in sittings):
+        if EXIT_INPUT not in codes and any(sitting.state == "missing" for sitting in sittings):
+            print("error: no benchmark has its data. Put it there (sources are listed above).", file=sys.stderr)
         codes.add(EXIT_INPUT)
     if args.baseline is not None:
         try:

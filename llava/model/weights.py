@@ -36,6 +36,9 @@ def read_state_dict(
     """
     files = weight_files(name_or_path, wanted, cache_dir)
     if not files:
+        if (Path(name_or_path) / "adapter_config.json").exists():
+            merge = "python -m scripts_visatb.checkpoints.merge_lora_weights"
+            raise InputError(f"{name_or_path}: is a LoRA adapter, no whole model. Merge it first: {merge}")
         raise InputError(f"{name_or_path}: no model.safetensors, pytorch_model.bin or shards of them. Check the path.")
     weights: dict[str, torch.Tensor] = {}
     for file in files:

@@ -130,9 +130,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[ModelArguments, 
     parser = _Parser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False, epilog=_EXAMPLE)
     given = [_canonical_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
-        model, data, training = parser.parse_args_into_dataclasses(given, look_for_args_file=False)
+        model, data, training, unknown = parser.parse_args_into_dataclasses(
+            given, return_remaining_strings=True, look_for_args_file=False
+        )
     except ValueError as error:
         raise InputError(f"{error} See --help.") from None
+    if unknown:
+        raise InputError(f"unknown arguments: {' '.join(unknown)}. See --help.")
     required = {
         "--model_name_or_path": model.model_name_or_path,
         "--data_path": data.data_path,

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -99,7 +100,9 @@ def load_data(data_args: DataArguments, tasks: list[str], version: str = "v1") -
     if with_image is None:
         return records
     if not data_args.image_folder:
-        raise InputError(f"{path}: {name_of(records[with_image], with_image)} has an image. Set --image_folder.")
+        raise InputError(
+            f"{path}: {name_of(records[with_image], with_image)} has an image. Set --image_folder (IMAGE_FOLDER)."
+        )
     if data_args.bad_image == "fail":
         check_image_files(records, data_args.image_folder, path)
     return records
@@ -157,6 +160,7 @@ def build_model(
     if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
         raise InputError("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD lets weight files run code. Unset it.")
     config = settle_vision(model_args, args.cache_dir)
+    _check_projector(model_args, args, has_own=bool(getattr(config, "mm_vision_tower", None)))
     tokenizer = load_tokenizer(model_args, args)
     check_trainable(conversation, tokenizer, model_args.tune_mm_mlp_adapter)
     base = model_args.model_name_or_path
@@ -181,6 +185,19 @@ def build_model(
     if args.lora_enable:
         model = _add_adapters(model, model_args, args)
     return model, tokenizer, conversation
+
+
+def _check_projector(model_args: ModelArguments, args: TrainingArguments, has_own: bool) -> None:
+    """Refuse a stage 1 that is not there, before the model loads, and say where the projector starts unexpectedly."""
+    file, base = model_args.pretrain_mm_mlp_adapter, model_args.model_name_or_path
+    if file and not Path(file).is_file():
+        raise InputError(f"{file}: no such file. Check --pretrain_mm_mlp_adapter (PRETRAIN_MM_MLP_ADAPTER).")
+    if args.process_index or not model_args.vision_tower:
+        return
+    if file and has_own:
+        print(f"warning: the projector of {base} is replaced by {file}.", file=sys.stderr)
+    elif not file and not has_own and not model_args.tune_mm_mlp_adapter:
+        print("warning: the projector starts at random, without --pretrain_mm_mlp_adapter of stage 1.", file=sys.stderr)
 
 
 def _add_adapters(model: LlavaLlamaForCausalLM, model_args: ModelArguments, args: TrainingArguments) -> PeftModel:

@@ -2,7 +2,10 @@
 # CPU. Everything is set from the environment; flags given to the script come last and win. docs/evaluation.md lists the
 # variables.
 
-: "${CKPT:?set CKPT to the model: the folder of a checkpoint, or a name on the hub}"
+if [ -z "${CKPT:-}" ]; then
+    echo "error: CKPT must be the model, and is not set. Example: set CKPT to checkpoints/my-model" >&2
+    exit 2
+fi
 
 HOME_OF_EVAL="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 export PYTHONPATH="$HOME_OF_EVAL${PYTHONPATH:+:$PYTHONPATH}"

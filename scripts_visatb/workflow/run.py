@@ -83,7 +83,7 @@ def split_targets(more: list[str]) -> tuple[list[str], list[str]]:
     Of a flag that takes a list the first value is its own, and what follows `name=value` without being such is none.
 
     Raises:
-        InputError: naming a target that there is not.
+        InputError: naming a target or flag that there is not.
     """
     from snakemake.cli import get_argument_parser  # takes half a second
 
@@ -92,6 +92,8 @@ def split_targets(more: list[str]) -> tuple[list[str], list[str]]:
     for word in more:
         if word.startswith("-"):
             name, equals, _ = word.partition("=")
+            if name.startswith("--") and not any(flag.startswith(name) for flag in known):
+                raise InputError(f"unknown flag {name}. See --help and snakemake --help.")
             takes = known[name].nargs if name in known else "*"  # None: one value
             room = 0 if equals else {None: 1, "?": 1, "*": inf, "+": inf}.get(takes, takes)
         elif room < 1 or takes is not None and (word in TARGETS or "=" in flags[-1] and "=" not in word):

@@ -150,6 +150,7 @@ def test_all_is_what_is_there(tiny_checkpoint, own_data, tmp_path, capsys):
         (["--benchmarks", "all", "--split", "x"], "--split is for one of"),
         (["--benchmarks", "gqa", "--split", "../x"], "--split must be the name"),
         (["--data", "nowhere"], "no such folder"),
+        (["--baseline", "metrics/of/nobody"], "metrics/of/nobody: no such file"),
         (["--batch-size", "0"], "--batch-size"),
         (["--processes", "0"], "--processes"),
         (["--chunk-idx", "1"], "--chunk-idx"),

@@ -35,6 +35,8 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
 
     config_class = LlavaConfig
     model_class = LlavaLlamaModel
+    # A tower inside a checkpoint is loaded by itself; transformers would list its weights by name as not used.
+    _keys_to_ignore_on_load_unexpected = [r"^model\.vision_tower\."]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> "LlavaLlamaForCausalLM":

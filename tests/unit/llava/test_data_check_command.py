@@ -64,6 +64,7 @@ def test_a_record_that_cannot_be_shown_is_named(tiny_checkpoint, tiny_dataset, t
         (["--version", "v9"], "--version must be one of"),
         (["--tokenizer", "{folder}"], "has no tokenizer.model"),
         (["--vision_tower", "{folder}"], "vision tower .*cannot be read"),
+        (["--image_folder", "{folder}/none"], "none: no such folder. Check --image_folder"),
         (["--benchmark", "{folder}/none.yaml"], "no such file"),
         (["--against", "{data}"], "is given twice"),
         (["--output", "{data}"], "would be overwritten"),

@@ -77,6 +77,7 @@ def test_every_flag_that_llava_scripts_pass_is_accepted():
             "the projector alone. Leave out it or --lora_enable",
         ),
         (["--tune_mm_mlp_adapter", "True", "--freeze_mm_mlp_adapter", "True"], "it or --freeze_mm_mlp_adapter"),
+        (["--max_step", "3"], "^unknown arguments: --max_step 3. See --help.$"),
         (["--lora_weight_path", "x"], "Set --lora_enable True"),
         (["--lora_enable", "True", "--lora_weight_path", "/no/such/folder"], "/no/such/folder: no such folder"),
         (["--lora_enable", "True", "--lora_r", "0"], "lora_r must be at least 1"),

@@ -36,6 +36,22 @@ def test_a_llava_model_is_tuned_further_with_its_own_projector(place):
     assert model.get_vision_tower().is_loaded
 
 
+def test_where_a_projector_starts_unexpectedly_is_told(place, capsys):
+    build(place, place / "llama", "--vision_tower", str(place / "vision_tower"), "--mm_vision_select_layer", "-2")
+    assert "warning: the projector starts at random" in capsys.readouterr().err
+    stage_1 = ("--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"))
+    build(place, place / "llava-tiny", *stage_1)
+    assert f"llava-tiny is replaced by {place / 'mm_projector.bin'}" in capsys.readouterr().err
+    build(place, place / "llava-tiny")
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_stage_1_that_is_not_there_is_refused_before_the_model_loads(place, monkeypatch):
+    monkeypatch.setattr(LlavaLlamaForCausalLM, "from_pretrained", None)
+    with pytest.raises(InputError, match="^nowhere.bin: no such file. Check --pretrain_mm_mlp_adapter"):
+        build(place, place / "llava-tiny", "--pretrain_mm_mlp_adapter", "nowhere.bin")
+
+
 def parsed(base, *flags):
     given = ["--model_name_or_path", str(base), "--data_path", "d", "--output_dir", "o", "--no_cuda", "True"]
     return parse_arguments([*given, *map(str, flags)])[0]
