@@ -64,7 +64,6 @@ def test_a_record_that_cannot_be_shown_is_named(tiny_checkpoint, tiny_dataset, t
         (["--version", "v9"], "--version must be one of"),
         (["--tokenizer", "{folder}"], "has no tokenizer.model"),
         (["--vision_tower", "{folder}"], "vision tower .*cannot be read"),
-        (["--image_folder", "{folder}/none"], "none: no such folder. Check --image_folder"),
         (["--benchmark", "{folder}/none.yaml"], "no such file"),
         (["--against", "{data}"], "is given twice"),
         (["--output", "{data}"], "would be overwritten"),
@@ -76,6 +75,13 @@ def test_flags_that_cannot_be_are_refused_in_one_line(tiny_dataset, tmp_path, fl
     with pytest.raises(InputError, match=told) as error:
         main(["--data_path", str(tiny_dataset), "--no_images", *words])
     assert "\n" not in str(error.value)
+
+
+def test_an_image_folder_that_is_not_there_is_told_once_and_not_for_each_image(tiny_dataset, tmp_path):
+    words = ["--data_path", str(tiny_dataset), "--image_folder", str(tmp_path / "none")]
+    with pytest.raises(InputError, match="none: no such folder. Check --image_folder"):
+        main(words)
+    assert main([*words, "--no_images"]) == 0
 
 
 @pytest.mark.parametrize("content, code", [("[", 2), ('[{"conversations": 1}]', 2)])
