@@ -9,9 +9,9 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
-require DATA_PATH "the caption annotation file" data/blip_laion_cc_sbu_558k.json
-require IMAGE_FOLDER "the folder of the images" data/images
-require OUTPUT_DIR "the folder of the projector" checkpoints/pretrain-7b
+require DATA_PATH "the caption annotation file" playground/data/blip_laion_cc_sbu_558k.json
+require IMAGE_FOLDER "the folder of the images" playground/data/images
+require OUTPUT_DIR "the folder of the projector" checkpoints/pretrain-vicuna-7b-v1.5
 
 export DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG:-$SCRIPTS/zero2.json}"
 

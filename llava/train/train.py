@@ -49,7 +49,7 @@ def train(argv: Sequence[str] | None = None) -> int:
     tasks = load_tasks(data_args, args)
     weighter = make_weighter(args, tasks)
     records = load_data(data_args, tasks, model_args.version)
-    settle_vision(model_args, args.cache_dir)
+    settle_vision(model_args, args.cache_dir)  # the fingerprint holds what a checkpoint's own settings are
     is_first = args.process_index == 0
     folder = RunFolder(args.output_dir, fingerprint(model_args, data_args, args, args.world_size, tasks))
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from llava.eval.zero_shot import ZERO_SHOT_TASKS
 from scripts_visatb.workflow.graph import Run, model_place
 from scripts_visatb.workflow.infer import flag_words
 from scripts_visatb.workflow.models import EW
@@ -18,14 +19,15 @@ def suite_command(current: Run, model: str) -> list[str]:
     """The command. The benchmark's `zero_shot` section gives flags of llava.eval.suite by name."""
     path, base = model_place(current, model)
     metrics = current.home / "zero_shot_metrics"
-    baseline = None if model == EW else metrics / EW  # dI_zero% compares with equal weights
+    # dI_zero% compares with equal weights, which were scored before if any of the chosen benchmarks has a score.
+    is_scored = any((metrics / EW / f"{task}.json").is_file() for task in ZERO_SHOT_TASKS)
     fixed = {
         "model-path": path,
         "model-base": base,
         "model-name": model,
         "output": current.home / "zero_shot",
         "metrics-folder": metrics,
-        "baseline": baseline,
+        "baseline": metrics / EW if model != EW and is_scored else None,
         "overwrite": True,  # answers of a model that has since been trained anew are replaced
     }
     flags = current.benchmark.zero_shot | fixed

@@ -107,8 +107,10 @@ def test_the_zero_shot_target_takes_the_final_models_through_the_suite_equal_wei
     assert re.findall(r"take (\S+) through the zero-shot suite", shown) == ["EW", "VisATB"]
     assert {"mini", "EW", "VisATB"} <= set(re.findall(r": train (\S+) \(seed", shown))
     run = Run(load_benchmark(toy / "toy.yaml"), toy / "runs/toy", 0)
-    baseline = {"EW": None, "VisATB": str(toy / "runs/toy/seed0/zero_shot_metrics/EW")}
-    for model, expected in baseline.items():
+    metrics = toy / "runs/toy/seed0/zero_shot_metrics/EW"
+    metrics.mkdir(parents=True)
+    for model, task, expected in (("VisATB", "GQA", None), ("VisATB", "POPE", str(metrics)), ("EW", "POPE", None)):
+        (metrics / f"{task}.json").touch()
         words = suite_command(run, model)
         assert words[1:3] == ["-m", "llava.eval.suite"]
         flags = build_parser().parse_args(words[3:])
