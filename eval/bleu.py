@@ -12,6 +12,8 @@ from eval.gleu import reference_words
 from visatb.cli import run
 from visatb.errors import InputError
 
+_ORDER = 4
+
 
 def score(answers: Sequence[Answer]) -> Scores:
     """Corpus BLEU-4, in [0, 1], with the brevity penalty.
@@ -38,7 +40,15 @@ def score(answers: Sequence[Answer]) -> Scores:
         record_score(answer, by_sentence.sentence_score(said, texts).score / 100, malformed=answer.prediction is None)
         for answer, texts, said in zip(answers, references, predictions, strict=True)
     ]
-    return scores_of("BLEU", whole, per_record)
+    return scores_of("BLEU", whole, per_record, notes=_degenerate(references, predictions))
+
+
+def _degenerate(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> list[str]:
+    """A note if BLEU-4 is 0 because a side of the file has no four words in a row."""
+    for side, texts in (("reference", [text for group in references for text in group]), ("prediction", predictions)):
+        if max(len(text.split()) for text in texts) < _ORDER:
+            return [f"no {side} has {_ORDER} words, so that BLEU-{_ORDER} is 0 by construction. Take another metric"]
+    return []
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 
 from eval.answers import Answer
@@ -66,7 +66,17 @@ def cider_scores(answers: Sequence[Answer], references: Sequence[list[str]], tok
         record_score(answer, float(value), malformed=answer.prediction is None)
         for answer, value in zip(answers, per_answer, strict=True)
     ]
-    return scores_of("CIDEr", float(mean), per_record)
+    return scores_of("CIDEr", float(mean), per_record, notes=_degenerate(truth))
+
+
+def _degenerate(references: Mapping[int, Sequence[str]]) -> list[str]:
+    """A note if CIDEr is 0 whatever the predictions say: no n-gram of words tells one record from another."""
+    if len({tuple(sorted({tuple(text.split()) for text in texts})) for texts in references.values()}) > 1:
+        return []
+    return [
+        f"all {len(references)} records have the same references, so that every word has an inverse document frequency "
+        "of 0: CIDEr is 0 whatever is predicted. Take another metric, or records that differ"
+    ]
 
 
 def caption_parser(script: str, description: str) -> ArgumentParser:

@@ -21,6 +21,7 @@ class Scores(TypedDict):
     malformed: predictions that could not be read as one; each counts as wrong.
     per_record: one object per record in file order, with at least position, id, score, malformed, prediction, truth.
     summary: what the command prints.
+    notes: what a reader of the score should know about the data or the predictions.
     """
 
     metric: str
@@ -29,6 +30,7 @@ class Scores(TypedDict):
     malformed: int
     per_record: list[dict[str, Any]]
     summary: str
+    notes: list[str]
 
 
 def record_score(answer: Answer, score: float, malformed: bool, **more: Any) -> dict[str, Any]:
@@ -44,7 +46,9 @@ def record_score(answer: Answer, score: float, malformed: bool, **more: Any) -> 
     }
 
 
-def scores_of(metric: str, score: float, per_record: list[dict[str, Any]], summary: str | None = None) -> Scores:
+def scores_of(
+    metric: str, score: float, per_record: list[dict[str, Any]], summary: str | None = None, notes: Sequence[str] = ()
+) -> Scores:
     """The scores of a file; `summary` is `metric:  score` if left out."""
     return Scores(
         metric=metric,
@@ -53,14 +57,15 @@ def scores_of(metric: str, score: float, per_record: list[dict[str, Any]], summa
         malformed=sum(1 for entry in per_record if entry["malformed"]),
         per_record=per_record,
         summary=summary or f"{metric}:  {score}",
+        notes=list(notes),
     )
 
 
-def hit_scores(metric: str, per_record: list[dict[str, Any]]) -> Scores:
+def hit_scores(metric: str, per_record: list[dict[str, Any]], notes: Sequence[str] = ()) -> Scores:
     """The scores of a metric that counts hits; a record's score is 1.0 or 0.0."""
     hits = sum(1 for entry in per_record if entry["score"] == 1.0)
     total = len(per_record)
-    return scores_of(metric, hits / total, per_record, f"{hits} / {total} = {hits / total}")
+    return scores_of(metric, hits / total, per_record, f"{hits} / {total} = {hits / total}", notes)
 
 
 def answer_parser(script: str, description: str, more: str = "--output metrics.json") -> ArgumentParser:
@@ -142,8 +147,8 @@ def print_notes(notes: Sequence[str]) -> None:
 
 
 def notes_on(scores: Scores, answers: AnswerFile) -> list[str]:
-    """What a reader of the score should know: malformed and omitted answers, several tasks in one file."""
-    notes = []
+    """What a reader of the score should know: its own notes, malformed and omitted answers, several tasks."""
+    notes = list(scores["notes"])
     if scores["malformed"]:
         first = next(entry for entry in scores["per_record"] if entry["malformed"])
         notes.append(

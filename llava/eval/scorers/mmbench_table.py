@@ -16,7 +16,9 @@ from visatb.files import read_text, replacing
 
 LETTERS = ("A", "B", "C", "D")
 NEEDED = ("index", "question", "A", "B")
-# Cells that pandas, with which these tables were written and are read, takes for empty.
+# What a question and its options say is text, also "None", "nan" or "NA" (sodium).
+_TEXT = frozenset(["question", *LETTERS])
+# In the other columns: cells that pandas, with which these tables were written, takes for empty.
 _EMPTY = frozenset(
     ["", "nan", "NaN", "-nan", "-NaN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None", "none", "NONE"]
 )
@@ -91,7 +93,7 @@ def read_table(path: str | os.PathLike) -> list[Row]:
         where = f"{path}: row {n}"
         if len(line) != len(columns):
             raise InputError(f"{where}: must have {len(columns)} cells, got {len(line)}. Download the file again.")
-        cells = {name: None if cell in _EMPTY else cell for name, cell in zip(columns, line, strict=True)}
+        cells = {name: _content(name, cell) for name, cell in zip(columns, line, strict=True)}
         if not re.fullmatch(r"\d{1,15}", cells["index"] or "", re.ASCII):
             raise InputError(f"{where}: index must be a whole number, got {cells['index']!r}. Download the file again.")
         row = Row(int(cells["index"]), cells, f"{where} (index {cells['index']})")
@@ -118,6 +120,11 @@ def write_workbook(path: str | os.PathLike, columns: Sequence[str], rows: Sequen
             info = zipfile.ZipInfo(name, datetime(1980, 1, 1).timetuple()[:6])
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, f'<?xml version="1.0" encoding="UTF-8" standalone="yes"?>{text}')
+
+
+def _content(column: str, cell: str) -> str | None:
+    is_empty = not cell if column in _TEXT else cell in _EMPTY
+    return None if is_empty else cell
 
 
 def _cell(value: Cell) -> str:

@@ -6,6 +6,7 @@ reports; the mean accuracy stands beside it.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from visatb.errors import InputError
 from visatb.records import Record
 
 _NAME = "coco_pope_"
+_NO_LETTER = re.compile(r"[\W_]+")
 _MEANS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 
 
@@ -36,6 +38,12 @@ def parse_answer(text: str) -> str:
     """ "yes" or "no", by the official rule."""
     words = text.split(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
+
+
+def is_unread(text: str) -> bool:
+    """Whether an answer counts as "yes" only because the rule finds no "no" in it: `NO`, `Not really`, `a dog`."""
+    words = set(_NO_LETTER.split(text.split(".")[0].lower()))
+    return parse_answer(text) == "yes" and ("yes" not in words or bool({"no", "not"} & words))
 
 
 def score(
@@ -64,8 +72,8 @@ def score(
         label = labels[split][len(entries[split])] if len(entries[split]) < len(labels[split]) else None
         truth = _label_of(label, questions[line.key], split, where)
         said = parse_answer(line.text)
-        readable = {"yes", "no", "not"} & set(line.text.lower().replace(",", " ").replace(".", " ").split())
-        entries[split].append(entry(line, said == truth, truth, malformed=not readable, split=split, answer=said))
+        unread = is_unread(line.text)
+        entries[split].append(entry(line, said == truth, truth, malformed=unread, split=split, answer=said))
     for split, found in entries.items():
         if len(found) != len(labels[split]):
             raise InputError(

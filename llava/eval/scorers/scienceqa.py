@@ -1,8 +1,8 @@
 """ScienceQA accuracy on a split of the official problems.json, by subject, context and grade.
 
-The choice is read out of an answer as LLaVA's eval_science_qa does; one that cannot be read is -1 and wrong, never
-drawn by chance. The groups are those of the official evaluate_acc.py (https://github.com/lupantech/ScienceQA). `score`
-is the accuracy on questions with an image, which LLaVA-1.5 reports.
+The choice is read from an answer by the rule of LLaVA's published eval_science_qa; one that cannot be read is -1 and
+wrong, never drawn by chance. The groups are those of the official evaluate_acc.py
+(https://github.com/lupantech/ScienceQA). `score` is the accuracy on questions with an image, which LLaVA-1.5 reports.
 """
 
 import os
@@ -33,24 +33,24 @@ from visatb.files import write_json
 from visatb.records import IMAGE_TOKEN
 
 LETTERS = "ABCDE"
-_STATED = re.compile(r"The answer is ([A-E])")
-_STATED_AND_ENDED = re.compile(r"The answer is ([A-E])\.")
+# As published: the period is not escaped, and stands for any character but a line break ("The answer is Boston").
+_STATED = re.compile(r"The answer is ([A-Z]).")
 _GRADE = re.compile(r"grade(\d+)")
 
 
 def parse_choice(text: str, choices: int) -> int:
     """The place of the chosen option, from 0; -1 if the answer names none of the question's options.
 
-    A letter alone, a letter with a period and a space before more words, or `The answer is X`.
+    The answer is a letter and nothing else, begins with a letter, a period and a space, or holds `The answer is X`
+    with one more character behind it exactly once.
     """
-    text = text.replace("\n", ". ")
-    if text.strip() in tuple(LETTERS):
-        letter = text.strip()
+    if text in tuple(LETTERS):
+        letter = text
     elif len(text) >= 3 and text[0] in LETTERS and text[1:3] == ". ":
         letter = text[0]
     else:
-        match = _STATED_AND_ENDED.search(text) or _STATED.search(text)
-        letter = match[1] if match else ""
+        stated = _STATED.findall(text)
+        letter = stated[0] if len(stated) == 1 else ""
     place = LETTERS.find(letter) if letter else -1
     return place if place < choices else -1
 

@@ -78,6 +78,15 @@ def test_cider_of_one_record_is_refused():
         caption_list.score(answers((["a red ring"], "a red ring")))
 
 
+def test_cider_says_that_equal_references_make_it_0():
+    same = answers(("a red ring", "a red ring"), ("a  red ring", "two stars"))
+    assert caption.score(same)["score"] == 0
+    assert "CIDEr is 0 whatever is predicted" in caption.score(same)["notes"][0]
+    listed = answers((["a ring", "one ring"], "a ring"), (["one ring", "a ring", "a ring"], "x"))
+    assert caption_list.score(listed)["score"] == 0 and caption_list.score(listed)["notes"]
+    assert not caption.score(answers(("a red ring", "x"), ("a blue ring", "x")))["notes"]
+
+
 @pytest.mark.parametrize("truth", [None, 3, "", "  ", {}])
 def test_a_caption_that_is_no_text_is_refused(truth):
     with pytest.raises(InputError, match="record 1"):
@@ -154,6 +163,20 @@ def test_a_broken_true_box_is_refused_or_counted_as_a_miss_on_request(truth):
     with pytest.raises(InputError, match=r"record 1: conversations\[1\].value must hold a box.*--broken-truth miss"):
         grounding.score(pairs)
     assert grounding.score(pairs, broken_truth="miss")["summary"] == "1 / 2 = 0.5"
+
+
+@pytest.mark.parametrize("truth", ["[12, 30, 200, 150]", "[0.1, 0.2, 0.3, 1.5]", "[-0.1, 0, 1, 1]"])
+def test_a_true_box_in_pixels_is_a_data_error_and_not_a_miss(truth):
+    pairs = answers(("[0, 0, 1, 1]", "[0, 0, 1, 1]"), (truth, truth))
+    with pytest.raises(InputError, match=r"record 1: conversations\[1\].value must hold a box within \[0, 1\].*--from"):
+        grounding.score(pairs)
+    assert grounding.score(pairs, broken_truth="miss")["score"] == 1  # compared as it stands
+
+
+def test_predicted_boxes_in_pixels_are_counted_in_a_note():
+    scores = grounding.score(answers(("[0, 0, 1, 1]", "[12, 30, 200, 150]"), ("[0, 0, 1, 1]", "[0, 0, 1, 1]")))
+    assert (scores["score"], scores["malformed"]) == (0.5, 0)
+    assert scores["notes"] == ["1 of 2 predicted boxes lie outside [0, 1], as pixels do"]
 
 
 @pytest.mark.parametrize("truth", [None, [0, 0, 1, 1], 3])

@@ -66,3 +66,10 @@ def test_bleu_is_that_of_the_whole_file_with_brevity_penalty(pairs):
 def test_a_truth_that_is_no_text_is_refused_by_record(metric, truth):
     with pytest.raises(InputError, match="record 0.*conversations"):
         metric.score(answers((truth, "a")))
+
+
+def test_bleu_says_that_a_side_without_four_words_makes_it_0():
+    short = bleu.score(answers(("a b c", "a b c"), (["a", "b c"], "a b c d")))
+    assert short["score"] == 0 and "no reference has 4 words" in short["notes"][0]
+    assert "no prediction has 4 words" in bleu.score(answers(("a b c d", "a b"), ("a b c d", None)))["notes"][0]
+    assert not bleu.score(answers(("a b c d", "a b c d")))["notes"]

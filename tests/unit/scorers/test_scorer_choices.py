@@ -16,14 +16,23 @@ from visatb.errors import InputError
     ("text", "choice"),
     [
         ("B", 1),
-        (" B\n", -1),  # the line break becomes ". " before the letter is looked for
-        (" B ", 1),
+        (" B", -1),
+        ("B\n", -1),
         ("B. because", 1),
-        ("B.", -1),  # LLaVA wants a space and more after the period
-        ("B\nbecause", 1),
+        ("B. ", 1),
+        ("B.", -1),  # LLaVA wants a space after the period
+        ("B\nbecause", -1),
+        ("B) because", -1),
+        ("Answer: B", -1),
         ("The answer is C.", 2),
+        ("The answer is C", -1),  # nothing behind the letter
+        ("The answer is C\nbecause", -1),
         ("I think. The answer is A, not B", 0),
-        ("The answer is A and The answer is B.", 1),  # the one with a period goes first
+        ("The answer is B: Boston", 1),
+        ("The answer is Boston.", 1),  # any character stands for the period
+        ("The answer is A. No wait. The answer is B.", -1),  # stated twice
+        ("The answer is A. No, The answer is B", 0),  # the second has nothing behind it
+        ("The answer is A. The answer is Z.", -1),
         ("The answer is F.", -1),
         ("D", -1),  # no such option among three
         ("D. four", -1),
@@ -239,12 +248,19 @@ def test_mmbench_reads_quoted_cells_and_empty_options(circular):
         ([row(1, ["a"], "A") + "\tmore"], HEADER, "row 1: must have 14 cells, got 15"),
         ([row("one", ["a"], "A")], HEADER, "row 1: index must be a whole number, got 'one'"),
         ([row(1, ["a"], "A"), row(1, ["a"], "A")], HEADER, r"row 2 \(index 1\): index occurs twice"),
-        ([row(1, ["nan", "b"], "B")], HEADER, r"row 1 \(index 1\): has no option"),
+        ([row(1, ["", "b"], "B")], HEADER, r"row 1 \(index 1\): has no option"),
     ],
 )
 def test_mmbench_refuses_broken_tables(bench, rows, header, message):
     with pytest.raises(InputError, match=message):
         read_table(tsv(bench, rows, header))
+
+
+@pytest.mark.parametrize("text", ["NA", "nan", "None", "NULL", "n/a", "<NA>"])
+def test_mmbench_takes_an_option_that_reads_like_an_empty_cell(bench, answers, text):
+    path = tsv(bench, [row(1, ["Cl", text, "K"], "C"), row(2, [text, "dog"], "A")])
+    assert read_table(path)[0].options == {"A": "Cl", "B": text, "C": "K"}
+    assert mmbench.score(answers((1, "C"), (2, text)), read_table(path), path)["score"] == 100
 
 
 @pytest.mark.parametrize("truth", ["", "C", "cat"])

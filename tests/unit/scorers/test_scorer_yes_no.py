@@ -76,7 +76,19 @@ def test_pope_tells_answers_with_neither_word(bench, answers):
     by_key = {str(question["question_id"]): question for question in questions}
     given = answers((1, ""), (2, "a dog"), (3, "No"), (4, "YES!"), (5, "not here"))
     found = pope.score(given, by_key, pope.read_labels(folder), "q.jsonl")
-    assert found["malformed"] == 3 and 'count as "yes"' in found["notes"][0]
+    assert found["malformed"] == 2 and 'count as "yes"' in found["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "unread"),
+    [
+        *((text, False) for text in ("Yes", "yes, it is", "YES!", "No", "no.", "Yes. No dog", "There is no dog")),
+        *((text, True) for text in ("NO", "No\n\nThe image shows a cat", "Not really", "no\tdog", "(no)", "NO, yes?")),
+        *((text, True) for text in ("", "a dog", "There isn't. Yes", ". No", "nothing", "yesterday")),
+    ],
+)
+def test_pope_counts_every_answer_that_is_a_yes_without_saying_so(text, unread):
+    assert pope.is_unread(text) == unread
 
 
 def test_pope_never_divides_by_zero(answers):
