@@ -11,4 +11,4 @@ source scripts_visatb/setup.sh
 set_up
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false NUM_GPUS="${NUM_GPUS:-0}"
 # `exec`: whoever kills this process kills the run with it.
-exec python -m scripts_visatb.workflow.run --benchmark scripts_visatb/benchmarks/demo.yaml --cores "${CORES:-2}" "$@"
+exec python -m scripts_visatb.workflow.run --benchmark scripts_visatb/benchmarks/demo.yaml --cores="${CORES:-2}" "$@"

@@ -13,6 +13,6 @@ set -euo pipefail
 export BASE_MODEL_PATH="${BASE_MODEL_PATH:-lmsys/vicuna-7b-v1.5}"
 export LEARNING_RATE="${LEARNING_RATE:-2e-4}"
 export MM_PROJECTOR_LR="${MM_PROJECTOR_LR:-2e-5}"
-set -- --group_by_modality_length True --lora_enable True --lora_r "${LORA_R:-128}" --lora_alpha "${LORA_ALPHA:-256}" \
-    --lora_dropout "${LORA_DROPOUT:-0.05}" --lora_weight_path "${LORA_WEIGHT_PATH:-}" "$@"
+set -- --group_by_modality_length True --lora_enable True --lora_r="${LORA_R:-128}" --lora_alpha="${LORA_ALPHA:-256}" \
+    --lora_dropout="${LORA_DROPOUT:-0.05}" --lora_weight_path="${LORA_WEIGHT_PATH:-}" "$@"
 source "$(dirname "${BASH_SOURCE[0]}")/finetune.sh"

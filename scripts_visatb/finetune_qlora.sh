@@ -11,5 +11,5 @@ set -euo pipefail
 
 here="$(dirname "${BASH_SOURCE[0]}")"
 export DEEPSPEED_CONFIG="${DEEPSPEED_CONFIG:-$here/zero2.json}" # ZeRO-3 cannot split what is quantised
-set -- --bits "${BITS:-4}" "$@"
+set -- --bits="${BITS:-4}" "$@"
 source "$here/finetune_lora.sh"

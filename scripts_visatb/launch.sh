@@ -19,15 +19,22 @@ visible_gpus() {
         ! command -v nvidia-smi >/dev/null 2>&1; then
         echo 0
     elif [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
-        echo "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | wc -l
+        printf '%s\n' "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | wc -l
     else
         nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true
     fi
 }
 
 refuse() {
-    echo "error: $1" >&2
+    printf 'error: %s\n' "$1" >&2
     exit 2
+}
+
+# A value as messages show it: one line, not too long.
+shown() {
+    local quoted
+    printf -v quoted '%q' "$1"
+    printf '%s' "${quoted:0:200}"
 }
 
 # VARIABLE, what it is, an example
@@ -35,7 +42,20 @@ require() {
     [ -n "${!1:-}" ] || refuse "$1 must be $2, and is not set. Example: set $1=$3"
 }
 
+# VARIABLE...: those that are set must be whole numbers.
+require_numbers() {
+    local name
+    for name in "$@"; do
+        [[ -z "${!name:-}" || "${!name}" =~ ^[0-9]{1,9}$ ]] ||
+            refuse "$name must be a whole number, got $(shown "${!name}"). Change it or leave it out."
+    done
+}
+
 launch_training() {
+    require_numbers NUM_GPUS NUM_PROCESSES NNODES NODE_RANK MASTER_PORT
+    # DeepSpeed puts it into the command that it gives to a shell of each node.
+    [[ -z "${MASTER_ADDR:-}" || "$MASTER_ADDR" =~ ^[A-Za-z0-9_.:][A-Za-z0-9_.:-]*$ ]] ||
+        refuse "MASTER_ADDR must be a host name or address, got $(shown "$MASTER_ADDR"). Change it."
     local entry="$(dirname "$SCRIPTS")/llava/train/train_mem.py"
     local visible="$(visible_gpus)"
     local gpus="${NUM_GPUS:-$visible}"
@@ -50,8 +70,8 @@ launch_training() {
     if [ "$gpus" -gt 0 ] || [ -n "${HOSTFILE:-}" ]; then
         [ -z "${NUM_PROCESSES:-}" ] ||
             refuse "NUM_PROCESSES must be unset where GPUs are used, got $NUM_PROCESSES. Set NUM_GPUS in its place, or to 0."
-        [ "${DEEPSPEED_CONFIG:-}" = none ] || set -- --deepspeed "${DEEPSPEED_CONFIG:-$SCRIPTS/zero3.json}" "$@"
-        set -- --bf16 True --tf32 "${TF32:-True}" "$@"
+        [ "${DEEPSPEED_CONFIG:-}" = none ] || set -- --deepspeed="${DEEPSPEED_CONFIG:-$SCRIPTS/zero3.json}" "$@"
+        set -- --bf16 True --tf32="${TF32:-True}" "$@"
     elif [ "${NUM_GPUS:-}" = 0 ]; then
         # Told to leave the GPUs alone: torch would take them nevertheless.
         export CUDA_VISIBLE_DEVICES=""
@@ -60,24 +80,28 @@ launch_training() {
     deepspeed) launch_deepspeed "$gpus" "$entry" "$@" ;;
     torchrun) launch_torchrun "$gpus" "$entry" "$@" ;;
     srun) launch_rank "$entry" "$@" ;;
-    *) refuse "LAUNCHER must be deepspeed, torchrun or srun, got $launcher. Choose one." ;;
+    *) refuse "LAUNCHER must be deepspeed, torchrun or srun, got $(shown "$launcher"). Choose one." ;;
     esac
 }
 
 launch_deepspeed() {
-    local gpus="$1" choice=()
+    local gpus="$1" choice=() word
     shift
     if [ -n "${HOSTFILE:-}" ]; then
         [ -f "$HOSTFILE" ] ||
-            refuse "HOSTFILE must be a file, got $HOSTFILE. Write a line such as 'node1 slots=8' for each node."
-        choice=(--hostfile "$HOSTFILE" ${NUM_GPUS:+--num_gpus "$NUM_GPUS"} ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"})
+            refuse "HOSTFILE must be a file, got $(shown "$HOSTFILE"). Write a line such as 'node1 slots=8' for each node."
+        for word in "$@"; do # DeepSpeed quotes what has a space, no more, for the shell of each node
+            [[ "$word" != *[![:alnum:]_@+=:,./\ -]* ]] ||
+                refuse "$(shown "$word") must hold no signs of a shell with HOSTFILE. Rename it, or set LAUNCHER=torchrun."
+        done
+        choice=(--hostfile="$HOSTFILE" ${NUM_GPUS:+--num_gpus "$NUM_GPUS"} ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"})
     else
         [ "${NNODES:-1}" -eq 1 ] || refuse "several nodes by deepspeed need HOSTFILE. Set it, or LAUNCHER=torchrun."
         [ "$gpus" -gt 0 ] || refuse "LAUNCHER=deepspeed needs a GPU, and none is visible. Use LAUNCHER=torchrun."
         # DeepSpeed's launcher forgets CUDA_VISIBLE_DEVICES when it is given --num_gpus, and takes the first GPUs.
         choice=(--num_gpus "$gpus")
         [ -z "${CUDA_VISIBLE_DEVICES:-}" ] ||
-            choice=(--include "localhost:$(echo "$CUDA_VISIBLE_DEVICES" | cut -d, -f "1-$gpus")")
+            choice=(--include "localhost:$(printf '%s\n' "$CUDA_VISIBLE_DEVICES" | cut -d, -f "1-$gpus")")
     fi
     deepspeed "${choice[@]}" ${MASTER_PORT:+--master_port "$MASTER_PORT"} "$@"
 }

@@ -45,8 +45,14 @@ class ModelArguments:
         default=None,
         metadata={"help": "linear, mlpNx_gelu or identity. Default: a LLaVA checkpoint's own, else linear."},
     )
-    mm_use_im_start_end: bool = field(default=False, metadata={"help": "Put <im_start> <im_end> around images."})
-    mm_use_im_patch_token: bool = field(default=True, metadata={"help": "Add <im_patch> to the vocabulary."})
+    mm_use_im_start_end: bool | None = field(
+        default=None,
+        metadata={"help": "Put <im_start> <im_end> around images. Default: a LLaVA checkpoint's own, else False."},
+    )
+    mm_use_im_patch_token: bool | None = field(
+        default=None,
+        metadata={"help": "Add <im_patch> to the vocabulary. Default: a LLaVA checkpoint's own, else True."},
+    )
 
 
 @dataclass
@@ -128,7 +134,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[ModelArguments, 
         InputError: an unknown flag, a missing one, or a value that transformers refuses.
     """
     parser = _Parser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False, epilog=_EXAMPLE)
-    given = [_canonical_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
+    given = [part for word in (sys.argv[1:] if argv is None else argv) for part in _canonical_words(word)]
     try:
         model, data, training, unknown = parser.parse_args_into_dataclasses(
             given, return_remaining_strings=True, look_for_args_file=False
@@ -149,12 +155,31 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[ModelArguments, 
     return model, data, training
 
 
-def _canonical_flag(word: str) -> str:
+def _canonical_words(word: str) -> list[str]:
+    """A word of the command line with its flag spelled as declared; a list of weights in one word becomes several."""
     if not word.startswith("--"):
-        return word
+        return [word]
     flag, equals, value = word[2:].partition("=")
     flag = flag.replace("-", "_")
-    return f"--{ALIASES.get(flag, flag)}{equals}{value}"
+    flag = ALIASES.get(flag, flag)
+    if flag == "visatb_weights" and equals:
+        return [f"--{flag}", *_numbers(value)]
+    return [f"--{flag}{equals}{value}"]
+
+
+def _numbers(text: str) -> list[str]:
+    """The numbers of a list with spaces or commas, so that no flag can hide in it."""
+    words = text.replace(",", " ").split()
+    try:
+        numbers = [str(float(word)) for word in words]
+    except ValueError:
+        numbers = []
+    if not numbers:
+        raise InputError(
+            f"visatb_weights (VISATB_WEIGHTS) must be numbers with spaces or commas between, got {text[:200]!r}. "
+            "Write one per task."
+        )
+    return numbers
 
 
 def _check(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> None:

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedTokenizer
@@ -42,6 +43,8 @@ _VISION = {
     "mm_vision_select_layer": ("mm_vision_select_layer", -1),
     "mm_vision_select_feature": ("mm_vision_select_feature", "patch"),
     "mm_projector_type": ("mm_projector_type", "linear"),
+    "mm_use_im_start_end": ("mm_use_im_start_end", False),
+    "mm_use_im_patch_token": ("mm_use_im_patch_token", True),
 }
 
 
@@ -136,16 +139,22 @@ def settle_vision(model_args: ModelArguments, cache_dir: str | None = None) -> L
         given, own = getattr(model_args, name), getattr(config, key, default) if is_llava else default
         if given in (None, ""):
             setattr(model_args, name, own)
-        elif is_llava and given != own and not (name == "vision_tower" and _may_be_copy(given, own)):
+        elif is_llava and given != own and not _may_differ(name, given, own):
             raise InputError(f"{name} must be {own}, that of {base}, got {given}. Leave out --{name} ({name.upper()}).")
         if is_llava:
             setattr(config, key, getattr(model_args, name))
     return config
 
 
-def _may_be_copy(tower: str, own: str) -> bool:
-    """Whether a tower may be a checkpoint's own: a folder is the user's word, or the own one is on another machine."""
-    return Path(tower).is_dir() or (own.startswith(("/", ".")) and not Path(own).exists())
+def _may_differ(name: str, given: Any, own: Any) -> bool:
+    """Whether a setting may be another than the checkpoint's.
+
+    A folder of a tower is the user's word, or the checkpoint's own is on another machine. Tokens may be added; those
+    around the images that a checkpoint was trained with may not be left out; `<im_patch>` stands in no text.
+    """
+    if name == "vision_tower":
+        return Path(given).is_dir() or (own.startswith(("/", ".")) and not Path(own).exists())
+    return name == "mm_use_im_patch_token" or name == "mm_use_im_start_end" and given
 
 
 def build_model(

@@ -12,21 +12,21 @@ export PYTHONPATH="$HOME_OF_EVAL${PYTHONPATH:+:$PYTHONPATH}"
 
 run_benchmark() {
     local flags=(
-        --benchmarks "$1"
-        --model-path "$CKPT"
-        --data "${EVAL_DATA:-playground/data/eval}"
-        --conv-mode "${CONV_MODE:-vicuna_v1}"
-        --temperature "${TEMPERATURE:-0}"
-        --batch-size "${BATCH_SIZE:-16}"
+        --benchmarks="$1"
+        --model-path="$CKPT"
+        --data="${EVAL_DATA:-playground/data/eval}"
+        --conv-mode="${CONV_MODE:-vicuna_v1}"
+        --temperature="${TEMPERATURE:-0}"
+        --batch-size="${BATCH_SIZE:-16}"
     )
     shift
-    [ -z "${MODEL_BASE:-}" ] || flags+=(--model-base "$MODEL_BASE")
-    [ -z "${MODEL_NAME:-}" ] || flags+=(--model-name "$MODEL_NAME")
-    [ -z "${SPLIT:-}" ] || flags+=(--split "$SPLIT")
-    [ -z "${EVAL_OUTPUT:-}" ] || flags+=(--output "$EVAL_OUTPUT")
-    [ -z "${METRICS_FOLDER:-}" ] || flags+=(--metrics-folder "$METRICS_FOLDER")
-    [ -z "${BASELINE:-}" ] || flags+=(--baseline "$BASELINE")
-    [ -z "${NUM_PROCESSES:-}" ] || flags+=(--processes "$NUM_PROCESSES")
-    [ -z "${JUDGE_MODEL:-}" ] || flags+=(--judge-model "$JUDGE_MODEL")
+    [ -z "${MODEL_BASE:-}" ] || flags+=(--model-base="$MODEL_BASE")
+    [ -z "${MODEL_NAME:-}" ] || flags+=(--model-name="$MODEL_NAME")
+    [ -z "${SPLIT:-}" ] || flags+=(--split="$SPLIT")
+    [ -z "${EVAL_OUTPUT:-}" ] || flags+=(--output="$EVAL_OUTPUT")
+    [ -z "${METRICS_FOLDER:-}" ] || flags+=(--metrics-folder="$METRICS_FOLDER")
+    [ -z "${BASELINE:-}" ] || flags+=(--baseline="$BASELINE")
+    [ -z "${NUM_PROCESSES:-}" ] || flags+=(--processes="$NUM_PROCESSES")
+    [ -z "${JUDGE_MODEL:-}" ] || flags+=(--judge-model="$JUDGE_MODEL")
     exec "${PYTHON:-python}" -m llava.eval.suite "${flags[@]}" "$@"
 }

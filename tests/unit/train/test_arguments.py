@@ -19,6 +19,14 @@ def test_dashes_underscores_and_the_references_spelling_are_one_flag():
     assert parse("--model-max-length=99")[2].model_max_length == 99
 
 
+def test_a_list_of_weights_may_be_one_word_and_no_flag_can_hide_in_it():
+    assert parse("--visatb_weights=0.6, 1.7\n1e-3 2", "--seed", "3")[2].visatb_weights == [0.6, 1.7, 1e-3, 2.0]
+    for given in ("1 1 1 1 --seed 5", "* 1 1 1", "", "a b", "1;2", "1 " + "x" * 999):
+        with pytest.raises(InputError, match=r"visatb_weights \(VISATB_WEIGHTS\) must be numbers") as refused:
+            parse(f"--visatb_weights={given}")
+        assert len(str(refused.value)) < 400
+
+
 def test_negative_values_are_not_taken_for_flags():
     assert parse("--mm_vision_select_layer", "-2")[0].mm_vision_select_layer == -2
 

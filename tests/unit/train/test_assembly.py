@@ -67,6 +67,24 @@ def test_a_llava_model_is_tuned_further_with_its_own_tower_layer_and_projector_t
         assert (config.mm_vision_tower, config.mm_vision_select_layer) == (str(tower), -2)
 
 
+@pytest.mark.parametrize("start_end, patch", [(False, False), (True, True), (None, None)])
+def test_a_llava_model_is_tuned_further_with_its_own_image_tokens(place, tmp_path, start_end, patch):
+    base = shutil.copytree(place / "llava-tiny", tmp_path / "base")
+    own = {"mm_use_im_start_end": start_end, "mm_use_im_patch_token": patch}
+    content = json.loads((base / "config.json").read_text()) | own
+    content = {key: value for key, value in content.items() if not (key in own and value is None)}
+    (base / "config.json").write_text(json.dumps(content))
+    model_args = parsed(base)
+    config = settle_vision(model_args)
+    expected = (bool(start_end), patch is not False)
+    assert (model_args.mm_use_im_start_end, model_args.mm_use_im_patch_token) == expected
+    assert (config.mm_use_im_start_end, config.mm_use_im_patch_token) == expected
+    settle_vision(parsed(base, "--mm_use_im_start_end", "True", "--mm_use_im_patch_token", "False"))
+    if start_end:
+        with pytest.raises(InputError, match="^mm_use_im_start_end must be True, that of .*, got False. Leave out --"):
+            settle_vision(parsed(base, "--mm_use_im_start_end", "False"))
+
+
 @pytest.mark.parametrize(
     "own, given",
     [
@@ -103,6 +121,7 @@ def test_a_language_model_gets_llavas_defaults_where_flags_are_left_out(place):
     settle_vision(model_args)
     assert (model_args.mm_vision_select_layer, model_args.mm_vision_select_feature) == (-1, "patch")
     assert model_args.mm_projector_type == "linear"
+    assert (model_args.mm_use_im_start_end, model_args.mm_use_im_patch_token) == (False, True)
 
 
 def test_a_llava_model_without_its_projector_is_refused_unless_one_is_given(place, tmp_path):

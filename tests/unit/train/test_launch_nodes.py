@@ -35,9 +35,9 @@ def test_a_hostfile_is_handed_to_deepspeed_whatever_this_machine_has(launched, t
     hosts.write_text("node1 slots=8\nnode2 slots=8\n")
     told = launched(HOSTFILE=str(hosts), CUDA_VISIBLE_DEVICES="", MASTER_ADDR="node1", MASTER_PORT="29600")
     assert told.startswith(
-        f"deepspeed --hostfile {hosts} --master_addr node1 --master_port 29600 /llava/train/train_mem.py --bf16 True"
+        f"deepspeed --hostfile={hosts} --master_addr node1 --master_port 29600 /llava/train/train_mem.py --bf16 True"
     )
-    assert "--deepspeed /scripts_visatb/zero3.json" in told
+    assert "--deepspeed=/scripts_visatb/zero3.json" in told
     assert "--num_gpus 4 /llava" in launched(HOSTFILE=str(hosts), NUM_GPUS="4")
     assert launched(HOSTFILE="nowhere").startswith("2 error: HOSTFILE must be a file, got nowhere.")
 
@@ -90,7 +90,7 @@ RECIPES = "finetune_academic finetune_academic_vicuna13b finetune_chat finetune_
 
 
 @pytest.mark.parametrize("script", [*RECIPES.split(), "finetune_task_lora", "pretrain"])
-def test_a_recipe_gives_tower_layer_and_projector_type_unless_its_base_has_its_own(repository, tmp_path, script):
+def test_a_recipe_says_how_images_enter_unless_its_base_does(repository, tmp_path, script):
     (tmp_path / "python").write_text('#!/bin/bash\necho "$*"\n')
     (tmp_path / "python").chmod(0o755)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NUM_GPUS": "0"}
@@ -101,12 +101,14 @@ def test_a_recipe_gives_tower_layer_and_projector_type_unless_its_base_has_its_o
         return subprocess.run(words, env=env | more, capture_output=True, text=True, check=True).stdout
 
     flags = (
-        "--vision_tower openai/clip-vit-large-patch14-336",
-        "--mm_projector_type mlp2x_gelu",
-        "--mm_vision_select_layer -2",
+        "--vision_tower=openai/clip-vit-large-patch14-336",
+        "--mm_projector_type=mlp2x_gelu",
+        "--mm_vision_select_layer=-2",
+        "--mm_use_im_start_end False",
+        "--mm_use_im_patch_token False",
     )
     own = script.startswith("finetune_task")
-    assert [flag in told() for flag in flags] == [not own] * 3
+    assert [flag in told() for flag in flags] == [not own] * 5
     given = told(VISION_TOWER="tower", MM_PROJECTOR_TYPE="linear", MM_VISION_SELECT_LAYER="-1")
-    for flag in ("--vision_tower tower", "--mm_projector_type linear", "--mm_vision_select_layer -1"):
+    for flag in ("--vision_tower=tower", "--mm_projector_type=linear", "--mm_vision_select_layer=-1"):
         assert flag in given
