@@ -22,15 +22,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
-from transformers_patch.compat import (
-    load_tensors,
-    rng_state_loadable,
-    save_deepspeed,
-    save_tensors,
-    weights_only_loading,
-)
+from transformers_patch.compat import rng_state_loadable, save_deepspeed
 from transformers_patch.publish import checkpoint_folders, discard, publish, random_state_name, seal
 from transformers_patch.stopping import StopSignals
+from transformers_patch.tensor_files import load_tensors, save_tensors, weights_only_loading
 
 STAGING = ".saving"  # the folder inside output_dir where a checkpoint is written before it is renamed into place
 WEIGHTER_FILE = "weighter.pt"

@@ -1,8 +1,5 @@
 """What torch 2.13 and current DeepSpeed need of transformers 4.31.0, each with its reason."""
 
-import copyreg
-import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +13,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS
 from transformers.trainer_pt_utils import get_parameter_names
 
+from transformers_patch.tensor_files import save_tensors, stage_by_value
+
 SUPPORTED_TRANSFORMERS = "4.31.0"
 
 
@@ -26,61 +25,6 @@ def rng_state_loadable() -> AbstractContextManager:
     """
     reconstruct = np.random.get_state()[1].__reduce__()[0]
     return torch.serialization.safe_globals([reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))])
-
-
-def save_tensors(content: Any, file: Path) -> None:
-    """`torch.save` through a stream of Python's, whose errors name what is wrong: torch's own name a position."""
-    with open(file, "wb") as stream:
-        torch.save(content, stream)
-
-
-def load_tensors(file: Path, mmap: bool = False) -> Any:
-    """What `torch.save` wrote, on the CPU: tensors and plain values; an environment variable cannot undo that.
-
-    Raises:
-        pickle.UnpicklingError: the file holds anything else.
-    """
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-
-
-@contextmanager
-def weights_only_loading() -> Iterator[None]:
-    """Make every `torch.load` inside load with `weights_only=True`, whatever caller and environment say.
-
-    transformers 4.31.0 leaves it to the environment, DeepSpeed asks for the opposite. Its shards hold, beside tensors
-    and plain values, the classes allowed here: three records of numbers and an enumeration.
-    """
-    allowed = []
-    if "deepspeed" in sys.modules:
-        from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-        from deepspeed.runtime.zero.config import ZeroStageEnum
-        from deepspeed.utils.tensor_fragment import fragment_address
-
-        allowed = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
-    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    os.environ[names[0]] = "1"
-    try:
-        with torch.serialization.safe_globals(allowed):
-            yield
-    finally:
-        del os.environ[names[0]]
-        os.environ.update(before)
-
-
-@contextmanager
-def _stage_by_value() -> Iterator[None]:
-    """Have DeepSpeed's enumeration pickled as class and value.
-
-    Early releases of Python 3.11 (Debian 12's 3.11.2) write `getattr(class, name)`, which safe loading refuses.
-    """
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-
-    copyreg.pickle(ZeroStageEnum, lambda stage: (ZeroStageEnum, (stage.value,)))
-    try:
-        yield
-    finally:
-        del copyreg.dispatch_table[ZeroStageEnum]
 
 
 def save_deepspeed(engine: Any, folder: Path, tag: str) -> None:
@@ -96,7 +40,7 @@ def save_deepspeed(engine: Any, folder: Path, tag: str) -> None:
 
     def save(state_dict: Any, path: str) -> None:
         try:
-            with _stage_by_value():
+            with stage_by_value():
                 save_tensors(state_dict, Path(path))
         except (OSError, RuntimeError) as error:
             failed.append(error)

@@ -4,13 +4,15 @@ SIGTERM is what Slurm, a launcher or `kill` sends; SIGINT is Ctrl-C.
 """
 
 import os
+import random
 import signal
 import threading
 import time
 from types import FrameType
 from typing import Self
 
-from transformers.trainer_utils import seed_worker
+import numpy as np
+import torch
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A launcher hands on the signal that it got, and Slurm signals launcher and workers alike: these are one wish.
@@ -47,11 +49,14 @@ class StopSignals:
 
 
 def start_worker(worker_id: int) -> None:
-    """Set up a DataLoader worker: transformers' seeds, and a deaf ear to stop signals that are not its parent's.
+    """Set up a DataLoader worker: seeds of its own, and a deaf ear to stop signals that are not its parent's.
 
     Ctrl-C and Slurm signal every process; a worker that died of it would take its batch, and the training, along.
     """
-    seed_worker(worker_id)
+    seed = torch.initial_seed() % 2**32  # which torch has made from the worker's number
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 
 from transformers_patch import EqualWeighting, checkpoints, stopping
 from transformers_patch.checkpoints import SaveError, random_state, saved_kinds, set_random_state
-from transformers_patch.compat import load_tensors, weights_only_loading
 from transformers_patch.publish import DamagedError, seal, verify
 from transformers_patch.stopping import StopSignals, start_worker
+from transformers_patch.tensor_files import load_tensors, weights_only_loading
 
 
 def trainer(folder, **arguments):
