@@ -3,7 +3,7 @@
 The judge reads the question, what is known of the image as text, the reference answer and the model's, and rates both
 from 1 to 10. The score is 100 times the model's sum of ratings over the reference's, as LLaVA-Bench reports it
 (https://github.com/haotian-liu/LLaVA/blob/main/docs/LLaVA_Bench.md). Any OpenAI-compatible endpoint serves; the key is
-read from OPENAI_API_KEY. Replies are kept beside the answer file, and no question is asked twice.
+read from OPENAI_API_KEY. Replies are kept beside the answer file; only what has no readable reply is asked again.
 """
 
 import argparse
@@ -16,13 +16,14 @@ from typing import Any
 
 from eval.answers import Answer, AnswerFile
 from eval.command import Scores, answer_parser, answers_of, record_score, report, scores_of
-from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, collect
-from visatb.cli import run
+from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, collect, shortened
+from visatb.cli import one_line, run
 from visatb.errors import InputError
 from visatb.files import read_json
 from visatb.records import IMAGE_TOKEN, image_names, read_records
 
 CATEGORY = "default"
+KEPT = "Replies so far are kept in {}; run the command again."
 RULES = {
     CATEGORY: {
         "role": "Assistant",
@@ -35,17 +36,22 @@ RULES = {
         ),
     }
 }
-_RATINGS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*10)?[\s,;]+(\d+(?:\.\d+)?)\s*(?:/\s*10)?\s*(?:\n|$)", re.ASCII)
+_MARKUP = re.compile(r"[*_`#]")
+_RATING = r"(\d+(?:\.\d+)?)\s*(?:/\s*10)?\.?"
+_RATINGS = re.compile(rf"\s*{_RATING}[\s,;]+{_RATING}\s*(?:\n|$)", re.ASCII)
 _SYSTEM = "You are a careful and impartial reviewer of answers about images."
 
 
 def parse_ratings(reply: str) -> tuple[float, float] | None:
-    """The ratings of reference and model on the first line of a reply; None if it has no two numbers from 1 to 10."""
-    match = _RATINGS.match(reply)
+    """The ratings of reference and model on the first line of a reply; None if it has no two numbers from 0 to 10.
+
+    Markdown (`**8 7**`), `8/10` and a period behind a number are read over. A judge asked for 1 to 10 also says 0.
+    """
+    match = _RATINGS.match(_MARKUP.sub("", reply))
     if match is None:
         return None
     first, second = float(match[1]), float(match[2])
-    return (first, second) if 1 <= first <= 10 and 1 <= second <= 10 else None
+    return (first, second) if first <= 10 and second <= 10 else None
 
 
 def review_prompt(answer: Answer, rule: Mapping[str, str], context: str) -> list[dict[str, str]]:
@@ -127,20 +133,25 @@ def score(
 
     Raises:
         InputError: a record without a rule or with a truth that is not text; the endpoint refuses.
+            Every reference is rated 0.
         JudgeError: the endpoint does not answer, or some replies cannot be read.
     """
     prompts = [prompt_of(answer, rules, contexts or {}) for answer in answers]
     asked = [n for n, answer in enumerate(answers) if (answer.prediction or "").strip()]
     ratings = collect(judge, [prompts[n] for n in asked], replies, parse_ratings, concurrency=concurrency)
-    unread = [answers[n].where for n, rating in zip(asked, ratings, strict=True) if rating is None]
+    unread = [n for n, rating in zip(asked, ratings, strict=True) if rating is None]
     if unread:
+        got = shortened(repr(replies.of(judge, prompts[unread[0]])[0]))
         raise JudgeError(
-            f"{len(unread)} replies of {judge.model} hold no two ratings, first: {unread[0]}. Ask another."
+            f"the replies of {judge.model} to {len(unread)} of {len(asked)} answers hold no two ratings from 0 to 10 "
+            f"on the first line, first: {answers[unread[0]].where}, got {got}. The next run asks for these again."
         )
     by_answer = dict(zip(asked, ratings, strict=True))
     mean = sum(reference for reference, _ in ratings) / len(ratings) if ratings else 10.0
     pairs = [by_answer.get(n, (mean, 1.0)) for n in range(len(answers))]
     total = sum(reference for reference, _ in pairs)
+    if total == 0:
+        raise InputError(f"{judge.model} rated every reference 0, which leaves no relative score. Ask another judge.")
     per_record = [
         record_score(
             answer,
@@ -189,7 +200,8 @@ def _summary(per_record: Sequence[Mapping[str, Any]]) -> str:
     for name, entries in groups.items():
         reference, rating = (sum(e[key] for e in entries) for key in ("reference_rating", "rating"))
         n = len(entries)
-        lines.append(f"{name} {100 * rating / reference:.1f} {10 * reference / n:.1f} {10 * rating / n:.1f}")
+        share = f"{100 * rating / reference:.1f}" if reference else "n/a"
+        lines.append(f"{name} {share} {10 * reference / n:.1f} {10 * rating / n:.1f}")
     return "\n".join(lines[:1] if len(groups) == 2 else lines)
 
 
@@ -209,7 +221,7 @@ def _judged(answers: AnswerFile, judge: Judge, replies: ReplyFile, rules: Any, c
     try:
         scores = score(answers.answers, judge, replies, rules, contexts, options.concurrency)
     except JudgeError as error:
-        print(f"error: {error} Replies so far are kept in {replies.path}; run the command again.", file=sys.stderr)
+        print(f"error: {one_line(error)} {KEPT.format(replies.path)}", file=sys.stderr)
         return 1
     return report(scores, answers, options)
 

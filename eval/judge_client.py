@@ -1,12 +1,14 @@
-"""Asking a language model behind an OpenAI-compatible endpoint, and never paying for the same question twice.
+"""Asking a language model behind an OpenAI-compatible endpoint, and never paying twice for a reply that can be read.
 
 Every reply is appended to a JSON Lines file and flushed to the disk before the next is asked for: an interrupted review
-goes on where it stopped.
+resumes where it stopped.
 """
 
 import hashlib
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ KEY_VARIABLE, URL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 DEFAULT_URL = "https://api.openai.com/v1"
 _RETRIED = (408, 409, 429, 500, 502, 503, 504)
 _NO_ACCESS = (401, 403, 404)
+MOST_BYTES = 16 * 2**20  # of a reply's body
+_LONGEST_PAUSE = 60
 
 
 class JudgeError(OSError):
@@ -41,7 +45,8 @@ class Judge:
         model: its name there.
         url: base address, up to and with `/v1`.
         temperature, max_tokens: of the reply.
-        attempts: how often a request is tried, with growing pauses (the endpoint's Retry-After is honoured).
+        attempts: how often a request is tried, with growing pauses (the endpoint's Retry-After is honoured). A reply
+            whose body is cut short or is no JSON counts as a failed attempt.
         pause: seconds before the second retry; doubled each time.
         timeout: seconds to wait for a reply.
     """
@@ -68,17 +73,18 @@ class Judge:
         """A connection pool that retries.
 
         Raises:
-            InputError: an address that is none, or no key in the environment.
+            InputError: an address that is none, a setting that no request can hold, or no key in the environment.
         """
-        if urlsplit(self.url).scheme not in ("http", "https"):
-            raise InputError(f"--judge-url must start with http:// or https://, got {self.url!r}. Mend it.")
-        key = os.environ.get(KEY_VARIABLE)
-        if not key:
-            raise InputError(f"{KEY_VARIABLE} must hold the key of the endpoint (any text if it needs none). Set it.")
+        self._check()
+        key = os.environ.get(KEY_VARIABLE, "")
+        if not key.isascii() or not key.isprintable() or not key.strip():
+            raise InputError(
+                f"{KEY_VARIABLE} must hold the key of the endpoint (any ASCII text if it needs none). Set it."
+            )
         retry = Retry(
             total=self.attempts - 1,
             backoff_factor=self.pause,
-            backoff_max=60,
+            backoff_max=_LONGEST_PAUSE,
             backoff_jitter=self.pause,
             status_forcelist=_RETRIED,
             allowed_methods=None,  # a request that failed was not answered: asking again is what is wanted
@@ -106,23 +112,80 @@ class Judge:
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
         }
-        try:
-            reply = session.post(f"{self.url.rstrip('/')}/chat/completions", json=body, timeout=self.timeout)
-        except requests.RequestException as error:
-            raise JudgeError(f"{self.url}: no reply: {_short(error)}") from None
-        if reply.status_code in _NO_ACCESS or reply.status_code == 400:
+        for attempt in range(1, self.attempts + 1):
+            try:
+                status, text = self._post(session, body)
+                content = _content(text) if status == 200 else None
+                break
+            except _UnfinishedError as error:  # the adapter retries up to the headers of a reply, not its body
+                if attempt == self.attempts:
+                    raise JudgeError(f"{self.url}: no whole reply: {shortened(error)}.") from None
+                time.sleep(min(self.pause * 2 ** (attempt - 1), _LONGEST_PAUSE))
+        if status in _NO_ACCESS or status == 400:
             raise InputError(
-                f"{self.url}: refuses with {reply.status_code}: {_short(reply.text)}. "
+                f"{self.url}: refuses with {status}: {shortened(text)}. "
                 f"Check {KEY_VARIABLE}, --judge-model and --judge-url."
             )
+        if content is None:
+            raise JudgeError(f"{self.url}: status {status}, no usable reply: {shortened(text)}.")
+        return content
+
+    def _check(self) -> None:
         try:
-            text = reply.json()["choices"][0]["message"]["content"]
-            text = "" if text is None else text  # a refusal to answer is a reply, and is paid for
-        except (ValueError, KeyError, IndexError, TypeError):
-            text = None
-        if reply.status_code != 200 or not isinstance(text, str):
-            raise JudgeError(f"{self.url}: status {reply.status_code}, no usable reply: {_short(reply.text)}")
-        return text
+            address = urlsplit(self.url)
+            is_address = address.scheme in ("http", "https") and bool(address.hostname)
+        except ValueError:
+            is_address = False
+        if not is_address:
+            got = shortened(repr(self.url))
+            raise InputError(f"--judge-url must be an address that starts with http:// or https://, got {got}. Fix it.")
+        if not math.isfinite(self.temperature) or self.temperature < 0 or self.max_tokens < 1:
+            raise InputError(
+                "the judge's temperature must be a number of at least 0 and its longest reply at least 1 token, "
+                f"got {self.temperature} and {self.max_tokens}. Change the flag."
+            )
+
+    def _post(self, session: requests.Session, body: dict[str, Any]) -> tuple[int, str]:
+        """Status and text of one reply. Raises JudgeError without one, _UnfinishedError if its body is cut short."""
+        address = f"{self.url.rstrip('/')}/chat/completions"
+        try:
+            reply = session.post(address, json=body, timeout=self.timeout, stream=True)
+        except requests.RequestException as error:
+            raise JudgeError(f"{self.url}: no reply: {shortened(error)}.") from None
+        content = bytearray()
+        with reply:
+            try:
+                for piece in reply.iter_content(2**16):
+                    content += piece
+                    if len(content) > MOST_BYTES:
+                        raise JudgeError(f"{self.url}: a reply is larger than {MOST_BYTES} bytes. Check the endpoint.")
+            except requests.RequestException as error:
+                raise _UnfinishedError(error) from None
+        return reply.status_code, content.decode("utf-8", errors="replace")
+
+
+class _UnfinishedError(Exception):
+    """A reply whose body ended too early."""
+
+
+def _content(text: str) -> str | None:
+    """What the model says in the body of a reply; None if the body has another shape.
+
+    A refusal to answer (null) is a reply, and is paid for. A lone surrogate, which no file can hold, becomes a `?`.
+    """
+    try:
+        body = json.loads(text)
+    except RecursionError:
+        return None
+    except ValueError as error:
+        raise _UnfinishedError(f"{error}: {text}") from None
+    try:
+        content = body["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        return None
+    if content is not None and not isinstance(content, str):
+        return None
+    return (content or "").encode("utf-8", errors="replace").decode()
 
 
 class ReplyFile:
@@ -146,6 +209,13 @@ class ReplyFile:
         if torn:
             with open(self.path, "r+b") as stream:
                 stream.truncate(len((whole + newline).encode()))
+
+    def of(self, judge: Judge, messages: Sequence[dict[str, str]]) -> list[str]:
+        """The replies of a judge to a request so far, in the order in which they came."""
+        found: list[str] = []
+        while (reply := self.replies.get(judge.key_of(messages, len(found)))) is not None:
+            found.append(reply)
+        return found
 
     def add(self, key: str, reply: str) -> None:
         """Append a reply and flush it to the disk."""
@@ -173,7 +243,7 @@ def collect(
         requests_: the messages of each request.
         replies: earlier replies; gets the new ones.
         parse: reply -> what it says; None if it cannot be read.
-        readings: a reply that cannot be read is asked for again until there are that many.
+        readings: how often a run asks until a reply can be read; the next run asks that often again.
         concurrency: requests at a time.
 
     Returns:
@@ -187,20 +257,19 @@ def collect(
     first_of: dict[str, int] = {}  # equal requests are asked once
     for n, key in enumerate(keys):
         first_of.setdefault(key, n)
-    found = {n: _first_readable(judge, requests_[n], replies, parse, readings) for n in first_of.values()}
-    missing = [n for n, (value, draw) in found.items() if value is None and draw < readings]
+    found = {n: first_readable(replies.of(judge, requests_[n]), parse)[1] for n in first_of.values()}
+    missing = [n for n, value in found.items() if value is None]
     if missing:
         session = judge.session()
 
         def work(n: int) -> tuple[int, Any]:
-            draw = found[n][1]
-            while draw < readings:
+            earlier = len(replies.of(judge, requests_[n]))
+            for draw in range(earlier, earlier + readings):
                 reply = judge.ask(session, requests_[n])
                 replies.add(judge.key_of(requests_[n], draw), reply)
                 value = parse(reply)
                 if value is not None:
                     return n, value
-                draw += 1
             return n, None
 
         with (
@@ -210,29 +279,21 @@ def collect(
             futures = [pool.submit(work, n) for n in missing]
             try:
                 for future in as_completed(futures):
-                    n, value = future.result()
-                    found[n] = (value, readings)
+                    n, found[n] = future.result()
                     bar.update()
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # what is under way is still paid for, and kept
                 raise
-    return [found[first_of[key]][0] for key in keys]
+    return [found[first_of[key]] for key in keys]
 
 
-def _first_readable(
-    judge: Judge, messages: Sequence[dict[str, str]], replies: ReplyFile, parse: Callable[[str], Any], readings: int
-) -> tuple[Any, int]:
-    """What the stored replies to a request say (None: nothing that can be read), and how many there are."""
-    for draw in range(readings):
-        reply = replies.replies.get(judge.key_of(messages, draw))
-        if reply is None:
-            return None, draw
-        value = parse(reply)
-        if value is not None:
-            return value, draw + 1
-    return None, readings
+def first_readable(replies: Sequence[str], parse: Callable[[str], Any]) -> tuple[str, Any]:
+    """The first reply that can be read, and what it says; ("", None) if there is none."""
+    read = ((reply, parse(reply)) for reply in replies)
+    return next(((reply, value) for reply, value in read if value is not None), ("", None))
 
 
-def _short(value: Any, most: int = 200) -> str:
+def shortened(value: Any, most: int = 200) -> str:
+    """A text in one line of at most that many characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else text[: most - 3] + "..."

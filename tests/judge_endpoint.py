@@ -16,7 +16,8 @@ class Endpoint:
     Attributes:
         url: base address.
         bodies, headers: of every request so far.
-        script: (status, content) of the next replies, in place of ratings.
+        script: (status, content) of the next replies, in place of ratings. Bytes are the whole body as it stands; a
+            third value is the length that the header claims.
     """
 
     def __init__(self):
@@ -28,12 +29,13 @@ class Endpoint:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 endpoint.bodies.append(body)
                 endpoint.headers.append(dict(self.headers))
-                status, text = endpoint.script.pop(0) if endpoint.script else (200, _rating(body))
-                content = json.dumps({"choices": [{"message": {"content": text}}]}) if status == 200 else text
+                status, text, *claimed = endpoint.script.pop(0) if endpoint.script else (200, _rating(body))
+                if not isinstance(text, bytes):
+                    text = chat_reply(text) if status == 200 else text.encode()
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
+                self.send_header("Content-Length", str(claimed[0] if claimed else len(text)))
                 self.end_headers()
-                self.wfile.write(content.encode())
+                self.wfile.write(text)
 
             def log_message(self, *_):
                 """Quiet."""
@@ -59,6 +61,11 @@ def judge_endpoint() -> Iterator[Endpoint]:
         yield endpoint
     endpoint.server.shutdown()
     endpoint.server.server_close()
+
+
+def chat_reply(content) -> bytes:
+    """The body of a reply that says `content`."""
+    return json.dumps({"choices": [{"message": {"content": content}}]}).encode()
 
 
 def _rating(body: dict) -> str:

@@ -2,7 +2,8 @@
 
 Reads LLaVA's files (questions.jsonl, context.jsonl, answers_gpt4.jsonl, rule.json, the model's answers), lets
 `eval.judge` ask an OpenAI-compatible endpoint, writes LLaVA's review lines and prints its table: category, relative
-score, mean ratings of GPT-4 and of the model times ten. Replies are kept beside the reviews; none is asked for twice.
+score, mean ratings of GPT-4 and of the model times ten. Replies are kept beside the reviews; only what has no readable
+reply is asked again.
 Definition: https://github.com/haotian-liu/LLaVA/blob/main/docs/LLaVA_Bench.md.
 """
 
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.answers import Answer
-from eval.judge import parse_ratings, prompt_of, read_contexts, read_rules
+from eval.judge import KEPT, parse_ratings, prompt_of, read_contexts, read_rules
 from eval.judge import score as judge_score
-from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile
+from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, first_readable
 from llava.eval.scorers.common import (
     AnswerLine,
     Answers,
@@ -32,14 +33,13 @@ from llava.eval.scorers.common import (
     read_lines,
     report,
 )
-from visatb.cli import ArgumentParser, run
+from visatb.cli import ArgumentParser, one_line, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_text
 from visatb.records import Record
 
 # Of each benchmark: its name in the metric file, and what stands before a question's category in rule.json.
 BENCHMARKS = {"llavabench": ("LLaVA-Bench", "llava_bench_"), "llavacoco": ("LLaVA-COCO", "")}
-_READINGS = 3
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ def review(
     scores = judge_score([case.asked for case in cases], judge, replies, rules, contexts, concurrency)
     reviews = []
     for n, (case, rated) in enumerate(zip(cases, scores["per_record"], strict=True), 1):
-        keys = [judge.key_of(prompt_of(case.asked, rules, contexts), draw) for draw in range(_READINGS)]
-        told = [replies.replies[key] for key in keys if key in replies.replies]
+        said = replies.of(judge, prompt_of(case.asked, rules, contexts))
         reviews.append(
             {
                 "id": n,
@@ -115,7 +114,7 @@ def review(
                 "answer1_id": case.reference.record.get("answer_id", case.reference.question_id),
                 "answer2_id": case.answer.record.get("answer_id", case.answer.question_id),
                 "category": case.category,
-                "content": next((reply for reply in told if parse_ratings(reply) is not None), ""),
+                "content": first_readable(said, parse_ratings)[0],
                 "tuple": [rated["reference_rating"], rated["rating"]],
             }
         )
@@ -127,14 +126,17 @@ def read_reviews(path: str | os.PathLike) -> list[Record]:
     reviews = []
     for where, record in read_lines(path):
         pair = record.get("tuple", record.get("score"))
-        if not isinstance(pair, list) or len(pair) != 2 or not all(_is_number(rating) for rating in pair):
-            raise InputError(f"{where}: tuple must be two ratings, got {pair!r:.40}. Review again.")
+        if not isinstance(pair, list) or len(pair) != 2 or not all(_is_rating(rating) for rating in pair):
+            raise InputError(f"{where}: tuple must be two ratings up to 10, got {pair!r:.40}. Review again.")
         reviews.append(record | {"tuple": pair})
     return reviews
 
 
-def summarize(reviews: Iterable[Record]) -> dict[str, dict[str, float]]:
-    """Category (and "all") -> relative score in percent, mean ratings of reference and model; sorted by name."""
+def summarize(reviews: Iterable[Record]) -> dict[str, dict[str, float | None]]:
+    """Category (and "all") -> relative score in percent, mean ratings of reference and model; sorted by name.
+
+    A category whose references are all rated 0 has no relative score (None).
+    """
     pairs: dict[str, list[Sequence[float]]] = {}
     for one in reviews:
         for name in {"all", str(one.get("category", "all"))}:
@@ -142,18 +144,20 @@ def summarize(reviews: Iterable[Record]) -> dict[str, dict[str, float]]:
     table = {}
     for name in sorted(pairs):
         reference, model = (sum(column) / len(pairs[name]) for column in zip(*pairs[name], strict=True))
-        if reference <= 0:
+        if reference < 0 or (name == "all" and reference == 0):
             raise InputError(f"category {name!r}: the references' mean rating must be above 0. Review again.")
-        table[name] = {"relative_score": 100 * model / reference, "reference": reference, "model": model}
+        share = 100 * model / reference if reference else None
+        table[name] = {"relative_score": share, "reference": reference, "model": model}
     return table
 
 
-def table_lines(table: Mapping[str, Mapping[str, float]]) -> list[str]:
+def table_lines(table: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """The lines that LLaVA's summarize_gpt_review prints, which rounds the means to 3 places first."""
     lines = []
     for name, row in table.items():
         reference, model = round(row["reference"], 3), round(row["model"], 3)
-        lines.append(f"{name} {round(model / reference * 100, 1)} {round(reference * 10, 1)} {round(model * 10, 1)}")
+        share = round(model / reference * 100, 1) if reference else "n/a"
+        lines.append(f"{name} {share} {round(reference * 10, 1)} {round(model * 10, 1)}")
     return lines
 
 
@@ -168,8 +172,9 @@ def score(reviews: Sequence[Record]) -> Scores:
     return outcome("relative_score", table["all"]["relative_score"], entries, table_lines(table), unread, table=table)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_rating(value: Any) -> bool:
+    """Whether a value is a rating; LLaVA writes -1 for a reply that it could not read."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 10
 
 
 def _parser() -> ArgumentParser:
@@ -224,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         reviews = _reviewed(options, cases, replies)
     except JudgeError as error:
-        print(f"error: {error} Replies so far are kept in {replies.path}; run the command again.", file=sys.stderr)
+        print(f"error: {one_line(error)} {KEPT.format(replies.path)}", file=sys.stderr)
         return 1
     write_text(options.reviews_file, "".join(json.dumps(one) + "\n" for one in reviews))
     return report(score(reviews), answers.generator, answers.path, options)

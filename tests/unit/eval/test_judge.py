@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from judge_endpoint import judge_endpoint
+from judge_endpoint import chat_reply, judge_endpoint
 
+from eval import judge_client
 from eval.answers import read_answers
 from eval.judge import parse_ratings, read_contexts, read_rules, review_prompt, score
 from eval.judge_client import Judge, JudgeError, ReplyFile
@@ -87,22 +88,81 @@ def test_an_endpoint_that_fails_keeps_the_replies_so_far(endpoint, answer_file):
     assert judged(endpoint, path)["score"] == pytest.approx(75.0) and len(endpoint.bodies) == asked + 2
 
 
-def test_a_refusal_without_text_is_kept_and_not_paid_again(endpoint, answer_file):
-    endpoint.script = [(200, None)] * 3
-    path = answer_file(["rated 4"])
-    for _ in range(2):
-        with pytest.raises(JudgeError, match="no two ratings"):
-            judged(endpoint, path)
-        assert len(endpoint.bodies) == 3
+@pytest.mark.parametrize("reply", ["no", None])
+def test_an_unreadable_reply_is_asked_for_again_by_the_next_run(endpoint, answer_file, reply):
+    path = answer_file(["rated 4", "rated 6"])
+    for run in (1, 2):
+        endpoint.script = [(200, "8 6")] * (run == 1) + [(200, reply)] * 3
+        with pytest.raises(JudgeError, match="1 of 2 answers hold no two ratings.*The next run asks"):
+            judged(endpoint, path, concurrency=1)
+        assert len(endpoint.bodies) == 1 + 3 * run  # a run asks three times, and nothing that can be read again
+    assert judged(endpoint, path)["score"] == pytest.approx(75.0) and len(endpoint.bodies) == 8
 
 
-def test_replies_without_ratings_end_the_review_after_three_readings(endpoint, answer_file):
-    endpoint.script = [(200, "no")] * 3
+def test_the_error_quotes_the_first_unreadable_reply_in_200_characters(endpoint, answer_file):
+    endpoint.script = [(200, "I cannot rate\n" + "\x07é" * 4000), *[(200, "no")] * 2]
+    with pytest.raises(JudgeError) as refused:
+        judged(endpoint, answer_file(["rated 4"]))
+    quoted = str(refused.value).partition("got ")[2].partition(". The next run")[0]
+    assert quoted.startswith("'I cannot rate") and len(quoted) <= 200
+
+
+def test_a_lone_surrogate_in_a_reply_does_not_lock_the_file_of_replies(endpoint, answer_file):
+    endpoint.script = [(200, chat_reply("8 4\nwell \ud83d"))]
     path = answer_file(["rated 4"])
-    for _ in range(2):
-        with pytest.raises(JudgeError, match="no two ratings"):
-            judged(endpoint, path)
-        assert len(endpoint.bodies) == 3  # not paid again
+    assert judged(endpoint, path) == judged(endpoint, path) and len(endpoint.bodies) == 1
+
+
+WHOLE = chat_reply("8 4")
+
+
+@pytest.mark.parametrize("first", [(200, WHOLE[:20], len(WHOLE)), (200, WHOLE[:20]), (200, b""), (503, b"busy", 99)])
+def test_a_reply_that_is_cut_short_is_asked_for_again(endpoint, answer_file, first):
+    endpoint.script = [first]
+    assert judged(endpoint, answer_file(["rated 4"]))["score"] == pytest.approx(50.0)
+    assert len(endpoint.bodies) == 2
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"{}", b"[]", b"3", b'{"choices": [{"message": {"content": [1]}}]}'])
+def test_a_body_of_another_shape_ends_the_review_in_one_line(endpoint, answer_file, body):
+    endpoint.script = [(200, body)] * 9
+    with pytest.raises(JudgeError, match="no usable reply") as refused:
+        judged(endpoint, answer_file(["rated 4"]))
+    assert len(str(refused.value)) < 400
+
+
+def test_a_body_without_end_is_not_read_to_its_end(endpoint, answer_file, monkeypatch):
+    monkeypatch.setattr(judge_client, "MOST_BYTES", 2**17)
+    endpoint.script = [(200, chat_reply("8 4" + "x" * 2**18))]
+    with pytest.raises(JudgeError, match="larger than 131072 bytes"):
+        judged(endpoint, answer_file(["rated 4"]))
+
+
+def test_a_reference_rated_0_needs_another_reference_that_is_not(endpoint, answer_file):
+    endpoint.script = [(200, "0 5"), (200, "10 0")]
+    found = judged(endpoint, answer_file(["rated 4", "rated 6"]), concurrency=1)
+    assert found["score"] == pytest.approx(50.0)
+    assert found["summary"].splitlines()[0] == "all 50.0 50.0 25.0"
+    endpoint.script = [(200, "0 5")]
+    with pytest.raises(InputError, match="rated every reference 0"):
+        judged(endpoint, answer_file(["rated 1"]))
+
+
+@pytest.mark.parametrize("key", ["", " ", "clé", "a\nb"])
+def test_a_key_that_no_header_holds_is_refused_before_asking(endpoint, answer_file, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(InputError, match="OPENAI_API_KEY must hold"):
+        judged(endpoint, answer_file())
+    assert not endpoint.bodies
+
+
+@pytest.mark.parametrize(
+    "settings", [{"url": "http://["}, {"url": "http://"}, {"temperature": float("nan")}, {"max_tokens": 0}]
+)
+def test_settings_that_no_request_holds_are_refused(monkeypatch, settings):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    with pytest.raises(InputError, match="must"):
+        Judge("j", **settings).session()
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
@@ -147,16 +207,29 @@ def test_rules_by_category_and_contexts_by_image_reach_the_prompt(endpoint, answ
         ("8.5, 7", (8.5, 7)),
         ("8/10 7/10\n", (8, 7)),
         ("  8\t9  ", (8, 9)),
+        ("10 0", (10, 0)),
+        ("0 4", (0, 4)),
+        ("8 7.", (8, 7)),
+        ("8. 7.", (8, 7)),
+        ("8.5. 7.25.\nwhy", (8.5, 7.25)),
+        ("**8 7**", (8, 7)),
+        ("**8** **7**\n", (8, 7)),
+        ("```\n8/10. 7/10.\n```", (8, 7)),
+        ("8 7 because", None),
+        ("-8 7", None),
+        ("8 -7", None),
+        ("8 1e1", None),
+        ("8..7", None),
+        ("８ ７", None),
         ("8", None),
         ("11 4", None),
-        ("0 4", None),
         ("Ratings: 8 9", None),
         ("8 9 10\n", None),
         ("", None),
         ("nan 8", None),
     ],
 )
-def test_ratings_are_two_numbers_from_1_to_10_on_the_first_line(reply, ratings):
+def test_ratings_are_two_numbers_from_0_to_10_on_the_first_line(reply, ratings):
     assert parse_ratings(reply) == ratings
 
 
