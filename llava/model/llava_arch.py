@@ -140,12 +140,13 @@ class LlavaMetaForCausalLM:
         is_image_BS = input_ids == IMAGE_TOKEN_INDEX
         if not bool(is_image_BS.any()):
             attention_mask = _mask_with_cache(attention_mask, past_key_values)
-            if not self._vision_must_run(images):
+            if past_key_values or not self._vision_must_run():  # after the first step of generation no rank has images
                 return input_ids, position_ids, attention_mask, past_key_values, None, labels
             # Tower and projector before embed_tokens, as merge_images has it: under ZeRO-3 each module call gathers its
             # weights from all ranks, and a rank with images waits for one without them if the order differs.
             vision_zero = self._vision_zero()
-            embeds_BSD = self.get_model().embed_tokens(input_ids) + vision_zero
+            embeds_BSD = self.get_model().embed_tokens(input_ids)
+            embeds_BSD = embeds_BSD + vision_zero.to(embeds_BSD.dtype)
             return None, position_ids, attention_mask, past_key_values, embeds_BSD, labels
         left = getattr(self.config, "tokenizer_padding_side", "right") == "left"
         max_length = getattr(self.config, "tokenizer_model_max_length", None)
@@ -249,24 +250,29 @@ class LlavaMetaForCausalLM:
             image_N3HW = image_N3HW[(tokens_B > 0).repeat_interleave(places_B).to(image_N3HW.device)]
         return self.encode_images(image_N3HW)
 
-    def _vision_must_run(self, images: Any) -> bool:
-        """Whether a batch without image tokens still has to touch the projector.
+    def _vision_must_run(self) -> bool:
+        """Whether a batch without image tokens still has to go through tower and projector.
 
-        Under DDP and ZeRO-3 all ranks must use the same parameters in each step.
+        Under DDP all ranks must train the same parameters in each step; under ZeRO-3 they must call the same modules,
+        in evaluation too.
         """
         tower = self.get_vision_tower()
-        if not self.training or tower is None or not tower.is_loaded:
+        if tower is None or not tower.is_loaded:
             return False
         parameters = [*self.get_model().mm_projector.parameters(), *tower.parameters()]
-        return any(parameter.requires_grad or hasattr(parameter, "ds_id") for parameter in parameters)
+        return any(hasattr(parameter, "ds_id") or self.training and parameter.requires_grad for parameter in parameters)
 
     def _vision_zero(self) -> torch.Tensor:
-        """An exact 0 with a graph through the projector."""
+        """An exact 0 with a graph through the projector.
+
+        No weight may be read here outside of its module, not even for its dtype: under ZeRO-3 reading gathers it, and
+        a rank with images does not come by to take part.
+        """
         tower = self.get_vision_tower()
         side = tower.config.image_size
         blank = torch.zeros(1, 3, side, side, device=tower.device, dtype=tower.dtype)
         # Zero first, then the sum: half a million features may add up to infinity in float16, and 0 * inf is NaN.
-        return (0 * self.encode_images(blank)).sum().to(self.get_model().embed_tokens.weight.dtype)
+        return (0 * self.encode_images(blank)).sum()
 
 
 class _Layout:
