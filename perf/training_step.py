@@ -1,10 +1,13 @@
-"""Time and memory of a training step (forward and backward), against the plain path, in one run.
+"""Time and memory of training steps (forward and backward), each against what it replaces, in one run.
 
-    python -m perf.training_step [--repeats 3] [--device cuda --dtype bfloat16 --hidden 4096 --layers 8 ...]
+    python -m perf.training_step [--cases step head-32k head-152k] [--repeats 3]
+    python -m perf.training_step --cases step --device cuda --dtype bfloat16 --hidden 4096 --layers 8
 
-plain: transformers' model, eager attention, logits of every position.   ours: the same weights and batch through
-transformers_patch (scaled_dot_product_attention, lm_head on supervised tokens only, EW with a weight vector).
-Each variant runs in a process of its own, so that peak memory is its own; the two take turns.
+step: transformers' model, eager attention, logits of every position (plain), against the same weights and batch
+through transformers_patch.   head-32k, head-152k: lm_head and weighted loss alone, every row supervised, differentiated
+by autograd, against gradients made in the forward pass.
+Each variant runs in a process of its own, so that peak memory is its own; the variants of a case take turns, and the
+medians are compared. Seconds on a CPU are the process's own, so that other work on the machine counts little.
 """
 
 import argparse
@@ -14,12 +17,19 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from visatb.cli import ArgumentParser, run
 
 MIB = 2**20
-VARIANTS = ("plain", "ours")
+VARIANTS = {
+    "step": ("plain", "ours"),
+    "head-32k": ("autograd", "ours"),
+    "head-152k": ("autograd", "ours"),
+}
+HEADS = {"head-32k": (4000, 32_000), "head-152k": (1000, 152_000)}  # supervised tokens, vocabulary
 
 
 def add_shape(parser: argparse.ArgumentParser) -> None:
@@ -38,36 +48,89 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = ArgumentParser(description=__doc__)
     add_shape(parser)
+    parser.add_argument("--cases", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what to measure")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a CPU")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of one process, after one to warm up")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each variant")
-    parser.add_argument("--variant", choices=VARIANTS, help="measure this one in this process and print JSON")
+    parser.add_argument("--variant", help="measure this one of the one case in this process and print JSON")
     return parser.parse_args(argv)
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """Seconds of a step (median), peak memory in bytes beyond the loaded libraries, and the loss."""
     import torch
+
+    import transformers_patch  # noqa: F401 - before the peak is read
+
+    torch.set_num_threads(args.threads)
+    clock = time.perf_counter if args.device == "cuda" else time.process_time
+    (case,) = args.cases
+    before = _peak(args.device)
+    step = make_head_step(args, case) if case in HEADS else make_model_step(args)
+    seconds = []
+    for _ in range(args.steps + 1):
+        started = clock()
+        loss = step()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(clock() - started)
+    return {"seconds": statistics.median(seconds[1:]), "bytes": _peak(args.device) - before, "loss": loss}
+
+
+def make_model_step(args: argparse.Namespace) -> Callable[[], float]:
+    """One forward and backward of the whole model; returns the loss."""
+    import torch
     import transformers
 
     import transformers_patch
 
-    model_class = transformers.LlamaForCausalLM if args.variant == "plain" else transformers_patch.LlamaForCausalLM
-    before = _peak(args.device)
-    model = make_model(args, model_class)
+    is_plain = args.variant == "plain"
+    model = make_model(args, transformers.LlamaForCausalLM if is_plain else transformers_patch.LlamaForCausalLM)
     inputs = make_batch(args)
-    if args.variant == "ours":
+    if not is_plain:
         inputs["weighter"] = transformers_patch.EqualWeighting(2).to(args.device)
-        inputs["task_ids"] = torch.arange(args.batch, device=args.device) % 2
-    seconds = []
-    for _ in range(args.steps + 1):
-        started = time.perf_counter()
+        inputs["task_ids"] = torch.arange(args.batch) % 2
+        inputs["token_count_K"] = _count(inputs["labels"], inputs["task_ids"]).to(args.device)
+
+    def step() -> float:
         loss = model(**inputs).loss
         loss.backward()
-        if args.device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
         model.zero_grad(set_to_none=True)
-    return {"seconds": statistics.median(seconds[1:]), "bytes": _peak(args.device) - before, "loss": loss.item()}
+        return loss.item()
+
+    return step
+
+
+def _count(labels: Any, task_ids: Any) -> Any:
+    from transformers_patch.loss import count_supervised_tokens
+
+    return count_supervised_tokens(labels.cpu(), task_ids, 2)
+
+
+def make_head_step(args: argparse.Namespace, case: str) -> Callable[[], float]:
+    """One forward and backward of lm_head and loss, with a weight per token; returns the loss."""
+    import torch
+
+    from transformers_patch.loss import LanguageModelHead, token_losses, weighted_losses, weighted_token_loss
+
+    tokens, vocabulary = HEADS[case]
+    torch.manual_seed(0)
+    place = {"device": args.device, "dtype": getattr(torch, args.dtype)}
+    head = LanguageModelHead(args.hidden, vocabulary, bias=False, **place)
+    hidden = torch.randn(tokens, args.hidden, **place).requires_grad_()
+    labels = torch.randint(0, vocabulary, (tokens,), device=args.device)
+    weights = torch.rand(tokens, device=args.device) / tokens
+
+    def step() -> float:
+        if args.variant == "ours":
+            loss, _ = weighted_losses(head, hidden, labels, weights)
+        else:
+            loss = weighted_token_loss(token_losses(head, hidden, labels), weights, 1.0)
+        loss.backward()
+        head.weight.grad = hidden.grad = None
+        return loss.item()
+
+    return step
 
 
 def make_model(args: argparse.Namespace, model_class: type) -> Any:
@@ -111,25 +174,45 @@ def _peak(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def processor() -> str:
+    """The name of this machine's CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+
+
+def compare(args: argparse.Namespace, case: str) -> None:
+    """Measure a case's variants in turn and print their medians, with the ratios to each that is replaced."""
+    variants = VARIANTS[case]
+    runs: dict[str, list[dict]] = {variant: [] for variant in variants}
+    for _ in range(args.repeats):
+        for variant in variants:
+            flags = [*sys.argv[1:], "--cases", case, "--variant", variant]
+            command = [sys.executable, "-m", "perf.training_step", *flags]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            runs[variant].append(json.loads(output.splitlines()[-1]))
+    medians = {
+        variant: {key: statistics.median(found[key] for found in of_variant) for key in ("seconds", "bytes", "loss")}
+        for variant, of_variant in runs.items()
+    }
+    print(f"\n{case:12}{'seconds':>10}{'peak MiB':>10}{'loss':>12}")
+    for variant, row in medians.items():
+        print(f"{variant:12}{row['seconds']:>10.3f}{row['bytes'] / MIB:>10.0f}{row['loss']:>12.7f}")
+    *replaced, ours = medians
+    for other in replaced:
+        time_ratio, memory_ratio = (medians[ours][key] / medians[other][key] for key in ("seconds", "bytes"))
+        print(f"{ours} takes {time_ratio:.2f} of the time and {memory_ratio:.2f} of the memory of {other}")
+
+
 def main() -> int:
-    """Measure both variants in turn and print them with their ratio."""
+    """Measure the cases, or be the process of one variant."""
     args = parse()
     if args.variant:
         print(json.dumps(measure(args)))
         return 0
-    runs: dict[str, list[dict]] = {variant: [] for variant in VARIANTS}
-    for _ in range(args.repeats):
-        for variant in VARIANTS:
-            command = [sys.executable, "-m", "perf.training_step", *sys.argv[1:], "--variant", variant]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            runs[variant].append(json.loads(output.splitlines()[-1]))
-    best = {v: {key: min(run[key] for run in runs[v]) for key in ("seconds", "bytes", "loss")} for v in VARIANTS}
-    plain, ours = best["plain"], best["ours"]
-    print(f"{'':8}{'seconds':>10}{'peak MiB':>10}{'loss':>12}")
-    for variant, row in best.items():
-        print(f"{variant:8}{row['seconds']:>10.3f}{row['bytes'] / MIB:>10.0f}{row['loss']:>12.7f}")
-    time_ratio, memory_ratio = (ours[key] / plain[key] for key in ("seconds", "bytes"))
-    print(f"ours takes {time_ratio:.2f} of the time, {memory_ratio:.2f} of the memory")
+    print(f"{args.device}, {args.dtype}; {processor()}, {args.threads} thread(s); medians of {args.repeats} in turn")
+    for case in args.cases:
+        compare(args, case)
     return 0
 
 

@@ -6,10 +6,13 @@ Shapes: B batch, S sequence, K tasks, T supervised tokens, D hidden, V vocabular
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 IGNORE_INDEX = -100
-CHUNK_TOKENS = 4096  # logits of more tokens than this never exist at once: 0.5 GiB of float32 at 32,000 entries
+CHUNK_TOKENS = 4096  # of a head that autograd differentiates: 0.5 GiB of float32 logits at 32,000 entries
+# Logits of a chunk whose gradient is taken at once. A GPU needs larger products to be busy.
+CHUNK_LOGITS, CHUNK_LOGITS_ON_GPU = 2**23, 2**26
 
 
 class LanguageModelHead(nn.Linear):
@@ -26,45 +29,155 @@ class LanguageModelHead(nn.Linear):
         head.weight, head.bias = linear.weight, linear.bias
         return head.train(linear.training)
 
-    def forward(self, hidden: torch.Tensor, label_T: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, label_T: torch.Tensor | None = None, weight_T: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Logits [..., V]; or, with labels, the cross-entropy of each token, float32 [T].
 
         Args:
             hidden: [..., D]; [T, D] with labels.
             label_T: int64 [T], no ignored ones.
+            weight_T: float [T], what each token's loss is multiplied by in the loss that is trained.
+
+        Returns:
+            With weights, that loss (a scalar, the only one with a graph) and the cross-entropies.
         """
         if label_T is None:
             return super().forward(hidden)
-        if len(label_T) <= CHUNK_TOKENS:
-            return self._token_losses(hidden, label_T)
-        chunks = zip(hidden.split(CHUNK_TOKENS), label_T.split(CHUNK_TOKENS), strict=True)
-        return torch.cat([checkpoint(self._token_losses, *chunk, use_reentrant=False) for chunk in chunks])
+        dtype = torch.get_autocast_dtype(hidden.device.type) if _autocasts(hidden) else self.weight.dtype
+        # float16 has no room for a gradient that is not yet multiplied by the loss scale, which comes with backward.
+        if weight_T is not None and dtype != torch.float16 and torch.is_grad_enabled():
+            return _WeightedLoss.apply(hidden, self.weight, self.bias, label_T, weight_T, dtype)
+        token_loss_T = self._token_losses(hidden, label_T)
+        return token_loss_T if weight_T is None else ((weight_T * token_loss_T).sum(), token_loss_T.detach())
 
     def _token_losses(self, hidden_TD: torch.Tensor, label_T: torch.Tensor) -> torch.Tensor:
+        if len(label_T) <= CHUNK_TOKENS:
+            return self._chunk_losses(hidden_TD, label_T)
+        chunks = zip(hidden_TD.split(CHUNK_TOKENS), label_T.split(CHUNK_TOKENS), strict=True)
+        return torch.cat([checkpoint(self._chunk_losses, *chunk, use_reentrant=False) for chunk in chunks])
+
+    def _chunk_losses(self, hidden_TD: torch.Tensor, label_T: torch.Tensor) -> torch.Tensor:
         logits_TV = super().forward(hidden_TD)
         return F.cross_entropy(logits_TV.float(), label_T, reduction="none")
 
 
-def supervised_token_losses(
-    hidden_BSD: torch.Tensor, label_BS: torch.Tensor, head: LanguageModelHead
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of every supervised token, and the row each one stands in.
+def _autocasts(tensor: torch.Tensor) -> bool:
+    return torch.is_autocast_enabled(tensor.device.type)
 
-    Only hidden states whose next label is supervised go through the head. The head runs on an empty selection too:
-    under ZeRO-3 every rank must gather its weight, and the zero loss needs a graph.
+
+class _WeightedLoss(torch.autograd.Function):
+    """Head and weighted cross-entropy whose gradients are made in the forward pass, a chunk of tokens at a time.
+
+    The weights are the gradient of each token's loss, so that nothing of the backward is missing but a common factor.
+    No logits outlive their chunk and none are computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_TD, weight_VD, bias_V, label_T, weight_T, dtype):
+        needs = ctx.needs_input_grad[:3]
+        weight = weight_VD.to(dtype)
+        # Sums over chunks are kept in float32 where the parameters are not.
+        wide = torch.promote_types(weight_VD.dtype, torch.float32)
+        gradients = (
+            torch.empty_like(hidden_TD) if needs[0] else None,
+            torch.zeros_like(weight_VD, dtype=wide) if needs[1] else None,
+            torch.zeros_like(bias_V, dtype=wide) if needs[2] else None,
+        )
+        token_loss_T = torch.empty(len(label_T), dtype=torch.float32, device=hidden_TD.device)
+        chunk = max((CHUNK_LOGITS if hidden_TD.device.type == "cpu" else CHUNK_LOGITS_ON_GPU) // len(weight_VD), 1)
+        with torch.autocast(hidden_TD.device.type, enabled=False):
+            for start in range(0, len(label_T), chunk):
+                part = slice(start, start + chunk)
+                hidden = hidden_TD[part].to(dtype)
+                logits = F.linear(hidden, weight, None if bias_V is None else bias_V.to(dtype))
+                token_loss_T[part], logit_gradient = _cross_entropy(logits, label_T[part], weight_T[part])
+                _add_gradients(gradients, part, logit_gradient, hidden, weight)
+        of_hidden, of_weight, of_bias = gradients
+        ctx.save_for_backward(
+            of_hidden,
+            None if of_weight is None else of_weight.to(weight_VD.dtype),
+            None if of_bias is None else of_bias.to(bias_V.dtype),
+        )
+        ctx.mark_non_differentiable(token_loss_T)
+        return (weight_T * token_loss_T).sum(), token_loss_T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, scale, _):
+        # In place: autograd itself refuses a second backward through tensors that have changed.
+        return *(None if saved is None else saved.mul_(scale) for saved in ctx.saved_tensors), None, None, None
+
+
+def _cross_entropy(
+    logits_TV: torch.Tensor, label_T: torch.Tensor, weight_T: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of each token, float32 [T], and the gradient of its weighted sum [T, V] in the logits' dtype."""
+    log_prob_TV = F.log_softmax(logits_TV, dim=1, dtype=torch.float32)
+    label_T1 = label_T[:, None]
+    token_loss_T = -log_prob_TV.gather(1, label_T1)[:, 0]
+    weight_T1 = weight_T[:, None].float()
+    gradient_TV = log_prob_TV.exp_().mul_(weight_T1).scatter_add_(1, label_T1, -weight_T1)
+    return token_loss_T, gradient_TV.to(logits_TV.dtype)
+
+
+def _add_gradients(
+    gradients: tuple[torch.Tensor | None, ...],
+    part: slice,
+    of_logits_TV: torch.Tensor,
+    hidden_TD: torch.Tensor,
+    weight_VD: torch.Tensor,
+) -> None:
+    """Add a chunk's part to the gradients of hidden states, weight and bias; None where none is wanted."""
+    of_hidden_TD, of_weight_VD, of_bias_V = gradients
+    if of_hidden_TD is not None:
+        of_hidden_TD[part] = of_logits_TV @ weight_VD
+    if of_weight_VD is not None and of_weight_VD.dtype == hidden_TD.dtype:
+        of_weight_VD.addmm_(of_logits_TV.T, hidden_TD)
+    elif of_weight_VD is not None:
+        of_weight_VD += of_logits_TV.T @ hidden_TD
+    if of_bias_V is not None:
+        of_bias_V += of_logits_TV.sum(0, dtype=of_bias_V.dtype)
+
+
+def token_losses(head: nn.Module, hidden_TD: torch.Tensor, label_T: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each token, float32 [T]; of a head in adapters too, whose logits of all tokens then exist.
+
+    The head runs on an empty selection as well: under ZeRO-3 every rank must gather its weight, and the zero loss
+    needs a graph.
+    """
+    if _takes_labels(head):
+        return head(hidden_TD, label_T)
+    return F.cross_entropy(head(hidden_TD).float(), label_T, reduction="none")
+
+
+def weighted_losses(
+    head: nn.Module, hidden_TD: torch.Tensor, label_T: torch.Tensor, weight_T: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted sum of the tokens' cross-entropies, a scalar, and the cross-entropies without a graph."""
+    if _takes_labels(head):
+        return head(hidden_TD, label_T, weight_T)
+    token_loss_T = token_losses(head, hidden_TD, label_T)
+    return (weight_T * token_loss_T).sum(), token_loss_T.detach()
+
+
+def _takes_labels(head: nn.Module) -> bool:
+    """Whether it is ours, or peft's trained copy of ours; LoRA's layer adds to what ours returns, as if to logits."""
+    return isinstance(getattr(head, "original_module", head), LanguageModelHead)
+
+
+def supervised_tokens(
+    hidden_BSD: torch.Tensor, label_BS: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What predicts supervised tokens: hidden states [T, D], labels int64 [T], and the row that each stands in.
 
     Args:
         hidden_BSD: last hidden states.
         label_BS: int64; IGNORE_INDEX where a token is not supervised. Position s is predicted from s - 1.
-        head: the language model head.
-
-    Returns:
-        `token_loss_T` float32 in nats, and `row_T` int64.
     """
     label_BS = label_BS.to(hidden_BSD.device)
-    supervised = label_BS[:, 1:] != IGNORE_INDEX
-    row_T, column_T = supervised.nonzero(as_tuple=True)
-    return head(hidden_BSD[row_T, column_T], label_BS[row_T, column_T + 1]), row_T
+    row_T, column_T = (label_BS[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+    return hidden_BSD[row_T, column_T], label_BS[row_T, column_T + 1], row_T
 
 
 def check_task_ids(task: torch.Tensor, num_tasks: int) -> None:
@@ -134,7 +247,8 @@ def task_loss_sums(
     """
     loss_sum_K = torch.zeros(num_tasks, dtype=torch.float64, device=token_loss_T.device)
     loss_sum_K.index_add_(0, task_T, token_loss_T.detach().double())
-    return loss_sum_K, torch.bincount(task_T, minlength=num_tasks)
+    count_K = torch.zeros(num_tasks, dtype=torch.int64, device=token_loss_T.device)
+    return loss_sum_K, count_K.index_add_(0, task_T, torch.ones_like(task_T))
 
 
 def task_mean_losses(token_loss_T: torch.Tensor, task_T: torch.Tensor, num_tasks: int) -> torch.Tensor:

@@ -16,7 +16,14 @@ from transformers import LlamaModel as StockLlamaModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb, repeat_kv
 
-from transformers_patch.loss import IGNORE_INDEX, LanguageModelHead, supervised_token_losses, task_loss_sums
+from transformers_patch.loss import (
+    IGNORE_INDEX,
+    LanguageModelHead,
+    supervised_tokens,
+    task_loss_sums,
+    token_losses,
+    weighted_losses,
+)
 from transformers_patch.weighter import Weighter
 
 EAGER, SDPA = "eager", "sdpa"
@@ -219,16 +226,22 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
         token_count_K: torch.Tensor | None,
     ) -> WeightedCausalLMOutput:
         """The loss and its per-task sums from the last hidden states (see `forward`)."""
-        token_loss_T, row_T = supervised_token_losses(hidden_BSD, label_BS, self.lm_head)
+        hidden_TD, label_T, row_T = supervised_tokens(hidden_BSD, label_BS)
         if not isinstance(weighter, Weighter):
+            token_loss_T = token_losses(self.lm_head, hidden_TD, label_T)
             return WeightedCausalLMOutput(loss=_foreign_loss(weighter, token_loss_T, row_T, label_BS, task_B))
         if task_B is None:
             if weighter.num_tasks > 1:
                 raise ValueError(f"task_ids must be given: the weighter has {weighter.num_tasks} tasks. Pass task_ids.")
             task_B = torch.zeros(len(label_BS), dtype=torch.long)
         task_T = task_B.to(row_T.device)[row_T]
+        weight_T = weighter.loss_weights(task_T, token_count_K)
+        if weight_T is None:
+            token_loss_T = token_losses(self.lm_head, hidden_TD, label_T)
+            loss = weighter(token_loss_T, task_T, token_count_K)
+        else:
+            loss, token_loss_T = weighted_losses(self.lm_head, hidden_TD, label_T, weight_T)
         loss_sum_K, count_K = task_loss_sums(token_loss_T, task_T, weighter.num_tasks)
-        loss = weighter(token_loss_T, task_T, token_count_K)
         return WeightedCausalLMOutput(loss=loss, task_loss_sum_K=loss_sum_K, task_token_count_K=count_K)
 
 

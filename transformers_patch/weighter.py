@@ -72,6 +72,17 @@ class Weighter(nn.Module):
         """`token_weights` of a micro-batch that stands for the step, where the reference differs."""
         return self.token_weights(count_K)
 
+    def loss_weights(self, task_T: torch.Tensor, count_K: torch.Tensor | None) -> torch.Tensor | None:
+        """What each token's loss is multiplied by in `forward`, float [T]; None if that takes the losses to know.
+
+        Args:
+            task_T, count_K: as for `forward`.
+        """
+        if count_K is None or type(self).forward is not Weighter.forward:
+            return None
+        weight_K, normalizer = self.token_weights(count_K)
+        return (weight_K / torch.where(normalizer == 0, 1, normalizer))[task_T]
+
     def begin_step(self) -> None:
         """Called before every optimizer step. Draws must use a generator that agrees on all ranks."""
 
