@@ -16,8 +16,8 @@ are `base` and one per task, and --single-scores holds V_i(mini_i). --form preci
 models and the difficulty from single-task models (Eq. 12). --single-scores is a table of the same kinds with the rows
 `mini`, V_i(mini_i), and `full`, V_i(i): each column from a model of its own.
 
-Several --scores are runs of one measurement, such as seeds: their mean is weighed, and the standard error told.
---bootstrap resamples the validation records and gives every weight an interval.
+Several --scores are runs of one measurement, such as seeds: their mean is weighed, and every weight gets an interval of
+t(k-1) standard errors. --bootstrap gives it one from resampled validation records.
 
 Tasks of a benchmark may form groups; then there is one model per group, a group's contribution and difficulty are the
 means over its tasks, and all its tasks get its weight. (The paper balances "each group as a whole" without a formula;
@@ -34,11 +34,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.score_matrix import BASE, MINI, ScoreMatrix, score_matrix, with_single_task_scores
-from eval.score_tables import read_score_table
-from eval.uncertainty import Spread, bootstrap, mean_matrix, read_record_scores, spread_of_runs
+from eval.comparable import ALLOW
+from eval.score_matrix import ScoreMatrix, mean_matrix, read_matrices, runs_that_failed
+from eval.uncertainty import Spread, bootstrap, read_record_scores, spread_of_runs
 from eval.weighting_report import format_report, to_json
-from visatb.benchmark import FORMS, ON_FAILED, SIMPLER, STANDARD, Benchmark, load_benchmark
+from visatb.benchmark import FORMS, ON_FAILED, STANDARD, Benchmark, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json
@@ -74,6 +74,11 @@ class Weighting:
     weight_in: np.ndarray
     weight_difficulty: np.ndarray
     weight: np.ndarray
+
+    @property
+    def weight_difference(self) -> np.ndarray:
+        """lambda_i - lambda_j, float64 [N, N]."""
+        return self.weight[:, None] - self.weight
 
 
 def contributions(mini_J: np.ndarray, score_NJ: np.ndarray, unit_J: np.ndarray | None = None) -> np.ndarray:
@@ -174,16 +179,16 @@ def weigh(
         InputError: if a measurement failed, a setting is out of range, or the numbers leave the range of float64.
     """
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-        raise InputError(f"temperature must be a finite number > 0, got {temperature}. Mend it.")
+        raise InputError(f"temperature must be a finite number > 0, got {temperature}. Fix it.")
     if not all(math.isfinite(a) and a >= 0 for a in alpha) or len(alpha) != 3:
-        raise InputError(f"alpha must be three numbers >= 0 (out, in, difficulty), got {list(alpha)}. Mend it.")
+        raise InputError(f"alpha must be three numbers >= 0 (out, in, difficulty), got {list(alpha)}. Fix it.")
     if not math.isclose(sum(alpha), 1.0, abs_tol=1e-9):
-        raise InputError(f"alpha must sum to 1 (Eq. 8), got {sum(alpha)}. Mend it.")
+        raise InputError(f"alpha must sum to 1 (Eq. 8), got {sum(alpha)}. Fix it.")
     if not 0 <= min_gain < 1:
         raise InputError(f"min_gain must be in [0, 1), got {min_gain}. It is a share of the task's score.")
-    failed_J = failed_tasks(matrix, min_gain)
+    failed_J = matrix.failed(min_gain)
     if failed_J.any() and on_failed == "fail":
-        raise InputError(_failure(matrix, int(np.argmax(failed_J)), min_gain))
+        raise InputError(_failure(matrix, min_gain))
     if on_failed == "exclude":
         matrix = matrix.without(failed_J)
     C_NN, D_N = _measured(matrix, failed_J if on_failed == "clip" else None, min_gain)
@@ -197,12 +202,6 @@ def weigh(
         task = matrix.units[int(np.argmin(parts[-1]))]
         raise InputError(f"{matrix.source}: temperature {temperature} leaves {task} no weight. Raise --temperature.")
     return Weighting(matrix.units, float(temperature), tuple(map(float, alpha)), C_NN, out_N, in_N, D_N, *parts)
-
-
-def failed_tasks(matrix: ScoreMatrix, min_gain: float) -> np.ndarray:
-    """Which tasks' own data raised their score by no more than `min_gain` of it, bool [J]."""
-    own_J = matrix.own_scores()
-    return own_J - matrix.mini_J <= min_gain * own_J
 
 
 def auto_temperature(out_N: np.ndarray, in_N: np.ndarray, difficulty_N: np.ndarray, alpha: Sequence[float]) -> float:
@@ -240,68 +239,62 @@ def main() -> int:
     options = _parser().parse_args()
     if options.scores is None:
         raise InputError(f"--scores must name the score matrix (CSV, JSON or folder). For example: {EXAMPLE}")
-    inputs = [*options.scores, options.single_scores, options.benchmark]
+    inputs = [*options.scores, *(options.single_scores or ()), options.benchmark]
     refuse_unwritable([options.output, options.plot], inputs)
     benchmark = None if options.benchmark is None else load_benchmark(options.benchmark)
     options.form = options.form or (benchmark.form if benchmark else STANDARD)
     options.on_failed = options.on_failed or (benchmark.on_failed if benchmark else ON_FAILED[0])
-    matrices = _matrices(options, benchmark)
-    matrix = mean_matrix(matrices) if len(matrices) > 1 else matrices[0]
+    tables = (options.scores, options.single_scores, options.form)
+    matrices, notes = read_matrices(*tables, benchmark, options.allow_different_records)
+    notes += runs_that_failed(matrices, options.min_gain)
+    matrix = mean_matrix(matrices)
     alpha = options.alpha or (benchmark.alpha if benchmark else DEFAULT_ALPHA)
     temperature = _temperature(options.temperature, benchmark)
     weighting = weigh(matrix, temperature, alpha, options.on_failed, options.min_gain)
     spread = _spread(matrices, weighting, options)
     weights = weights_by_task(weighting, matrix, benchmark)
-    for task in np.flatnonzero(failed_tasks(matrix, options.min_gain)):
-        done = "left out" if options.on_failed == "exclude" else "clipped"
-        print(f"note: {matrix.tasks[task]} is {done}: its own data did not raise its score", file=sys.stderr)
+    failed = [task.to_json(options.on_failed) for task in matrix.failed_tasks(options.min_gain)]
+    for note in [*notes, *(entry["about"] for entry in failed)]:
+        print(f"note: {note}", file=sys.stderr)
     if options.plot is not None:
         from eval.weighting_figure import draw
 
         draw(weighting, options.plot, spread)
     if options.output is not None:
-        write_json(options.output, to_json(weighting, weights, options.form, spread))
-    report = format_report(weighting, weights, spread)
+        write_json(options.output, to_json(weighting, weights, options.form, spread, failed, notes))
+    report = format_report(weighting, weights, spread, failed)
     print(report, file=sys.stderr if options.print_weights else sys.stdout)
     if options.print_weights:
         print(*map(repr, weights.values()))
     return 0
 
 
-def _matrices(options: Any, benchmark: Benchmark | None) -> list[ScoreMatrix]:
-    """The matrix of every --scores, with the single-task scores that the form needs."""
-    if (options.form != STANDARD) != (options.single_scores is not None):
-        raise InputError("--single-scores goes with --form simpler or precise, which need it. Set both.")
-    common = BASE if options.form == SIMPLER else MINI
-    matrices = [score_matrix(read_score_table(path), benchmark, common) for path in options.scores]
-    if options.single_scores is None:
-        return matrices
-    single = read_score_table(options.single_scores)
-    return [with_single_task_scores(matrix, single) for matrix in matrices]
-
-
 def _spread(matrices: list[ScoreMatrix], weighting: Weighting, options: Any) -> Spread | None:
     """How sure the weighting is, as the flags ask; at its temperature, so that only the measurement varies."""
 
     # What is left out of the whole measurement is left out of each part: chance may make it pass there.
-    left_out_J = failed_tasks(mean_matrix(matrices), options.min_gain) & (options.on_failed == "exclude")
+    left_out_J = mean_matrix(matrices).failed(options.min_gain) & (options.on_failed == "exclude")
 
-    def weigh_other(matrix: ScoreMatrix) -> Weighting:
-        matrix = matrix.without(left_out_J)
-        return weigh(matrix, weighting.temperature, weighting.alpha, options.on_failed, options.min_gain)
+    def weigh_part(matrix: ScoreMatrix) -> Weighting:
+        # A part in which a task fails stays: to drop it would keep the lucky ones.
+        return weigh(matrix.without(left_out_J), weighting.temperature, weighting.alpha, "clip", options.min_gain)
 
+    if not 0 < options.confidence < 1:
+        raise InputError(f"--confidence must be in (0, 1), got {options.confidence}. Change it.")
     if options.bootstrap is None:
-        return spread_of_runs(matrices, weigh_other, weighting) if len(matrices) > 1 else None
-    if options.bootstrap < 2 or not 0 < options.confidence < 1 or options.bootstrap_seed < 0:
-        raise InputError("--bootstrap needs at least 2 resamples, --confidence in (0, 1), --bootstrap-seed >= 0.")
+        if len(matrices) == 1:
+            return None
+        failed = sum(bool(matrix.failed(options.min_gain).any()) for matrix in matrices)
+        return spread_of_runs(matrices, weigh_part, weighting, options.confidence, failed)
+    if options.bootstrap < 2 or options.bootstrap_seed < 0:
+        raise InputError("--bootstrap needs at least 2 resamples and --bootstrap-seed >= 0. Change them.")
     if len(matrices) > 1:
         raise InputError("--bootstrap needs one --scores. Leave the others out.")
     if options.per_record is None:
         raise InputError("--bootstrap needs --per-record, the folder of <model>/<task>.per_record.jsonl. Name it.")
     scores = read_record_scores(options.per_record, matrices[0])
-    return bootstrap(
-        matrices[0], scores, weigh_other, weighting, options.bootstrap, options.confidence, options.bootstrap_seed
-    )
+    draws = (options.bootstrap, options.confidence, options.bootstrap_seed, options.min_gain)
+    return bootstrap(matrices[0], scores, weigh_part, weighting, *draws)
 
 
 def _parser() -> ArgumentParser:
@@ -312,7 +305,11 @@ def _parser() -> ArgumentParser:
         choices=FORMS,
         help="standard: Eq. 3-8; simpler: Eq. 10, 11; precise: Eq. 12 (not given: the benchmark's, else standard)",
     )
-    parser.add_argument("--single-scores", help="scores of single-task models, for --form simpler and precise")
+    parser.add_argument(
+        "--single-scores",
+        nargs="+",
+        help="scores of single-task models, for --form simpler and precise; one table, or one for each of --scores",
+    )
     parser.add_argument("--benchmark", help="benchmark YAML: task ids, groups, fixed weights, temperature, alpha")
     parser.add_argument(
         "--temperature",
@@ -338,8 +335,11 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--bootstrap", type=int, metavar="N", help="resample the validation records N times, e.g. 1000")
     parser.add_argument("--per-record", help="folder of <model>/<task>.per_record.jsonl, for --bootstrap")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals of --bootstrap")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals")
     parser.add_argument("--bootstrap-seed", type=int, default=0, help="of the draws of --bootstrap")
+    parser.add_argument(
+        ALLOW, action="store_true", help="take scores of different records nevertheless, and say how they differ"
+    )
     parser.add_argument("--output", help="write everything to this JSON file")
     parser.add_argument(
         "--print-weights",
@@ -358,16 +358,16 @@ def _temperature(given: str | None, benchmark: Benchmark | None) -> float | None
     try:
         return float(given)
     except ValueError:
-        raise InputError(f"--temperature must be a number > 0 or auto, got {given!r}. Mend it.") from None
+        raise InputError(f"--temperature must be a number > 0 or auto, got {given!r}. Fix it.") from None
 
 
-def _failure(matrix: ScoreMatrix, task: int, min_gain: float) -> str:
-    unit = matrix.units[matrix.unit_J[task]]
-    own, mini = matrix.own_scores()[task], matrix.mini_J[task]
+def _failure(matrix: ScoreMatrix, min_gain: float) -> str:
+    failed = matrix.failed_tasks(min_gain)
+    units = ", ".join(dict.fromkeys(task.unit for task in failed))
     return (
-        f"{matrix.source}: the measurement of task {matrix.tasks[task]} failed: its score is {own:g} with its own data "
-        f"({unit}) and {mini:g} without ({matrix.common}); the gain must exceed {min_gain:g} of the score. "
-        f"Train {unit} on more data, or pass --on-failed exclude or clip (on_failed of a benchmark file)."
+        f"{matrix.source}: the measurement of {len(failed)} task(s) failed: {'; '.join(map(str, failed))}; the "
+        f"gain must exceed {min_gain:g} of the score. Train {units} on more data, or pass --on-failed exclude or clip "
+        "(on_failed of a benchmark file)."
     )
 
 

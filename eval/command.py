@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from eval.answers import Answer, AnswerFile, read_answers
+from eval.comparable import records_digest
 from visatb.cli import ArgumentParser
 from visatb.files import refuse_unwritable, write_json, write_text
 
@@ -134,6 +135,7 @@ def _metrics(scores: Scores, answers: AnswerFile) -> dict[str, Any]:
         "n": scores["n"],
         "malformed": scores["malformed"],
         "omitted": answers.omitted,
+        "records": records_digest(scores["per_record"]),
         "task": answers.task,
         "generator": answers.generator,
         "answers": answers.path.name,

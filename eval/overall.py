@@ -13,6 +13,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from eval.comparable import ALLOW, Cell, check_comparable
 from eval.overall_table import format_table
 from eval.score_tables import ScoreTable, merge_tables, read_score_table
 from visatb.cli import ArgumentParser, run
@@ -37,13 +38,7 @@ def improvements(
     Raises:
         InputError: if the columns differ or a baseline score is not above 0.
     """
-    for column in [*baseline, *scores]:
-        if column not in scores or column not in baseline:
-            lacking = "the results" if column not in scores else "the baseline"
-            raise InputError(f"{column}: has no score in {lacking}. Score the same tasks in both.")
-    for column in lower_is_better:
-        if column not in baseline:
-            raise InputError(f"--lower-is-better {column!r} is no column. Columns are {', '.join(baseline)}.")
+    _refuse_other_columns(scores, baseline, lower_is_better)
     changes: dict[str, list[float]] = {}
     for column, base in baseline.items():
         if base <= 0:
@@ -56,6 +51,18 @@ def improvements(
             )
         changes.setdefault(column.partition(":")[0], []).append(change)
     return {task: sum(values) / len(values) for task, values in changes.items()}
+
+
+def _refuse_other_columns(
+    scores: Mapping[str, float], baseline: Mapping[str, float], lower_is_better: Collection[str]
+) -> None:
+    for column in [*baseline, *scores]:
+        if column not in scores or column not in baseline:
+            lacking = "the results" if column not in scores else "the baseline"
+            raise InputError(f"{column}: has no score in {lacking}. Score the same tasks in both.")
+    for column in lower_is_better:
+        if column not in baseline:
+            raise InputError(f"--lower-is-better {column!r} is no column. Columns are {', '.join(baseline)}.")
 
 
 def overall_improvement(improvement_by_task: Mapping[str, float]) -> float:
@@ -82,20 +89,26 @@ def compare(
     Returns:
         {"baseline": {column: score}, "lower_is_better": [column], "models": {model: {"scores": {column: score},
         "improvement_percent": {task: number}, "dI_percent": number, "dE_percent": number}}}; with `zero_shot`,
-        "dI_zero_percent" instead of the last two.
+        "dI_zero_percent" instead of the last two. A task whose baseline score is 0 has no change in percent (None)
+        and takes no part in the overall metrics; a sentence in "notes" says so.
 
     Raises:
-        InputError: as `improvements`, naming the model.
+        InputError: as `improvements`, naming the model; or no task is left.
     """
+    zeros = tasks_at_zero(baseline)
+    divided = {column: score for column, score in baseline.items() if column.partition(":")[0] not in zeros} or baseline
     models = {}
     for model, cells in results.rows.items():
         try:
-            by_task = improvements(cells, baseline, lower_is_better)
+            _refuse_other_columns(cells, baseline, lower_is_better)
+            kept = {column: score for column, score in cells.items() if column in divided}
+            by_task = improvements(kept, divided, [column for column in lower_is_better if column in divided])
         except InputError as error:
             raise InputError(f"{results.source}: {model}: {error}") from None
+        tasks = dict.fromkeys(column.partition(":")[0] for column in baseline)
         entry: dict[str, Any] = {
             "scores": {column: cells[column] for column in baseline},
-            "improvement_percent": {task: 100 * value for task, value in by_task.items()},
+            "improvement_percent": {task: 100 * by_task[task] if task in by_task else None for task in tasks},
         }
         if zero_shot:
             entry["dI_zero_percent"] = overall_improvement(by_task)
@@ -103,7 +116,24 @@ def compare(
             entry["dI_percent"] = overall_improvement(by_task)
             entry["dE_percent"] = overall_deterioration(by_task)
         models[model] = entry
-    return {"baseline": dict(baseline), "lower_is_better": list(lower_is_better), "models": models}
+    notes = []
+    if zeros:
+        overall = "dI_zero%" if zero_shot else "dI% and dE%"
+        notes.append(
+            f"the baseline scores 0 on {', '.join(zeros)}: no change in percent; {overall} are over the others"
+        )
+    return {
+        "baseline": dict(baseline),
+        "lower_is_better": list(lower_is_better),
+        "models": models,
+        "without_percent": zeros,
+        "notes": notes,
+    }
+
+
+def tasks_at_zero(baseline: Mapping[str, float]) -> list[str]:
+    """The tasks without a change in percent: the baseline scores 0 on them, or on one of their metrics."""
+    return list(dict.fromkeys(column.partition(":")[0] for column, score in baseline.items() if score <= 0))
 
 
 def baseline_scores(table: ScoreTable, model: str | None = None) -> dict[str, float]:
@@ -132,6 +162,11 @@ def baseline_scores(table: ScoreTable, model: str | None = None) -> dict[str, fl
     return scores
 
 
+def baseline_cells(table: ScoreTable, model: str | None = None) -> list[Cell]:
+    """How the scores that `baseline_scores` takes were measured, as far as it is known."""
+    return [cell for cell in table.cells() if model in (None, cell.model)]
+
+
 def main() -> int:
     """The command. Prints the table."""
     options = _parser().parse_args()
@@ -139,7 +174,10 @@ def main() -> int:
     baseline_table = merge_tables([read_score_table(path) for path in options.baseline], ", ".join(options.baseline))
     results = merge_tables([read_score_table(path) for path in options.results], ", ".join(options.results))
     baseline = baseline_scores(baseline_table, options.baseline_model)
+    cells = baseline_cells(baseline_table, options.baseline_model) + results.cells()
+    notes = check_comparable(cells, options.allow_different_records)
     comparison = compare(results, baseline, options.lower_is_better, options.zero_shot)
+    comparison["notes"] += notes
     if options.markdown is not None:
         write_text(options.markdown, format_table(comparison, "markdown") + "\n")
     if options.latex is not None:
@@ -166,6 +204,11 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--zero-shot", action="store_true", help="the tasks are zero-shot and the baseline is EW: print dI_zero%%"
+    )
+    parser.add_argument(
+        ALLOW,
+        action="store_true",
+        help="compare scores of different records (number, omissions, split) nevertheless, and say how they differ",
     )
     parser.add_argument("--format", choices=FORMATS, default="text", help="what to print")
     parser.add_argument("--markdown", help="write the table to this Markdown file")

@@ -36,7 +36,19 @@ def format_table(comparison: dict[str, Any], layout: str = "text", baseline: str
 
     Ties share a mark; a single model is not marked. The baseline takes part in the columns of scores.
     """
-    return lay_out(_rows(comparison, layout, baseline), layout, rules=(1, 2))
+    table = lay_out(_rows(comparison, layout, baseline), layout, rules=(1, 2))
+    return "\n".join([table, *_notes(comparison.get("notes", ()), layout)])
+
+
+def _notes(notes: Sequence[str], layout: str) -> list[str]:
+    """What a reader of a table must know, below it."""
+    forms = {
+        "text": lambda note: f"note: {note}",
+        "markdown": lambda note: f"\nNote: {note}.",
+        "latex": lambda note: f"% {note}",
+        "html": lambda note: f'<p class="note">{escape(note)}.</p>',
+    }
+    return [forms[layout](note) for note in notes]
 
 
 def format_weights(content: dict[str, Any], layout: str = "text") -> str:
@@ -104,7 +116,8 @@ def _rows(comparison: dict[str, Any], layout: str, name: str) -> list[list[str]]
 
 def _change(entry: dict[str, Any], column: str) -> str:
     task, _, metric = column.partition(":")
-    return "" if metric else f" ({entry['improvement_percent'][task]:+.2f}%)"
+    change = entry["improvement_percent"][task]
+    return "" if metric or change is None else f" ({change:+.2f}%)"
 
 
 def _marked(cells: list[str], values: list[float | None], lower: bool, layout: str) -> list[str]:

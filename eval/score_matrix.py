@@ -4,17 +4,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.score_tables import ScoreTable
+from eval.comparable import check_comparable
+from eval.score_tables import ScoreTable, read_score_table
 from visatb.errors import InputError
 
 if TYPE_CHECKING:
     from visatb.benchmark import Benchmark
 
 MINI, BASE, FULL = "mini", "base", "full"
+_NO_ERROR = "the difficulty has no error of its own"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,19 @@ class ScoreMatrix:
             return self.mini_J, self.own_scores()
         return self.single_mini_J, self.own_scores() if self.single_own_J is None else self.single_own_J
 
+    def failed(self, min_gain: float) -> np.ndarray:
+        """Which tasks' own data raised their score by no more than `min_gain` of it, bool [J]."""
+        own_J = self.own_scores()
+        return own_J - self.mini_J <= min_gain * own_J
+
+    def failed_tasks(self, min_gain: float) -> list["FailedTask"]:
+        """Those tasks with their scores."""
+        own_J = self.own_scores()
+        return [
+            FailedTask(self.tasks[j], self.units[self.unit_J[j]], self.common, float(own_J[j]), float(self.mini_J[j]))
+            for j in np.flatnonzero(self.failed(min_gain))
+        ]
+
     def without(self, failed_J: np.ndarray) -> "ScoreMatrix":
         """The matrix without the marked tasks (bool [J]), and without units that have no task left.
 
@@ -72,6 +87,105 @@ class ScoreMatrix:
             single_mini_J=None if self.single_mini_J is None else self.single_mini_J[~failed_J],
             single_own_J=None if self.single_own_J is None else self.single_own_J[~failed_J],
         )
+
+
+@dataclass(frozen=True)
+class FailedTask:
+    """A task whose own data did not raise its score.
+
+    Attributes:
+        task, unit, common: its name, that of the model with its own data, and that of the model without.
+        own, without: the scores of the two.
+    """
+
+    task: str
+    unit: str
+    common: str
+    own: float
+    without: float
+
+    def __str__(self) -> str:
+        with_own = f"{self.own:g} with its own data ({self.unit})"
+        return f"{self.task} scores {with_own} and {self.without:g} without ({self.common})"
+
+    def to_json(self, on_failed: str) -> dict[str, Any]:
+        """An entry of `failed` in weights.json."""
+        done = "left out, with weight 1" if on_failed == "exclude" else "clipped"
+        if on_failed == "exclude" and self.unit != self.task:
+            done = f"left out of the measurement of {self.unit}"
+        entry = {name: getattr(self, name) for name in ("task", "unit", "own", "without")}
+        return entry | {"done": done, "about": f"{self}: it is {done}"}
+
+
+def runs_that_failed(matrices: Sequence[ScoreMatrix], min_gain: float) -> list[str]:
+    """A sentence for every task that failed in one of several runs."""
+    if len(matrices) == 1:
+        return []
+    rule = "the run counts in the mean and in the error"
+    return [f"run {matrix.source}: {task}; {rule}" for matrix in matrices for task in matrix.failed_tasks(min_gain)]
+
+
+def mean_matrix(matrices: Sequence[ScoreMatrix]) -> ScoreMatrix:
+    """The matrix of mean scores of several runs (seeds); one matrix is its own mean.
+
+    Raises:
+        InputError: if they do not score the same tasks.
+    """
+    first = matrices[0]
+    for other in matrices[1:]:
+        if (other.tasks, other.units) != (first.tasks, first.units):
+            raise InputError(f"{other.source}: must score the tasks of {first.source}. Measure the same tasks.")
+    if len(matrices) == 1:
+        return first
+    names = ("mini_J", "score_NJ", "single_mini_J", "single_own_J")
+    means = {
+        name: None if getattr(first, name) is None else np.mean([getattr(matrix, name) for matrix in matrices], axis=0)
+        for name in names
+    }
+    return replace(first, source=", ".join(matrix.source for matrix in matrices), **means)
+
+
+def read_matrices(
+    scores: Sequence[str],
+    single_scores: Sequence[str] | None,
+    form: str,
+    benchmark: "Benchmark | None",
+    allow_different_records: bool,
+) -> tuple[list[ScoreMatrix], list[str]]:
+    """The score matrix of every run.
+
+    Args:
+        scores: score tables, one for each run.
+        single_scores: single-task scores, which all forms but the standard one need: one table, or one for each run.
+        form: of the weights.
+        benchmark: see `score_matrix`.
+        allow_different_records: see `eval.comparable.check_comparable`.
+
+    Returns:
+        the matrices; and a sentence for everything that a reader of the result should know.
+
+    Raises:
+        InputError: naming file, row and column.
+    """
+    if (form != "standard") != (single_scores is not None):
+        raise InputError("--single-scores goes with --form simpler or precise, which need it. Set both.")
+    tables = [read_score_table(path) for path in scores]
+    singles = [read_score_table(path) for path in single_scores or ()]
+    if len(singles) not in (0, 1, len(tables)):
+        raise InputError(f"--single-scores must be one, or one for each of {len(tables)} --scores, got {len(singles)}.")
+    metrics = {task.name: task.metric for task in benchmark.measured} if benchmark else None
+    cells = [cell for table in (*tables, *singles) for cell in table.cells()]
+    notes = check_comparable(cells, allow_different_records, metrics)
+    matrices = [score_matrix(table, benchmark, BASE if form == "simpler" else MINI) for table in tables]
+    if not singles:
+        return matrices, notes
+    each = singles * len(tables) if len(singles) == 1 else singles
+    matrices = [with_single_task_scores(matrix, single) for matrix, single in zip(matrices, each, strict=True)]
+    if len(singles) < len(tables):
+        partly = matrices[0].single_own_J is None
+        lacks = "the error of V(mini) is not in that of the difficulty" if partly else _NO_ERROR
+        notes.append(f"one --single-scores for {len(tables)} runs: {lacks}. Give one for each run to measure it")
+    return matrices, notes
 
 
 def score_matrix(table: ScoreTable, benchmark: "Benchmark | None" = None, common: str = MINI) -> ScoreMatrix:
@@ -132,7 +246,7 @@ def with_single_task_scores(matrix: ScoreMatrix, table: ScoreTable) -> ScoreMatr
     """
     for row in table.rows:
         if row not in (MINI, FULL):
-            raise InputError(f"{table.source}: row {row!r} must be {MINI} or {FULL}. Mend the name.")
+            raise InputError(f"{table.source}: row {row!r} must be {MINI} or {FULL}. Fix the name.")
     needed = (MINI,) if matrix.common == BASE else (MINI, FULL)
     for row in {*needed, *table.rows}:
         for task in matrix.tasks:
@@ -163,6 +277,4 @@ def _unit_of_model(model: str, units: Sequence[str], common: str, source: str) -
     for name in (model, model.removesuffix("+mini"), model.removesuffix("-plus-mini")):
         if name == common or name in units:
             return name
-    raise InputError(
-        f"{source}: row {model!r} is no known model. Rows are {common}, {', '.join(units)}. Mend the name."
-    )
+    raise InputError(f"{source}: row {model!r} is no known model. Rows are {common}, {', '.join(units)}. Fix the name.")

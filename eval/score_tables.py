@@ -14,10 +14,11 @@ import math
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.comparable import Cell, Measured, measured_of
 from visatb.errors import InputError
 from visatb.files import read_json, read_text
 
@@ -33,11 +34,17 @@ class ScoreTable:
         source: the file or folder, for messages.
         columns: task names (eval/overall.py: also `task:metric`), in order.
         rows: model -> column -> score; a cell may be absent.
+        measured: model -> column -> how the score was measured; a cell is absent where no metric file says.
     """
 
     source: str
     columns: tuple[str, ...]
     rows: dict[str, dict[str, float]]
+    measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
+
+    def cells(self) -> list[Cell]:
+        """How the scores were measured, as far as it is known."""
+        return [Cell(model, column, of) for model, row in self.measured.items() for column, of in row.items()]
 
 
 def read_score_table(path: str | os.PathLike) -> ScoreTable:
@@ -58,7 +65,9 @@ def read_score_table(path: str | os.PathLike) -> ScoreTable:
     _refuse_doubled_keys(source)
     if isinstance(content, dict) and "metric" in content and "score" in content:
         model, task, value = _metric(content, source, None)
-        return ScoreTable(str(source), (task,), {model or source.stem: {task: value}})
+        model = model or source.stem
+        measured = {model: {task: measured_of(content, source)}}
+        return ScoreTable(str(source), (task,), {model: {task: value}}, measured)
     return _from_json(content, source)
 
 
@@ -70,7 +79,10 @@ def merge_tables(tables: Iterable[ScoreTable], source: str) -> ScoreTable:
     """
     columns: dict[str, None] = {}
     rows: dict[str, dict[str, float]] = {}
+    measured: dict[str, dict[str, Measured]] = {}
     for table in tables:
+        for model, cells in table.measured.items():
+            measured.setdefault(model, {}).update(cells)
         columns.update(dict.fromkeys(table.columns))
         for model, cells in table.rows.items():
             row = rows.setdefault(model, {})
@@ -78,18 +90,18 @@ def merge_tables(tables: Iterable[ScoreTable], source: str) -> ScoreTable:
                 if column in row:
                     raise InputError(f"{table.source}: {model}, {column}: is given twice. Give every score once.")
                 row[column] = value
-    return ScoreTable(source, tuple(columns), rows)
+    return ScoreTable(source, tuple(columns), rows, measured)
 
 
 def _from_csv(file: Path) -> ScoreTable:
     try:
         lines = [row for row in csv.reader(io.StringIO(read_text(file), newline=""), strict=True) if any(row)]
     except csv.Error as error:
-        raise InputError(f"{file}: broken CSV: {error}. Mend the file.") from None
+        raise InputError(f"{file}: broken CSV: {error}. Fix the file.") from None
     lines = [[cell.strip() for cell in row] for row in lines]
     if not lines or lines[0][0] != "model":
         got = repr(",".join(lines[0])[:80]) if lines else "an empty file"
-        raise InputError(f"{file}: header must be model,<task>,<task>..., got {got}. Mend the header.")
+        raise InputError(f"{file}: header must be model,<task>,<task>..., got {got}. Fix the header.")
     columns = lines[0][1:]
     _check_columns(columns, str(file))
     rows: dict[str, dict[str, float]] = {}
@@ -97,7 +109,7 @@ def _from_csv(file: Path) -> ScoreTable:
         where = f"{file}: row {n} ({cells[0]})"
         if len(cells) != len(columns) + 1:
             raise InputError(
-                f"{where} must have {len(columns) + 1} cells as the header, got {len(cells)}. Mend the row."
+                f"{where} must have {len(columns) + 1} cells as the header, got {len(cells)}. Fix the row."
             )
         _check_model(cells[0], rows, where)
         rows[cells[0]] = {
@@ -112,7 +124,7 @@ def _from_json(content: Any, file: Path) -> ScoreTable:
             {"model": model, **(cells if isinstance(cells, dict) else {"": cells})} for model, cells in content.items()
         ]
     if not isinstance(content, list) or not all(isinstance(row, dict) and "" not in row for row in content):
-        raise InputError(f'{file}: must be {{"<model>": {{"<task>": score}}}} or a list of such rows. Mend the file.')
+        raise InputError(f'{file}: must be {{"<model>": {{"<task>": score}}}} or a list of such rows. Fix the file.')
     columns: dict[str, None] = {}
     rows: dict[str, dict[str, float]] = {}
     for n, row in enumerate(content):
@@ -154,12 +166,14 @@ def _from_folder(folder: Path) -> ScoreTable:
 
 def _from_metric_files(folder: Path, files: list[Path]) -> ScoreTable:
     cells: dict[str, float] = {}
+    measured: dict[str, Measured] = {}
     generators: dict[str, Path] = {}
     for file in files:
         content = read_json(file)
         if not isinstance(content, dict):
             raise InputError(f"{file}: must be a metric file as eval/*.py writes it. Write it with --output.")
         generator, task, cells[file.stem] = _metric(content, file, file.stem)
+        measured[file.stem] = measured_of(content, file)
         if task != file.stem.partition(":")[0]:  # <task>:<metric>.json is a further metric of the task
             raise InputError(f"{file}: is the metric of task {task!r}. Name the file {task}.json.")
         if generator is not None:
@@ -167,7 +181,8 @@ def _from_metric_files(folder: Path, files: list[Path]) -> ScoreTable:
     if len(generators) > 1:
         (first, _), (other, at) = list(generators.items())[:2]
         raise InputError(f"{at}: scores model {other!r}, but its folder has {first!r} too. Keep one model per folder.")
-    return ScoreTable(str(folder), tuple(cells), {folder.resolve().name: cells})
+    model = folder.resolve().name
+    return ScoreTable(str(folder), tuple(cells), {model: cells}, {model: measured})
 
 
 def _metric_files(folder: Path) -> list[Path]:
@@ -193,14 +208,14 @@ def _check_columns(columns: list[str], source: str) -> None:
         raise InputError(f"{source}: has no task column. Add one column per task.")
     for column in columns:
         if not column or column != column.strip() or not column.isprintable():
-            raise InputError(f"{source}: column {column!r} must be a task name. Mend the header.")
+            raise InputError(f"{source}: column {column!r} must be a task name. Fix the header.")
         if columns.count(column) > 1:
             raise InputError(f"{source}: column {column!r} occurs twice. Give every task one column.")
 
 
 def _check_model(model: Any, rows: dict[str, dict[str, float]], where: str) -> None:
     if not isinstance(model, str) or not model or model != model.strip() or not model.isprintable():
-        raise InputError(f"{where}: model must be a name, got {model!r}. Mend the row.")
+        raise InputError(f"{where}: model must be a name, got {model!r}. Fix the row.")
     if model in rows:
         raise InputError(f"{where}: is the second row of this model. Give every model one row.")
 
@@ -215,7 +230,7 @@ def _csv_number(cell: str, where: str) -> float:
     if not cell:
         raise InputError(f"{where}: the score is missing. Fill in the cell.")
     if not _NUMBER.fullmatch(cell):
-        raise InputError(f"{where}: must be a finite number, got {cell[:40]!r}. Mend the cell.")
+        raise InputError(f"{where}: must be a finite number, got {cell[:40]!r}. Fix the cell.")
     return _number(float(cell), where)
 
 
@@ -227,7 +242,7 @@ def _number(value: Any, where: str) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise InputError(f"{where}: must be a finite number, got {str(value)[:40]!r}. Mend the cell.")
+        raise InputError(f"{where}: must be a finite number, got {str(value)[:40]!r}. Fix the cell.")
     if number < 0:
-        raise InputError(f"{where}: must be >= 0 (higher is better), got {number}. Mend the cell.")
+        raise InputError(f"{where}: must be >= 0 (higher is better), got {number}. Fix the cell.")
     return number

@@ -1,27 +1,30 @@
 """How sure a weighting is: over several runs of the matrix, or over resampled validation records.
 
-A weight whose interval holds 1 is not told apart from an equal weight by the validation sets at hand.
+A weight whose interval contains 1 cannot be distinguished from an equal weight by the measurements at hand.
 """
 
-# N units that are weighted, J measured tasks, M = N + 1 models, R records of a task, B resamples
+# N units that are weighted, J measured tasks, M = N + 1 models, R records of a task, B resamples, K runs
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.score_matrix import BASE, ScoreMatrix
+from eval.score_matrix import BASE, ScoreMatrix, mean_matrix
 from visatb.errors import InputError
 from visatb.files import parse_json, read_text
 
 if TYPE_CHECKING:
     from weighting_visatb import Weighting
 
-QUANTITIES = ("contributions", "contribution_out", "contribution_in", "difficulty", "weight")
+# weight_difference [N, N] holds w_i - w_j: one weight is above another where its interval is above 0.
+QUANTITIES = ("contributions", "contribution_out", "contribution_in", "difficulty", "weight", "weight_difference")
 PER_RECORD = ".per_record.jsonl"
+NOT_DISTINGUISHABLE = "not distinguishable from 1"
 _SAME_SCORE = 1e-6  # relative; a metric file holds the mean of its records
 
 
@@ -30,18 +33,21 @@ class Spread:
     """How far the quantities of a weighting scatter.
 
     Attributes:
-        about: what was varied, for readers.
-        low, high: quantity (one of QUANTITIES) -> float64 of its shape: the ends of an interval, or mean -/+ one
-            standard error.
-        failed: runs or resamples in which the measurement failed; they are left out.
+        about: what was varied and how the interval is made, for readers.
+        low, high: quantity (one of QUANTITIES) -> float64 of its shape: the ends of an interval.
+        error: quantity -> float64 of its shape: one standard error.
+        failed: runs or resamples in which a task's own data did not raise its score.
         total: all of them.
+        rule: what became of those that failed, for readers.
     """
 
     about: str
     low: dict[str, np.ndarray]
     high: dict[str, np.ndarray]
-    failed: int
-    total: int
+    error: dict[str, np.ndarray] = field(default_factory=dict)
+    failed: int = 0
+    total: int = 0
+    rule: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The content of `spread` in weights.json."""
@@ -49,56 +55,74 @@ class Spread:
             "about": self.about,
             "failed": self.failed,
             "total": self.total,
-            "low": {name: value.tolist() for name, value in self.low.items()},
-            "high": {name: value.tolist() for name, value in self.high.items()},
+            "rule": self.rule,
+            **{
+                name: {quantity: value.tolist() for quantity, value in getattr(self, name).items()}
+                for name in ("low", "high", "error")
+            },
         }
 
 
-def mean_matrix(matrices: Sequence[ScoreMatrix]) -> ScoreMatrix:
-    """The matrix of mean scores of several runs (seeds).
-
-    Raises:
-        InputError: if they do not score the same tasks.
-    """
-    first = matrices[0]
-    for other in matrices[1:]:
-        if (other.tasks, other.units) != (first.tasks, first.units):
-            raise InputError(f"{other.source}: must score the tasks of {first.source}. Measure the same tasks.")
-    return replace(
-        first,
-        source=", ".join(matrix.source for matrix in matrices),
-        mini_J=np.mean([matrix.mini_J for matrix in matrices], axis=0),
-        score_NJ=np.mean([matrix.score_NJ for matrix in matrices], axis=0),
-    )
-
-
 def spread_of_runs(
-    matrices: Sequence[ScoreMatrix], weigh: Callable[[ScoreMatrix], "Weighting"], centre: "Weighting"
+    matrices: Sequence[ScoreMatrix],
+    weigh: Callable[[ScoreMatrix], "Weighting"],
+    centre: "Weighting",
+    confidence: float = 0.95,
+    failed: int = 0,
 ) -> Spread:
-    """One standard error of the mean on either side of `centre`, from several runs of the matrix.
+    """Intervals of t(K-1) standard errors around `centre`, from K runs of the matrix.
+
+    The standard error is the jackknife's: of the weightings of the mean of all runs but one. For a linear quantity it
+    is the standard error of the mean. No run leaves the mean or the error because of what it measured: the runs in
+    which a task gained least are those that would go, and the mean gain of the others would be too large.
 
     Args:
         matrices: one per run, at least 2.
-        weigh: weighs one of them; an InputError counts the run as failed.
-        centre: the weighting of the mean matrix.
-
-    Raises:
-        InputError: if fewer than 2 runs can be weighed.
+        weigh: weighs the mean of all runs but one, at a fixed temperature, also where a task fails in it.
+        centre: the weighting of the mean of all runs.
+        confidence: of the intervals.
+        failed: number of runs in which a task fails, to be reported.
     """
-    weightings = _weighed(matrices, weigh, centre)
-    if len(weightings) < 2:
-        raise InputError(f"{matrices[0].source}: fewer than 2 of {len(matrices)} runs can be weighed. Measure again.")
-    error = {
-        name: np.std([getattr(w, name) for w in weightings], axis=0, ddof=1) / np.sqrt(len(weightings))
-        for name in QUANTITIES
-    }
+    runs = len(matrices)
+    weightings = [weigh(mean_matrix([*matrices[:k], *matrices[k + 1 :]])) for k in range(runs)]
+    values = {name: np.array([getattr(weighting, name) for weighting in weightings]) for name in QUANTITIES}
+    error = {name: jackknife_error(value) for name, value in values.items()}
+    reach, freedom = t_quantile(0.5 + confidence / 2, runs - 1), f"{runs - 1} degree{'s' * (runs > 2)} of freedom"
     return Spread(
-        about=f"one standard error over {len(weightings)} runs",
-        low={name: getattr(centre, name) - error[name] for name in QUANTITIES},
-        high={name: getattr(centre, name) + error[name] for name in QUANTITIES},
-        failed=len(matrices) - len(weightings),
-        total=len(matrices),
+        about=f"{confidence:.0%} interval over {runs} runs: {reach:.2f} (Student's t, {freedom}) "
+        "standard errors of the mean",
+        low={name: getattr(centre, name) - reach * error[name] for name in QUANTITIES},
+        high={name: getattr(centre, name) + reach * error[name] for name in QUANTITIES},
+        error=error,
+        failed=failed,
+        total=runs,
+        rule="every run counts in the mean and in the error",
     )
+
+
+def jackknife_error(value_K: np.ndarray) -> np.ndarray:
+    """The standard error of a quantity from its values with each of K runs left out: [K, ...] -> [...]."""
+    runs = len(value_K)
+    return np.sqrt((runs - 1) / runs * ((value_K - value_K.mean(axis=0)) ** 2).sum(axis=0))
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """The quantile of Student's t, for a probability in (0.5, 1) and whole degrees of freedom >= 1."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(100):  # the distribution function is a finite sum in the angle arctan(t / sqrt(freedom))
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_within(middle, freedom) < 2 * probability - 1 else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _t_within(angle: float, freedom: int) -> float:
+    """P(|t| < sqrt(freedom) tan(angle)): Abramowitz and Stegun 26.7.3 and 26.7.4."""
+    odd = freedom % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for k in range(2 + odd, freedom + 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (k - 1) / k
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
 def bootstrap(
@@ -109,6 +133,7 @@ def bootstrap(
     resamples: int,
     confidence: float = 0.95,
     seed: int = 0,
+    min_gain: float = 0.0,
 ) -> Spread:
     """Percentile intervals over resampled validation records.
 
@@ -119,34 +144,39 @@ def bootstrap(
         matrix: the scores.
         record_scores: of each task j float64 [M, R], the score of every record under the common model (first), every
             unit's model, and where the matrix has single-task scores the model of each (little data first).
-        weigh: weighs a resampled matrix, at a fixed temperature; an InputError counts the resample as failed.
+        weigh: weighs a resampled matrix, at a fixed temperature, also where a task fails in it; resamples that it
+            refuses are left out.
         centre: the weighting of the matrix itself.
         resamples: B >= 2.
         confidence: share of the resamples inside the interval.
         seed: of the draws.
+        min_gain: a resample in which a task gains no more than this share of its score counts as failed.
 
     Raises:
         InputError: if the measurement fails in more than half of the resamples.
     """
     draw = np.random.default_rng(seed)
     score_JBM = [_resampled_means(scores_MR, resamples, draw) for scores_MR in record_scores]
-    weightings = _weighed([_resampled(matrix, score_JBM, b) for b in range(resamples)], weigh, centre)
-    failed = resamples - len(weightings)
-    if 2 * failed > resamples:
+    parts = [_resampled(matrix, score_JBM, b) for b in range(resamples)]
+    judged_J = ~matrix.failed(min_gain)  # a task that failed as a whole was clipped there and is clipped here
+    failed = sum(bool((part.failed(min_gain) & judged_J).any()) for part in parts)
+    weightings = _weighed(parts, weigh)
+    if 2 * failed > resamples or len(weightings) < 2:
         raise InputError(
             f"{matrix.source}: in {failed} of {resamples} resamples of the validation records a task's own data does "
             "not raise its score: the weights are noise. Validate on more records or train on larger subsets."
         )
     ends = (0.5 - confidence / 2, 0.5 + confidence / 2)
-    low, high = ({}, {})
-    for name in QUANTITIES:
-        low[name], high[name] = np.quantile([getattr(w, name) for w in weightings], ends, axis=0)
+    values = {name: np.array([getattr(weighting, name) for weighting in weightings]) for name in QUANTITIES}
+    low, high = ({name: np.quantile(value, end, axis=0) for name, value in values.items()} for end in ends)
     return Spread(
         about=f"{confidence:.0%} interval over {resamples} resamples of the validation records",
         low=low,
         high=high,
+        error={name: value.std(axis=0, ddof=1) for name, value in values.items()},
         failed=failed,
         total=resamples,
+        rule="the contributions of a failed task are clipped there",
     )
 
 
@@ -195,18 +225,14 @@ def read_record_scores(folder: str | Path, matrix: ScoreMatrix) -> list[np.ndarr
     return found
 
 
-def _weighed(
-    matrices: Sequence[ScoreMatrix], weigh: Callable[[ScoreMatrix], "Weighting"], centre: "Weighting"
-) -> list["Weighting"]:
-    """The weightings of the matrices that can be weighed, and whose units are those of `centre`."""
+def _weighed(matrices: Sequence[ScoreMatrix], weigh: Callable[[ScoreMatrix], "Weighting"]) -> list["Weighting"]:
+    """The weightings of the matrices that can be weighed."""
     weightings = []
     for matrix in matrices:
         try:
-            weighting = weigh(matrix)
+            weightings.append(weigh(matrix))
         except InputError:
             continue
-        if weighting.tasks == centre.tasks:
-            weightings.append(weighting)
     return weightings
 
 
@@ -247,7 +273,7 @@ def _read_scores(file: Path) -> dict[int, float]:
         position, score = (entry.get("position"), entry.get("score")) if isinstance(entry, dict) else (None, None)
         if not isinstance(position, int) or isinstance(score, bool) or not isinstance(score, int | float):
             raise InputError(
-                f"{file} line {n}: must have a position and a score, got {json.dumps(entry)[:80]}. Mend it."
+                f"{file} line {n}: must have a position and a score, got {json.dumps(entry)[:80]}. Fix it."
             )
         if position in scores:
             raise InputError(f"{file} line {n}: position {position} is scored twice. Score the answers again.")

@@ -28,7 +28,7 @@ def draw(weighting: "Weighting", path: str | os.PathLike, spread: Spread | None 
         InputError: if the path does not end in .png or matplotlib is not installed.
     """
     if not str(path).endswith(".png"):
-        raise InputError(f"--plot must name a .png file, got {str(path)!r}. Mend it.")
+        raise InputError(f"--plot must name a .png file, got {str(path)!r}. Fix it.")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

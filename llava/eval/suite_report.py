@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from eval.comparable import check_comparable
 from eval.overall import baseline_scores, compare
 from eval.score_tables import ScoreTable, read_score_table
 from llava.eval.zero_shot import ZERO_SHOT_TASKS
@@ -48,17 +49,23 @@ def zero_shot_line(results: Path, baseline: str) -> str:
         baseline: folder of the other's, or any other form that eval/overall.py reads.
 
     Raises:
-        InputError: no task in common, a baseline that cannot be divided by.
+        InputError: no task in common, scores that do not compare (metric, records), a baseline of 0 on all.
     """
     if not results.is_dir():
         raise InputError(f"{results}: has no metric file to compare with {baseline}. Score a benchmark first.")
-    base, own = baseline_scores(read_score_table(baseline)), baseline_scores(read_score_table(results))
+    tables = read_score_table(baseline), read_score_table(results)
+    base, own = map(baseline_scores, tables)
     common = [task for task in ZERO_SHOT_TASKS if task in base and task in own]
     if not common:
         raise InputError(f"{baseline}: has no score of {', '.join(ZERO_SHOT_TASKS)} that {results} has too. Score one.")
+    check_comparable([cell for table in tables for cell in table.cells() if cell.column in common])
     table = ScoreTable(str(results), tuple(common), {results.name: {task: own[task] for task in common}})
     entry = compare(table, {task: base[task] for task in common}, zero_shot=True)["models"][results.name]
-    changes = ", ".join(f"{task} {value:+.2f}%" for task, value in entry["improvement_percent"].items())
+    changes = ", ".join(_change(task, value) for task, value in entry["improvement_percent"].items())
     absent = [task for task in ZERO_SHOT_TASKS if task not in common]
     without = f"; without {', '.join(absent)}" if absent else ""
     return f"dI_zero% against {baseline}: {entry['dI_zero_percent']:+.2f} ({changes}{without})"
+
+
+def _change(task: str, percent: float | None) -> str:
+    return f"{task} scores 0 in the baseline" if percent is None else f"{task} {percent:+.2f}%"

@@ -58,7 +58,7 @@ def test_graph_trains_every_model_once_and_writes_the_report(finished):
     page = (finished / "runs/toy/report.html").read_text()
     assert 'id="curves"' in page
     spread = json.loads((home / "weights.json").read_text())["spread"]
-    assert spread["total"] == 1000 and "not told apart from 1" in page
+    assert spread["total"] == 1000 and "not distinguishable from 1" in page
     assert "lambda" in (finished / "runs/toy/tables/weights.md").read_text()
     record = json.loads((home / "done/train_mini.json").read_text())
     assert record["peak_mib"] > 1

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+from eval.comparable import records_digest
 from visatb.cli import ArgumentParser
 from visatb.errors import InputError
 from visatb.files import parse_json, read_json, read_text, refuse_unwritable, write_json, write_text
@@ -333,6 +334,7 @@ def report(scores: Scores, generator: str | None, source: Path, options: argpars
             "n": scores["n"],
             "malformed": scores["malformed"],
             "omitted": 0,
+            "records": records_digest(scores["per_record"]),
             "task": options.task,
             "generator": generator,
             "answers": source.name,

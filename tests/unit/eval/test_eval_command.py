@@ -37,7 +37,7 @@ def test_metric_and_per_record_files_are_written(script, flags, answer_file, tmp
     answers, metrics, records = answer_file(script), tmp_path / "m.json", tmp_path / "r.jsonl"
     assert call(SCRIPTS[script], monkeypatch, "-a", answers, flags[0], metrics, flags[1], records) == 0
     content = json.loads(metrics.read_text())
-    assert list(content) == ["metric", "score", "n", "malformed", "omitted", "task", "generator", "answers"]
+    assert list(content) == ["metric", "score", "n", "malformed", "omitted", "records", "task", "generator", "answers"]
     assert (content["n"], content["malformed"], content["task"], content["generator"], content["answers"]) == (
         3, 1, "VQAv2", "some_model", answers.name,
     )  # fmt: skip

@@ -73,7 +73,8 @@ def test_metric_files_are_those_that_overall_reads(name, bench, capsys):
     per_record = bench.folder / "per.jsonl"
     assert scorer.main([*flags, "--output", str(output), "--per-record", str(per_record)]) == 0
     written = json.loads(output.read_text())
-    assert list(written) == ["metric", "score", "n", "malformed", "omitted", "task", "generator", "answers", "details"]
+    assert list(written) == ["metric", "score", "n", "malformed", "omitted", "records", "task", "generator", "answers",
+                             "details"]  # fmt: skip
     assert written["score"] == 100 and written["n"] == 1 and written["malformed"] == 0
     assert (written["task"], written["generator"]) == (TASKS[name], "my-model")
     assert read_score_table(bench.folder / "metrics").rows == {"my-model": {TASKS[name]: 100}}

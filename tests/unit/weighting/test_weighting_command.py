@@ -7,10 +7,12 @@ import sys
 import pytest
 
 import weighting_visatb as w
+from eval.score_matrix import score_matrix
+from eval.score_tables import read_score_table
 from visatb.errors import InputError
 
 KEYS = ["form", "tasks", "temperature", "alpha", "contributions", "contribution_out", "contribution_in", "difficulty",
-        "weight_out", "weight_in", "weight_difficulty", "weights"]  # fmt: skip
+        "weight_out", "weight_in", "weight_difficulty", "weights", "failed", "notes"]  # fmt: skip
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def test_the_json_has_the_documented_keys_and_full_precision(rows, write_scores,
     assert list(content) == KEYS
     assert content["tasks"] == ["A", "B", "C"]
     assert (content["temperature"], content["alpha"]) == (0.5, [0.25, 0.25, 0.5])
-    weighting = w.weigh(w.score_matrix(w.read_score_table(write_scores(rows))))
+    weighting = w.weigh(score_matrix(read_score_table(write_scores(rows))))
     assert list(content["weights"].values()) == weighting.weight.tolist()
     assert sum(content["weights"].values()) == pytest.approx(3.0)
     table = capsys.readouterr().out
@@ -113,12 +115,16 @@ def test_numpy_alone_is_enough_without_plot_and_benchmark(rows, write_scores, tm
         call("--scores", write_scores(rows), "--plot", tmp_path / "figure.png")
 
 
-def test_an_excluded_task_is_told_and_printed_with_weight_one(rows, write_scores, call, capsys):
+def test_a_task_left_out_stays_visible_in_terminal_and_json(rows, write_scores, tmp_path, call, capsys):
     rows["B"]["B"] = 1.0
-    call("--scores", write_scores(rows), "--on_failed", "exclude", "--print_weights")
+    call("--scores", write_scores(rows), "--on_failed", "exclude", "--print_weights", "--output", tmp_path / "w.json")
     printed = capsys.readouterr()
     assert printed.out.split()[1] == "1.0"
-    assert "note: B is left out" in printed.err
+    about = "B scores 1 with its own data (B) and 20 without (mini): it is left out, with weight 1"
+    assert f"note: {about}" in printed.err
+    assert any(line.split() == ["B", *"------", "1.0000"] for line in printed.err.splitlines())
+    (entry,) = json.loads((tmp_path / "w.json").read_text())["failed"]
+    assert (entry["task"], entry["own"], entry["without"], entry["about"]) == ("B", 1.0, 20.0, about)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import numpy as np
 
 import weighting_visatb as w
 from eval.score_matrix import score_matrix
+from eval.score_tables import read_score_table
+from eval.weighting_report import to_json
 from visatb.errors import InputError
 
 ODD = ("", " ", "nan", "inf", "-1", "1e400", "1e308", "1e-308", "0", "x", "1_0", "0,5", "50%", "None", "\x00", '"',
@@ -36,12 +38,12 @@ def mutated(text: str, chance: random.Random) -> str:
 def test_a_mutated_matrix_is_weighed_or_refused(rows, write_scores):
     chance = random.Random("matrices")
     path = write_scores(rows)
-    whole, right = path.read_text(), w.weigh(score_matrix(w.read_score_table(path)))
+    whole, right = path.read_text(), w.weigh(score_matrix(read_score_table(path)))
     outcomes = {"weighed": 0, "refused": 0}
     for trial in range(300):
         path.write_text(mutated(whole, chance), encoding="utf-8")
         try:
-            table = w.read_score_table(path)
+            table = read_score_table(path)
             on_failed = ("fail", "exclude", "clip")[trial % 3]
             weighting = w.weigh(score_matrix(table), None if trial % 11 == 0 else 0.5, on_failed=on_failed)
         except InputError as error:
@@ -52,7 +54,7 @@ def test_a_mutated_matrix_is_weighed_or_refused(rows, write_scores):
         assert (weighting.weight > 0).all()
         assert np.isfinite(weighting.weight).all()
         assert abs(weighting.weight.mean() - 1) < 1e-9
-        json.dumps(w.to_json(weighting, {}), allow_nan=False)
+        json.dumps(to_json(weighting, {}), allow_nan=False)
         if table.rows == rows and trial % 11:
             np.testing.assert_array_equal(weighting.weight, right.weight)
     assert min(outcomes.values()) > 30, outcomes

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import weighting_visatb as w
 from eval.score_matrix import score_matrix
-from eval.score_tables import ScoreTable
+from eval.score_tables import ScoreTable, read_score_table
 from visatb.errors import InputError
 
 VALUES = st.lists(st.floats(-3, 3), min_size=2, max_size=8)
@@ -166,20 +166,27 @@ def test_a_task_that_its_own_data_did_not_help_is_refused_with_both_scores(rows,
     rows["B"]["B"] = own
     if own == 0:
         rows["mini"]["B"] = 0.0
-    matrix = score_matrix(w.read_score_table(write_scores(rows)))
-    with pytest.raises(
-        InputError, match=rf"task B failed: its score is {own:g} .* {rows['mini']['B']:g} without"
-    ) as caught:
+    matrix = score_matrix(read_score_table(write_scores(rows)))
+    with pytest.raises(InputError, match=rf"failed: B scores {own:g} with .* {rows['mini']['B']:g} without") as caught:
         w.weigh(matrix)
     assert "--on-failed exclude or clip" in str(caught.value)
 
 
+def test_all_failed_tasks_are_named_at_once_with_their_scores(rows, write_scores):
+    rows["A"]["A"], rows["C"]["C"] = 0.4, 0.1
+    with pytest.raises(InputError) as caught:
+        w.weigh(score_matrix(read_score_table(write_scores(rows))))
+    told = str(caught.value)
+    assert "of 2 task(s) failed: A scores 0.4 with its own data (A) and 0.5 without (mini); C scores 0.1" in told
+    assert "Train A, C on more data" in told
+
+
 def test_an_excluded_task_leaves_the_others_as_if_it_were_not_there(rows, write_scores):
     rows["B"]["B"] = 19.0
-    matrix = score_matrix(w.read_score_table(write_scores(rows)))
+    matrix = score_matrix(read_score_table(write_scores(rows)))
     weighting = w.weigh(matrix, on_failed="exclude")
     without = {model: cells for model, cells in rows.items() if model != "B"}
-    alone = w.weigh(score_matrix(w.read_score_table(write_scores(without, ("A", "C")))))
+    alone = w.weigh(score_matrix(read_score_table(write_scores(without, ("A", "C")))))
     assert weighting.tasks == ("A", "C")
     np.testing.assert_array_equal(weighting.weight, alone.weight)
     assert w.weights_by_task(weighting, matrix)["B"] == 1.0
@@ -188,12 +195,12 @@ def test_an_excluded_task_leaves_the_others_as_if_it_were_not_there(rows, write_
 def test_excluding_all_but_one_task_is_refused(rows, write_scores):
     rows["B"]["B"] = rows["C"]["C"] = 0.0
     with pytest.raises(InputError, match="fewer than 2 tasks are left"):
-        w.weigh(score_matrix(w.read_score_table(write_scores(rows))), on_failed="exclude")
+        w.weigh(score_matrix(read_score_table(write_scores(rows))), on_failed="exclude")
 
 
 def test_a_clipped_task_keeps_bounded_contributions(rows, write_scores):
     rows["B"]["B"] = 19.0
-    weighting = w.weigh(score_matrix(w.read_score_table(write_scores(rows))), on_failed="clip")
+    weighting = w.weigh(score_matrix(read_score_table(write_scores(rows))), on_failed="clip")
     np.testing.assert_allclose(weighting.contributions[:, 1], [1, -1, -1])
     assert weighting.difficulty[1] == 0.0
     untouched = w.contributions(np.array([0.5, 0.1]), np.array([[0.8, 0.1], [0.5, 0.5]]))
@@ -203,10 +210,10 @@ def test_a_clipped_task_keeps_bounded_contributions(rows, write_scores):
 def test_clipping_a_task_without_any_score_is_refused(rows, write_scores):
     rows["B"]["B"] = 0.0
     with pytest.raises(InputError, match="B scores 0 with its own data"):
-        w.weigh(score_matrix(w.read_score_table(write_scores(rows))), on_failed="clip")
+        w.weigh(score_matrix(read_score_table(write_scores(rows))), on_failed="clip")
 
 
 @pytest.mark.parametrize("on_failed", ["exclude", "clip"])
 def test_what_to_do_with_failures_changes_nothing_where_there_is_none(rows, write_scores, on_failed):
-    matrix = score_matrix(w.read_score_table(write_scores(rows)))
+    matrix = score_matrix(read_score_table(write_scores(rows)))
     np.testing.assert_array_equal(w.weigh(matrix, on_failed=on_failed).weight, w.weigh(matrix).weight)

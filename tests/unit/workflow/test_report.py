@@ -162,12 +162,12 @@ def test_report_has_every_section_and_figure(written):
     assert json.loads((folder / "report.json").read_text())["benchmark"] == "demo"
 
 
-def test_weights_come_with_intervals_and_say_what_is_not_told_apart(written):
+def test_weights_come_with_intervals_and_mark_those_that_may_be_1(written):
     folder, page = written
     section = page.split('<section id="weights">')[1].split("</section>")[0]
     rows = {name: section.split(f"<td>{name}</td>")[1].split("</tr>")[0] for name in TASKS}
-    assert "0.70 .. 1.50" in rows["SceneCaption"] and "not told apart from 1" in rows["SceneCaption"]
-    assert "not told apart" not in rows["RegionCaption"] and "not told apart" not in rows["TextChartQA"]
+    assert "0.70 .. 1.50" in rows["SceneCaption"] and "not distinguishable from 1" in rows["SceneCaption"]
+    assert "not distinguishable" not in rows["RegionCaption"] and "not distinguishable" not in rows["TextChartQA"]
     assert "3 of 1000 could not be weighed" in section
     assert "interval" in (folder / "tables/weights.md").read_text()
 
@@ -189,7 +189,7 @@ def test_a_run_without_comparisons_and_intervals_is_reported_as_well(tmp_path):
     data["seed_order"]["mean"] = {name: [1.0, 0.1] for name in TASKS}
     page = write_report(data, tmp_path).read_text()
     assert not any(f'id="{name}"' in page for name in ("methods", "ablations", "amounts"))
-    assert "not told apart" not in page and "was not tuned" in page
+    assert "not distinguishable" not in page and "was not tuned" in page
 
 
 def test_figures_of_the_same_data_are_the_same_bytes(written, tmp_path):

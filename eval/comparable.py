@@ -1,0 +1,150 @@
+"""Whether scores can be compared: the same metric, on the same records. Metric files say how a score was measured."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visatb.errors import InputError
+
+# What the evaluators write as `metric`, by its name in a benchmark file.
+METRIC_OF = {
+    "cider": "CIDEr",
+    "cider_list": "CIDEr",
+    "exact_match": "exact_match",
+    "iou": "iou_accuracy",
+    "gleu": "GLEU",
+    "bleu": "BLEU",
+    "judge": "relative_score",
+}
+ALLOW = "--allow-different-records"
+_SPLITS = ("train", "val", "test", "dev", "testdev", "validation")
+_SHOWN = 5  # differences named in one message
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a score was measured, as its metric file says; None where it does not.
+
+    Attributes:
+        file: the metric file.
+        metric: name of the metric.
+        n, omitted: number of records scored, and left out by the inference.
+        records: digest of the scored records (`records_digest`).
+        split: as the name of the answer file says.
+    """
+
+    file: Path
+    metric: str
+    n: int | None = None
+    omitted: int | None = None
+    records: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One score to be compared: whose it is, of which column, and how it was measured."""
+
+    model: str
+    column: str
+    measured: Measured
+
+
+def records_digest(entries: Iterable[Mapping[str, Any]]) -> str:
+    """What tells the scored records from others: a digest of their ids and truths, whatever their order."""
+    lines = sorted(
+        json.dumps([entry.get("id", entry.get("question_id")), entry.get("truth")], sort_keys=True, default=str)
+        for entry in entries
+    )
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def measured_of(content: Mapping[str, Any], file: Path) -> Measured:
+    """What a metric file says of its measurement.
+
+    Raises:
+        InputError: if a key has a value that no evaluator writes.
+    """
+    metric = content["metric"]
+    if not isinstance(metric, str) or not metric:
+        raise InputError(f"{file}: metric must be a name, got {str(metric)[:40]!r}. Score the answers again.")
+    counts = {}
+    for key, least in (("n", 1), ("omitted", 0)):
+        value = counts[key] = content.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise InputError(
+                f"{file}: {key} must be a whole number >= {least}, got {str(value)[:40]!r}. Score the answers again."
+            )
+    records, answers = content.get("records"), content.get("answers")
+    # Answer files are named <questions>_<model>.json, and a model may be called anything.
+    words = re.split(r"[-_.]", answers.rpartition("_")[0].lower()) if isinstance(answers, str) else []
+    split = next((word for word in words if word in _SPLITS), None)
+    return Measured(file, metric, records=records if isinstance(records, str) else None, split=split, **counts)
+
+
+def check_comparable(
+    cells: Sequence[Cell], allow_different_records: bool = False, metrics: Mapping[str, str] | None = None
+) -> list[str]:
+    """Refuse scores of one column that do not compare.
+
+    Args:
+        cells: the scores that are set side by side; the first of a column is what the others are compared with.
+        allow_different_records: another number of records, other records or another split are only reported.
+        metrics: column -> name of the metric in a benchmark file, which the scores must be of.
+
+    Returns:
+        a sentence for each difference that is allowed, and for each column whose records were omitted alike.
+
+    Raises:
+        InputError: another metric; other records that are not allowed.
+    """
+    first: dict[str, Cell] = {}
+    different, notes = [], []
+    for cell in cells:
+        expected = METRIC_OF.get((metrics or {}).get(cell.column, ""))
+        if expected is not None and cell.measured.metric in METRIC_OF.values() and cell.measured.metric != expected:
+            raise InputError(
+                f"{cell.measured.file}: metric must be {expected!r}, the metric of {cell.column} in the benchmark "
+                f"file, got {cell.measured.metric!r}. Score with the metric of the benchmark file."
+            )
+        other = first.setdefault(cell.column, cell)
+        if cell.measured.metric != other.measured.metric:
+            raise InputError(
+                f"{cell.measured.file}: metric must be {other.measured.metric!r} as in {other.measured.file}, "
+                f"got {cell.measured.metric!r}. Score {cell.column} with the same metric for all models."
+            )
+        difference = _difference(cell, other)
+        if difference:
+            different.append(difference)
+        elif cell is other and cell.measured.omitted:
+            notes.append(f"{cell.column}: {_count(cell.measured)} under {cell.model}")
+    if different and not allow_different_records:
+        more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+        raise InputError(
+            f"scores of different records do not compare: {'; '.join(different[:_SHOWN])}{more}. "
+            f"Score the same records, or pass {ALLOW} to compare them nevertheless."
+        )
+    return different + notes
+
+
+def _difference(cell: Cell, other: Cell) -> str | None:
+    """How the records of two scores differ, as far as both metric files say; None if they do not."""
+    one, two = cell.measured, other.measured
+    where = f"{cell.column}: "
+    for key in ("n", "omitted"):
+        if None not in (getattr(one, key), getattr(two, key)) and getattr(one, key) != getattr(two, key):
+            return where + f"{_count(one)} under {cell.model}, {_count(two)} under {other.model}"
+    if None not in (one.records, two.records):
+        if one.records != two.records:
+            return where + f"other records under {cell.model} than under {other.model} ({one.n} each)"
+    elif None not in (one.split, two.split) and one.split != two.split:
+        return where + f"split {one.split} under {cell.model}, {two.split} under {other.model}"
+    return None
+
+
+def _count(measured: Measured) -> str:
+    return f"{measured.n} records scored" + (f" and {measured.omitted} omitted" if measured.omitted else "")
