@@ -9,7 +9,6 @@ Folder:  <folder>/<model>/<task>.json with such files, or <folder>/<task>.json f
 
 import csv
 import io
-import json
 import math
 import os
 import re
@@ -62,7 +61,6 @@ def read_score_table(path: str | os.PathLike) -> ScoreTable:
     if source.suffix.lower() == ".csv":
         return _from_csv(source)
     content = read_json(source)
-    _refuse_doubled_keys(source)
     if isinstance(content, dict) and "metric" in content and "score" in content:
         model, task, value = _metric(content, source, None)
         model = model or source.stem
@@ -136,20 +134,6 @@ def _from_json(content: Any, file: Path) -> ScoreTable:
         rows[model] = cells
     _check_columns(list(columns), str(file))
     return _checked(ScoreTable(str(file), tuple(columns), rows))
-
-
-def _refuse_doubled_keys(file: Path) -> None:
-    """Refuse a JSON object that names a model or task twice; a JSON reader keeps the last one without a word."""
-
-    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in content:
-                raise InputError(f"{file}: key {key!r} occurs twice in one object. Give every score once.")
-            content[key] = value
-        return content
-
-    json.loads(read_text(file), object_pairs_hook=checked)
 
 
 def _from_folder(folder: Path) -> ScoreTable:

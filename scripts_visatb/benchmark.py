@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.overall_table import lay_out
-from scripts_visatb.data.stream import stream_records
 from scripts_visatb.data.subsets import balanced_units, compose, size_label
 from scripts_visatb.workflow.graph import missing, placement
 from scripts_visatb.workflow.models import (
@@ -36,6 +35,7 @@ from visatb.benchmark import PRECISE, SIMPLER, Benchmark, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import parse_json, read_text
+from visatb.record_stream import stream_records
 
 FOLDER = Path(__file__).with_name("benchmarks")
 # The paper's guidance (Appendix B and G).

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from visatb.errors import InputError
+from visatb.errors import InputError, shortened
 
 EXIT_INPUT = 2
 _PATH_AT_FAULT = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -35,7 +35,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one line."""
-        self.exit(EXIT_INPUT, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(EXIT_INPUT, f"error: {shortened(message)} (see {self.prog} --help)\n")
 
     def _spelled_as_declared(self, given: list[str]) -> list[str]:
         declared = {flag.replace("_", "-"): flag for flag in self._option_string_actions if flag.startswith("--")}
@@ -61,8 +61,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print(f"error: {_told_by_worker(error)}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
     except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
-        print(f"error: {told}", file=sys.stderr)
+        message = shortened(f"{error.filename}: {error.strerror}") if error.filename else one_line(error)
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_INPUT if isinstance(error, _PATH_AT_FAULT) else 1)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
@@ -78,5 +78,5 @@ def _told_by_worker(error: InputError) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception with its line breaks folded."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of an exception with its line breaks folded and long values shortened."""
+    return shortened(" ".join(str(error).split())) or type(error).__name__

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from visatb.errors import InputError
+from visatb.json_text import parse_json
 
 
 def refuse_unwritable(
@@ -104,43 +105,9 @@ def read_text(path: str | os.PathLike) -> str:
         raise InputError(f"{file}: cannot be read: {error.strerror}. Check the path and its mode.") from None
 
 
-def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON text; NaN, infinity, lone surrogates and too deep nesting are refused.
-
-    Args:
-        text: the JSON text.
-        where: file (and line) for messages.
-    """
-    try:
-        value = json.loads(text, parse_constant=lambda name: _refuse_constant(name, where))
-    except json.JSONDecodeError as error:
-        at = f"line {error.lineno} column {error.colno}"
-        raise InputError(f"{where}: broken JSON at {at}: {error.msg}. Mend or write the file again.") from None
-    except InputError:
-        raise
-    except ValueError as error:  # Python refuses integers of thousands of digits
-        raise InputError(f"{where}: {error}. Write an ordinary number.") from None
-    except RecursionError:
-        raise InputError(f"{where}: JSON nested too deeply. Flatten it.") from None
-    if "\\u" in text:
-        _refuse_surrogates(value, where)
-    return value
-
-
 def read_json(path: str | os.PathLike) -> Any:
-    """The content of a JSON file. Raises InputError naming file, line and column."""
+    """The content of a JSON file. Raises InputError naming file, line and field or column."""
     return parse_json(read_text(path), str(path))
-
-
-def _refuse_constant(name: str, where: str) -> None:
-    raise InputError(f"{where}: {name} is not JSON. Write a finite number or null.")
-
-
-def _refuse_surrogates(value: Any, where: str) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: a string holds a lone surrogate (\\ud800-\\udfff). Write valid Unicode.") from None
 
 
 def _umask() -> int:

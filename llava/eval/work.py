@@ -24,7 +24,7 @@ from typing import Any
 
 from llava.eval.fingerprint import key_of
 from visatb.errors import InputError
-from visatb.files import fsync_folder, read_json, write_json, write_text
+from visatb.files import fsync_folder, parse_json, read_json, write_json, write_text
 
 WORK = "work"
 
@@ -168,8 +168,7 @@ def _valid_answers(content: bytes) -> Iterator[Answer]:
 
 def _parse(line: bytes) -> Answer | None:
     try:
-        content = json.loads(line)
-        answer = Answer(**content)
+        answer = Answer(**parse_json(line.decode(), "answer"))
     except (ValueError, TypeError):
         return None
     kinds = [answer.text, answer.bad_image, answer.failed]

@@ -14,11 +14,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from llava.data.images import FORMATS, check_image_file
-from scripts_visatb.data.stream import file_sizes, stream_records, writing_records
+from scripts_visatb.data.stream import file_sizes, writing_records
 from visatb.boxes import Box, box_fault
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable
+from visatb.record_stream import stream_records
 from visatb.records import Record, image_names, name_of, record_problems, resolve_image
 
 # pixel: of the image. image: in [0, 1] of the image's own width and height. xywh: left, top, width, height (COCO).

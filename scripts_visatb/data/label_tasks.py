@@ -13,11 +13,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scripts_visatb.data.stream import RecordWriter, file_sizes, leave_out, stream_records, writing_records
+from scripts_visatb.data.stream import RecordWriter, file_sizes, leave_out, writing_records
 from scripts_visatb.data.task_rules import Rule, load_rules, questions_of, tasks_of
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable
+from visatb.record_stream import stream_records
 from visatb.records import IMAGE_TOKEN, Record, image_names, name_of, omitted_file, record_problems
 
 DEFAULT_RULES = Path(__file__).parent / "rules" / "llava_mix665k.yaml"

@@ -20,10 +20,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from llava.data.images import FORMATS, read_image
-from scripts_visatb.data.stream import file_sizes, leave_out, stream_records, writing_records
+from scripts_visatb.data.stream import file_sizes, leave_out, writing_records
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, replacing
+from visatb.record_stream import stream_records
 from visatb.records import IMAGE_TOKEN, Record, omitted_file, record_problems
 
 IMAGE_KEYS = ("image_base64_str", "image_str")

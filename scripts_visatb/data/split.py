@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scripts_visatb.data.stream import file_sizes, stream_records, writing_records
+from scripts_visatb.data.stream import file_sizes, writing_records
 from scripts_visatb.data.subsets import size_label
 from scripts_visatb.data.survey import digest
 from visatb.benchmark import SPLITS
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable
+from visatb.record_stream import stream_records
 from visatb.records import Record, image_names, name_of, record_problems
 
 BY = ("image", "record")

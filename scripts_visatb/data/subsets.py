@@ -31,12 +31,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from scripts_visatb.data.stream import BETWEEN, RecordWriter, encode, file_sizes, stream_records, writing_records
+from scripts_visatb.data.stream import BETWEEN, RecordWriter, encode, file_sizes, writing_records
 from scripts_visatb.data.survey import Survey, digest, files_of, overlaps, shared_ids, survey
 from visatb.benchmark import FORMS, SIMPLER, STANDARD, Benchmark, Task, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import read_json, write_json
+from visatb.record_stream import stream_records
 from visatb.records import Record
 
 MANIFEST = "subsets.json"

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scripts_visatb.data.stream import file_sizes, stream_records
+from scripts_visatb.data.stream import file_sizes
 from visatb.benchmark import SPLITS, Benchmark
 from visatb.errors import InputError
 from visatb.overlap import KINDS, Overlap
+from visatb.record_stream import stream_records
 from visatb.records import Record, check_record, image_names, name_of, resolve_image
 
 

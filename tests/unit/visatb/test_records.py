@@ -92,7 +92,7 @@ def test_json_lines_and_lists_read_alike_and_name_the_broken_line(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(GOOD) + "\n\n" + json.dumps(GOOD) + "\n")
     assert read_records(tmp_path / "a.json") == read_records(tmp_path / "a.jsonl") == [GOOD, GOOD]
     (tmp_path / "b.jsonl").write_text(json.dumps(GOOD) + "\n{")
-    with pytest.raises(InputError, match=r"b\.jsonl line 2: broken JSON"):
+    with pytest.raises(InputError, match=r"b\.jsonl: broken JSON at line 2 column 2"):
         read_records(tmp_path / "b.jsonl")
 
 
