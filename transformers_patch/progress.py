@@ -4,10 +4,22 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import INTEGRATION_TO_CALLBACK, is_tensorboard_available, is_wandb_available
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments, integrations
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 
-_AVAILABLE = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+# Tracker -> transformers' question whether its package is there, what to install, the variable that turns it off.
+_TRACKERS = {
+    "azure_ml": (integrations.is_azureml_available, "azureml-core", ""),
+    "clearml": (integrations.is_clearml_available, "clearml", ""),
+    "codecarbon": (integrations.is_codecarbon_available, "codecarbon", ""),
+    "comet_ml": (integrations.is_comet_available, "comet_ml", "COMET_MODE"),
+    "dagshub": (integrations.is_dagshub_available, "dagshub mlflow", ""),
+    "flyte": (integrations.is_flytekit_available, "flytekit", ""),
+    "mlflow": (integrations.is_mlflow_available, "mlflow", "DISABLE_MLFLOW_INTEGRATION"),
+    "neptune": (integrations.is_neptune_available, "neptune", ""),
+    "tensorboard": (integrations.is_tensorboard_available, "tensorboard", ""),
+    "wandb": (integrations.is_wandb_available, "wandb", "WANDB_DISABLED"),
+}
 
 
 class LossOnProgressBar(ProgressCallback):
@@ -44,8 +56,9 @@ def check_trackers(report_to: Sequence[str]) -> None:
     """
     for name in report_to:
         if name not in INTEGRATION_TO_CALLBACK:
-            known = ", ".join(_AVAILABLE)
-            raise ValueError(f"report_to must be none or trackers such as {known}, got {name!r}. Choose one.")
-        if name in _AVAILABLE and not _AVAILABLE[name]():
-            disabled = " and unset WANDB_DISABLED" if name == "wandb" and os.environ.get("WANDB_DISABLED") else ""
-            raise ValueError(f"report_to {name} needs a package. Run pip install {name}{disabled}, or leave it out.")
+            known = ", ".join(sorted(_TRACKERS))
+            raise ValueError(f"report_to must be none, all or some of {known}, got {name[:200]!r}. Choose one.")
+        is_available, package, switch = _TRACKERS[name]
+        if not is_available():
+            disabled = f" and unset {switch}" if os.environ.get(switch) else ""
+            raise ValueError(f"report_to {name} needs a package. Run pip install {package}{disabled}, or leave it out.")

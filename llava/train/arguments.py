@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ import torch
 import transformers
 from transformers import HfArgumentParser
 
+from llava.train.flags import check_flags, without_effect
 from visatb.errors import InputError
 
 _EXAMPLE = (
@@ -121,10 +123,22 @@ class TrainingArguments(transformers.TrainingArguments):
 
 
 class _Parser(HfArgumentParser):
-    """transformers' parser, whose errors are one line instead of the usage of 150 flags."""
+    """transformers' parser, whose errors are one line instead of the usage of 150 flags.
+
+    Attributes:
+        given: the flags that were given another value than their default.
+    """
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}.")
+        raise InputError(f"{message}. See --help.")
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None
+    ) -> tuple[Namespace, list[str]]:
+        found, rest = super().parse_known_args(args, namespace)
+        self.given = {name: value for name, value in vars(found).items() if value != self.get_default(name)}
+        check_flags(self.given)  # before transformers' classes act on them
+        return found, rest
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
@@ -139,6 +153,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[ModelArguments, 
         model, data, training, unknown = parser.parse_args_into_dataclasses(
             given, return_remaining_strings=True, look_for_args_file=False
         )
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{error} See --help.") from None
     if unknown:
@@ -152,6 +168,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[ModelArguments, 
         if not value:
             raise InputError(f"{flag} must be given. See --help.")
     _check(model, data, training)
+    if training.process_index == 0:
+        for name, reason in without_effect(parser.given).items():
+            print(f"warning: --{name} has no effect: {reason}.", file=sys.stderr)
     return model, data, training
 
 
