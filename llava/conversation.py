@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from visatb.errors import InputError
+from visatb.records import is_empty
 
 # An image in a message, with the start and end tokens that mm_use_im_start_end puts around it.
 _IMAGE = re.compile(f"((?:{DEFAULT_IM_START_TOKEN})?{DEFAULT_IMAGE_TOKEN}(?:{DEFAULT_IM_END_TOKEN})?)")
@@ -50,8 +51,8 @@ class Conversation:
     Attributes:
         system: system prompt.
         roles: names of the one who asks and the one who answers.
-        messages: [role, text] pairs, starting with roles[0]; text None (or "") leaves the turn open, as a prompt does;
-            a tuple (text, image, ...) as the first text is how LLaVA's web demo attaches an image.
+        messages: [role, text] pairs, starting with roles[0]; text None leaves the turn open, as a prompt does; a tuple
+            (text, image, ...) as the first text is how LLaVA's web demo attaches an image.
         offset: number of example messages that belong to the template.
         sep, sep2: separators; their place depends on sep_style.
         version: name that decides small differences, such as `<Image>` tags.
@@ -74,14 +75,16 @@ class Conversation:
     def render(self, images: bool = True) -> list[Segment]:
         """The conversation as segments.
 
-        A supervised stretch starts right after the role marker, before its space (`...ASSISTANT:` | ` answer</s>`).
+        A supervised stretch starts right after the role marker, before its space (`...ASSISTANT:` | ` answer</s>`). An
+        empty message has its markers and its end as any other, and an empty answer is not supervised: it would teach
+        the model to say nothing.
 
         Args:
             images: whether `<image>` in a message stands for an image; False makes it ordinary characters.
         """
         messages = [(role, message) for role, message in self._spoken_messages()]
-        if self.sep_style == SeparatorStyle.LLAMA_2 and messages and not messages[0][1]:
-            raise ValueError("the first message must not be empty: llama_2 puts the system prompt into it. Fill it.")
+        if self.sep_style == SeparatorStyle.LLAMA_2 and messages and messages[0][1] is None:
+            raise ValueError("the first message must not be open: llama_2 puts the system prompt into it. Fill it.")
         body = {
             SeparatorStyle.SINGLE: self._render_named,
             SeparatorStyle.TWO: self._render_named,
@@ -134,27 +137,29 @@ class Conversation:
         yield Segment(self.system + self.sep)
         for n, (role, message) in enumerate(messages):
             yield Segment(role + ":")
-            if message:
-                answer = n % 2 == 1
-                yield Segment(" ", answer)
-                yield Segment(message, answer, literal=True)
-                yield Segment(ends[n % 2], answer)
+            if message is not None:
+                learned = n % 2 == 1 and not is_empty(message)
+                yield Segment(" ", learned)
+                yield Segment(message, learned, literal=True)
+                yield Segment(ends[n % 2], learned)
 
     def _render_mpt(self, messages: list[tuple[str, str | None]]) -> Iterator[Segment]:
         yield Segment(self.system + self.sep)
         for n, (role, message) in enumerate(messages):
             yield Segment(role)
-            if message:
-                yield Segment(message, n % 2 == 1, literal=True)
-                yield Segment(self.sep, n % 2 == 1)
+            if message is not None:
+                learned = n % 2 == 1 and not is_empty(message)
+                yield Segment(message, learned, literal=True)
+                yield Segment(self.sep, learned)
 
     def _render_plain(self, messages: list[tuple[str, str | None]]) -> Iterator[Segment]:
         """PLAIN: an image and its caption. Of a question that has an answer only the images are kept."""
         yield Segment(self.system)
         for n, (_, message) in enumerate(messages):
             if n % 2 == 1:
-                yield Segment(message or "", True, literal=True)
-                yield Segment(self.sep if message is not None else "", True)
+                learned = message is not None and not is_empty(message)
+                yield Segment(message or "", learned, literal=True)
+                yield Segment(self.sep if message is not None else "", learned)
             elif n + 1 < len(messages) and messages[n + 1][1] is not None:
                 yield Segment(DEFAULT_IMAGE_TOKEN * (message or "").count(DEFAULT_IMAGE_TOKEN))
             elif message:
@@ -164,7 +169,7 @@ class Conversation:
     def _render_llama_2(self, messages: list[tuple[str, str | None]]) -> Iterator[Segment]:
         """LLAMA_2: `<s>[INST] question [/INST] answer </s>`; the tokenizer writes the first `<s>`."""
         for n, (_, message) in enumerate(messages):
-            if not message:
+            if message is None:
                 continue
             if n % 2 == 0:
                 opening = f"{self.sep}[INST] " if n else f"[INST] <<SYS>>\n{self.system}\n<</SYS>>\n\n"
@@ -172,9 +177,10 @@ class Conversation:
                 yield Segment(message, literal=True)
                 yield Segment(" [/INST]")
             else:
-                yield Segment(" ", True)
-                yield Segment(message, True, literal=True)
-                yield Segment(f" {self.sep2}", True)
+                learned = not is_empty(message)
+                yield Segment(" ", learned)
+                yield Segment(message, learned, literal=True)
+                yield Segment(f" {self.sep2}", learned)
 
 
 def _split_images(segment: Segment) -> Iterator[Segment]:

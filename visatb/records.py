@@ -108,6 +108,22 @@ def image_names(record: Record) -> list[str]:
     return list(image) if isinstance(image, list) else [image]
 
 
+def is_empty(text: str) -> bool:
+    """Whether a turn says nothing. An empty answer is not learned; an image alone is a question."""
+    return not text or text.isspace()
+
+
+def spoken_turns(record: Record) -> list[dict[str, Any]]:
+    """The turns of a checked training record that are rendered: question and answer by turns."""
+    turns = record["conversations"]
+    return turns[len(turns) % 2 :]
+
+
+def is_unanswered(record: Record) -> bool:
+    """Whether all answers of a checked training record are empty, so that nothing is learned of it."""
+    return all(is_empty(turn["value"]) for turn in spoken_turns(record)[1::2])
+
+
 def omitted_file(answer_file: Path) -> Path:
     """Where the records are listed that an answer file lacks, one `{"position", "id", "image", "reason"}` a line."""
     return answer_file.with_name(answer_file.stem + ".omitted.jsonl")

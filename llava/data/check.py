@@ -10,10 +10,13 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN
 from llava.conversation import conversation_for_version
@@ -21,15 +24,17 @@ from llava.data.check_report import problem_list, report_text, task_rows
 from llava.data.check_samples import IMAGE_FILE, Problems, Reading, Samples, read_samples
 from llava.data.check_show import find_record, show_record
 from llava.data.dataset import BAD_IMAGE_CHOICES, BAD_IMAGE_SHARE, UNSUPERVISED_SHARE, surveyed
+from llava.data.first_look import beyond_positions, empty_turns, model_positions
 from llava.data.tokenizer import read_tokenizer
+from llava.hub import companion
 from transformers_patch.step_loader import StepLayout
 from visatb.benchmark import load_benchmark
 from visatb.boxes import box_fault, read_box
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import refuse_unwritable, write_json
+from visatb.files import read_json, refuse_unwritable, write_json
 from visatb.overlap import find_overlaps
-from visatb.records import Record, image_names, is_refused, name_of, read_records, record_problems
+from visatb.records import Record, image_names, is_refused, is_unanswered, name_of, read_records, record_problems
 
 _EXAMPLE = """example:
   python -m llava.data.check --data_path train.json --against val.json test.json --image_folder images \\
@@ -131,7 +136,15 @@ def _reading(args: argparse.Namespace) -> Reading:
         patches,
         None if args.no_images else args.image_folder,
         args.decode_images,
+        None if args.tokenizer is None else _positions_of(args.tokenizer),
     )
+
+
+def _positions_of(model: str) -> int | None:
+    """The positions of the model whose tokenizer is read; None if its configuration is not beside it."""
+    file = companion(model, "config.json")
+    config = None if file is None else read_json(file)
+    return model_positions(config) if isinstance(config, dict) else None
 
 
 class DataCheck:
@@ -201,7 +214,9 @@ class DataCheck:
                 if name not in tasks:
                     self._warnings.add(path, "task without records", f"{path}: no record of task {name}.")
             self._warn_of_cuts(path, records, samples)
-            self._refuse_unsupervised(path, task_of_record, samples)
+            self._warn_of_turns(path, records, usable)
+            self._warn_of_positions(path, records, samples)
+            self._refuse_unsupervised(path, records, task_of_record, samples)
             file["run"] = self._run(total)
         return file
 
@@ -248,26 +263,55 @@ class DataCheck:
             refused.add(path, "too many bad images", f"{message}{BAD_IMAGE_SHARE:.0%}. Mend them.")
         return refused
 
+    def _warn_of_turns(self, path: str, records: list[Record], usable: list[int]) -> None:
+        """Empty turns, and records whose answers are all empty."""
+        message = empty_turns(((n, records[n]) for n in usable), path)
+        if message is not None:
+            self._warnings.add(path, "empty turns", message)
+        for n in filter(lambda n: is_unanswered(records[n]), usable):
+            told = "every answer is empty: nothing is learned of it"
+            self._warnings.add(path, "empty answers only", f"{path}: {name_of(records[n], n)}: {told}")
+
     def _warn_of_cuts(self, path: str, records: list[Record], samples: Samples) -> None:
-        for kind, flags in (("truncated", samples.truncated), ("nothing supervised", samples.supervised == 0)):
+        answered = np.array([not is_unanswered(records[n]) for n in samples.index.tolist()], bool)
+        cut_off = (samples.supervised == 0) & answered
+        for kind, flags in (("truncated", samples.truncated), ("nothing supervised", cut_off)):
             for n, length in zip(samples.index[flags].tolist(), samples.length[flags].tolist(), strict=True):
                 told = f"{length} positions, --model_max_length {self._args.model_max_length}"
                 self._warnings.add(path, kind, f"{path}: {name_of(records[n], n)}: {told}")
 
-    def _refuse_unsupervised(self, path: str, task_of_record: list[str], samples: Samples) -> None:
+    def _warn_of_positions(self, path: str, records: list[Record], samples: Samples) -> None:
+        """Samples that are longer than the model whose tokenizer is given."""
+        available = self._reading.model_positions
+        lengths = np.minimum(samples.length, self._reading.max_length)
+        if available is None or not (lengths > available).any():
+            return
+        n = int(samples.index[samples.length.argmax()])
+        message = beyond_positions(f"{path}: {name_of(records[n], n)}", int(lengths.max()), available)
+        self._warnings.add(path, "longer than the model", message, int((lengths > available).sum()))
+
+    def _refuse_unsupervised(
+        self, path: str, records: list[Record], task_of_record: list[str], samples: Samples
+    ) -> None:
         """The rule of training: it looks at an evenly spread sample, and without a benchmark at all tasks as one."""
         supervised = dict(zip(samples.index.tolist(), samples.supervised.tolist(), strict=True))
-        empty: dict[str, list[bool]] = {}
+        kinds: dict[str, Counter] = {}
         for n in surveyed(len(task_of_record)):
             if n in supervised:
                 group = _ALL if self._metrics is None else task_of_record[n]
-                empty.setdefault(group, []).append(supervised[n] == 0)
-        for task, flags in empty.items():
-            share = sum(flags) / len(flags)
-            if share > UNSUPERVISED_SHARE:
-                message = f"{path}: {share:.0%} of the sampled records of task {task} keep no supervised token within "
-                message += f"--model_max_length {self._args.model_max_length}. Raise it or shorten them."
-                self._errors.add(path, "too few supervised", message)
+                kind = "learned" if supervised[n] else "unanswered" if is_unanswered(records[n]) else "unsupervised"
+                kinds.setdefault(group, Counter())[kind] += 1
+        limit = f"keep no supervised token within --model_max_length {self._args.model_max_length}"
+        faults = {
+            "unanswered": "have empty answers only. Write them.",
+            "unsupervised": f"{limit}. Raise it or shorten them.",
+        }
+        for task, counts in kinds.items():
+            for kind, fault in faults.items():
+                share = counts[kind] / counts.total()
+                if share > UNSUPERVISED_SHARE:
+                    message = f"{path}: {share:.0%} of the sampled records of task {task} {fault}"
+                    self._errors.add(path, "too few supervised", message)
 
     def _run(self, total: dict[str, Any]) -> dict[str, Any]:
         """What a training on the file sees."""

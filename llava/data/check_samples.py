@@ -59,6 +59,7 @@ class Reading:
         patches_per_image: positions that an image takes in the model.
         image_folder: None looks at no image.
         decode_images: read images whole, not their headers alone.
+        model_positions: those that the model was made for; None: not known.
     """
 
     tokenizer: PreTrainedTokenizer | None
@@ -68,6 +69,7 @@ class Reading:
     patches_per_image: int = 576
     image_folder: str | None = None
     decode_images: bool = False
+    model_positions: int | None = None
 
 
 @dataclass

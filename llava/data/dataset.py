@@ -19,7 +19,7 @@ from llava.data.collator import kept_tokens
 from llava.data.images import load_image, process_image
 from llava.data.preprocess import SegmentEncoder, preprocess
 from visatb.errors import InputError
-from visatb.records import Record, image_names, name_of, resolve_image
+from visatb.records import Record, image_names, is_unanswered, name_of, resolve_image
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class SupervisedDataset(Dataset):
         index = range(len(self.records))[index]
         images, index = self._images_or_those_of_another(index)
         record = self.records[index]
-        sample = self._encode(index)
+        sample = self.encode(index)
         sample.update(
             images=images, task_id=self._task_of_record[index], record_id=_present(record.get("id"), default=index)
         )
@@ -129,18 +129,19 @@ class SupervisedDataset(Dataset):
             limit: about how many records to look at, evenly spread.
 
         Returns:
-            task id -> Counter of `records`, `truncated` (longer than max_length) and `unsupervised` (no supervised
-            token would be left).
+            task id -> Counter of `records`, `truncated` (longer than max_length), `unanswered` (every answer is empty)
+            and `unsupervised` (of the others, those that no supervised token would be left of).
         """
         found: dict[int, Counter] = {}
         for index in surveyed(len(self), limit):
-            sample = self._encode(index)
+            sample = self.encode(index)
             kept = kept_tokens(sample["input_ids"], max_length, patches_per_image)
             counts = found.setdefault(self._task_of_record[index], Counter())
             counts["records"] += 1
             counts["truncated"] += kept < len(sample["input_ids"])
             # The first label is never predicted: a label is compared with the prediction of the token before it.
-            counts["unsupervised"] += not bool((sample["labels"][1:kept] != IGNORE_INDEX).any())
+            is_learned = bool((sample["labels"][1:kept] != IGNORE_INDEX).any())
+            counts["unanswered" if is_unanswered(self.records[index]) else "unsupervised"] += not is_learned
         return found
 
     def _check_settings(self) -> None:
@@ -165,7 +166,8 @@ class SupervisedDataset(Dataset):
     def _where(self, index: int) -> str:
         return f"{self.source}: {name_of(self.records[index], index)}"
 
-    def _encode(self, index: int) -> dict[str, torch.Tensor]:
+    def encode(self, index: int) -> dict[str, torch.Tensor]:
+        """Ids and labels of one record, without its images: see `encode_record`."""
         where = self._where(index)
         return encode_record(
             self.records[index], self.tokenizer, self.conversation, self.mm_use_im_start_end, where, self._encoder

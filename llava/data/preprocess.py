@@ -53,7 +53,7 @@ def preprocess(
     """Token ids and labels of one conversation, of its full length (the collator cuts).
 
     A conversation that opens with a gpt turn loses that turn, as in LLaVA. Answers with their end token are
-    supervised, everything else is not.
+    supervised, everything else is not, nor are empty answers.
 
     Args:
         turns: the `conversations` of a record: {"from": "human" or "gpt", "value": text}, taking turns.
@@ -163,7 +163,7 @@ def check_trainable(conversation: Conversation, tokenizer: PreTrainedTokenizer, 
 
 
 def check_fits(records: Iterable[Record], conversation: Conversation, source: str) -> None:
-    """Refuse the first record that the template cannot express, before a model is loaded: plain and llama_2 are picky.
+    """Refuse the first record that the template cannot express, before a model is loaded: plain is picky.
 
     Args:
         records: checked records (`visatb.records.check_records`).
@@ -173,12 +173,11 @@ def check_fits(records: Iterable[Record], conversation: Conversation, source: st
     Raises:
         InputError: naming file and record.
     """
-    if conversation.sep_style not in (SeparatorStyle.PLAIN, SeparatorStyle.LLAMA_2):
+    if conversation.sep_style != SeparatorStyle.PLAIN:
         return
     for n, record in enumerate(records):
         try:
-            texts = _texts_in_turn(record["conversations"], conversation)
-            _with_messages(conversation, [*texts[:1], None]).render()
+            _texts_in_turn(record["conversations"], conversation)
         except ValueError as error:
             raise InputError(f"{source}: {name_of(record, n)}: {error}") from None
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from transformers.deepspeed import is_deepspeed_zero3_enabled
 
 from llava.conversation import Conversation, conv_templates, conversation_for_version
 from llava.data.collator import SupervisedCollator
-from llava.data.dataset import UNSUPERVISED_SHARE, SupervisedDataset
+from llava.data.dataset import SupervisedDataset
+from llava.data.first_look import look_at_samples
 from llava.data.images import check_image_files
 from llava.data.preprocess import check_fits, check_trainable
 from llava.data.tokenizer import read_tokenizer
@@ -289,7 +289,7 @@ def build_trainer(
     )
     if args.process_index == 0:
         _print_tasks(tasks, weighter, dataset)
-    _refuse_unsupervised(dataset, tasks, args.model_max_length, patches, data_args.data_path)
+    look_at_samples(dataset, tasks, args.model_max_length, patches, model.config, args.process_index == 0)
     return LLaVATrainer(
         model=model,
         tokenizer=tokenizer,
@@ -308,25 +308,6 @@ def _print_tasks(tasks: list[str], weighter: Weighter, dataset: SupervisedDatase
     count = Counter(record["task"] for record in dataset.records)
     for name, weight in zip(tasks, weighter.weight_K.tolist(), strict=True):
         print(f"task {name:<24} weight {weight:.4f}  {count[name]:>9,} records")
-
-
-def _refuse_unsupervised(
-    dataset: SupervisedDataset, tasks: list[str], max_length: int, patches: int, source: str
-) -> None:
-    """Refuse data of which, in an evenly spread sample, too much would be cut to nothing that can be learned."""
-    for task_id, counts in sorted(dataset.survey(max_length, patches).items()):
-        share = counts["unsupervised"] / counts["records"]
-        if share > UNSUPERVISED_SHARE:
-            raise InputError(
-                f"{source}: {share:.0%} of the sampled records of task {tasks[task_id]} keep no supervised token "
-                f"within --model_max_length {max_length} ({patches} positions per image). Raise it or shorten them."
-            )
-        if counts["truncated"]:
-            warnings.warn(
-                f"{source}: {counts['truncated']} of {counts['records']} sampled records of task {tasks[task_id]} are "
-                f"cut at --model_max_length {max_length}.",
-                stacklevel=2,
-            )
 
 
 def check_saved(model: LlavaLlamaForCausalLM | PeftModel, folder: Path, vocabulary_grew: bool = False) -> None:

@@ -51,9 +51,57 @@ def test_v0_trains_with_v1_and_says_so():
         conversation_for_version("no_such_version")
 
 
-def test_llama_2_refuses_an_empty_first_question():
+EMPTY_ANSWER = {
+    "v1": "USER: One? ASSISTANT: </s>USER: Two? ASSISTANT:| red</s>",
+    "llava_v1": "USER: One? ASSISTANT: </s>USER: Two? ASSISTANT:| red</s>",
+    "v1_mmtag": "USER: One? ASSISTANT: </s>USER: Two? ASSISTANT:| red</s>",
+    "llava_v0": "###Human: One?###Assistant: ###Human: Two?###Assistant:| red###",
+    "v0_mmtag": "###Human: One?###Assistant: ###Human: Two?###Assistant:| red###",
+    "v0": "###Human: One?###Assistant: ###Human: Two?###Assistant:| red###",
+    "llama_2": "One? [/INST]  </s><s>[INST] Two? [/INST]| red </s>",
+    "llava_llama_2": "One? [/INST]  </s><s>[INST] Two? [/INST]| red </s>",
+    "mpt": "<|im_start|>user\nOne?<|im_end|><|im_start|>assistant\n<|im_end|><|im_start|>user\nTwo?<|im_end|>"
+    "<|im_start|>assistant\n|red<|im_end|>",
+}
+
+
+@pytest.mark.parametrize("name", EMPTY_ANSWER)
+def test_an_empty_answer_has_its_markers_and_end_and_is_not_learned(name):
+    rendered, learned = EMPTY_ANSWER[name].split("|") if name != "mpt" else EMPTY_ANSWER[name].rsplit("|red", 1)
+    learned = f"red{learned}" if name == "mpt" else learned
+    segments = filled(name, "One?", "", "Two?", "red").render()
+    assert "".join(segment.text for segment in segments).endswith(rendered + learned)
+    assert "".join(segment.text for segment in segments if segment.supervised) == learned
+    blank = filled(name, "One?", " \n", "Two?", "red").render()
+    assert "".join(segment.text for segment in blank if segment.supervised) == learned
+
+
+@pytest.mark.parametrize(
+    "name, rendered",
+    [
+        ("v1", "ASSISTANT: red</s>USER:  ASSISTANT: blue</s>"),
+        ("llava_v0", "###Assistant: red###Human: ###Assistant: blue###"),
+        ("llama_2", "[/INST] red </s><s>[INST]  [/INST] blue </s>"),
+        ("mpt", "red<|im_end|><|im_start|>user\n<|im_end|><|im_start|>assistant\nblue<|im_end|>"),
+    ],
+)
+def test_an_empty_question_has_its_markers_and_its_answer_is_learned(name, rendered):
+    segments = filled(name, "One?", "red", "", "blue").render()
+    assert "".join(segment.text for segment in segments).endswith(rendered)
+    learned = [segment.text for segment in segments if segment.supervised and segment.literal]
+    assert learned == ["red", "blue"]
+
+
+def test_an_empty_caption_is_not_learned():
+    segments = filled("plain", "<image>", "").render()
+    assert [segment.text for segment in segments] == ["<image>", "\n"]
+    assert not any(segment.supervised for segment in segments)
+
+
+def test_llama_2_puts_its_system_prompt_before_an_empty_question_and_needs_one():
+    assert filled("llava_llama_2", "", "x").get_prompt().endswith("<</SYS>>\n\n [/INST] x </s>")
     with pytest.raises(ValueError, match="first message"):
-        filled("llava_llama_2", "", "x").get_prompt()
+        filled("llava_llama_2", None, "x").get_prompt()
 
 
 def test_dict_and_copy_leave_the_image_of_a_demo_out():

@@ -15,9 +15,10 @@ from llava.conversation import conv_templates
 from llava.data.check import main
 from llava.data.collator import SupervisedCollator
 from llava.data.dataset import SupervisedDataset
+from llava.data.first_look import refuse_unsupervised
 from llava.data.preprocess import preprocess
 from llava.train.arguments import parse_arguments
-from llava.train.assembly import _refuse_unsupervised, load_data, load_tasks
+from llava.train.assembly import load_data, load_tasks
 from visatb.errors import InputError
 
 TASKS = ("SceneCaption", "ShapeVQA", "Grounding", "Chat")
@@ -87,9 +88,9 @@ def training_refuses(tmp_path_factory, tiny_checkpoint, tiny_dataset, benchmark)
             dataset = SupervisedDataset(
                 loaded, tokenizer, conv_templates["v1"], ids, "processor", images or "none", source=str(path)
             )
-            _refuse_unsupervised(dataset, names, limit, PATCHES, str(path))
+            refuse_unsupervised(dataset, names, limit, PATCHES)
             for n in range(len(dataset)):
-                dataset._encode(n)
+                dataset.encode(n)
         except InputError as error:
             return str(error)
         return None
@@ -358,6 +359,46 @@ def test_image_marks_are_put_as_in_training(check, records, tiny_checkpoint):
     (file,) = check(records, "--mm_use_im_start_end", "--patches_per_image", 1)[0]["files"]
     assert file["total"]["length"]["mean"] == pytest.approx(mean)
     assert mean != check(records, "--patches_per_image", 1)[0]["files"][0]["total"]["length"]["mean"]
+
+
+def answered(*answers, question="Name it."):
+    turns = [[{"from": "human", "value": question}, {"from": "gpt", "value": answer}] for answer in answers]
+    return {"task": "Chat", "conversations": sum(turns, [])}
+
+
+def test_empty_turns_are_counted_and_named_and_no_errors(check, records):
+    extra = [answered("", "red"), answered(" \n", "red"), answered("red", question=""), answered("red")]
+    report, ended = check(records + extra)
+    (message,) = kinds(report, "warnings")["empty turns"]["examples"]
+    assert ended is None
+    assert f"2 with an empty answer and 1 with an empty question, the first is record {len(records)}." in message
+    assert "empty answers only" not in kinds(report, "warnings")
+
+
+def test_a_record_of_empty_answers_is_reported_as_that_and_not_as_too_long(check, training_refuses, records):
+    report, ended = check([*records, answered("")])
+    found = kinds(report, "warnings")
+    assert ended is None and found["empty answers only"]["count"] == 1 and "nothing supervised" not in found
+    many = [*records, *([answered("", "  ")] * 20)]
+    report, ended = check(many)
+    (message,) = kinds(report)["too few supervised"]["examples"]
+    assert message.split("train.json")[1] == training_refuses(many).split("train.json")[1]
+    assert "records of task Chat have empty answers only" in message and "model_max_length" not in message
+
+
+def test_samples_longer_than_the_model_are_one_warning_with_the_longest(check, records):
+    long = answered("red " * 600)
+    report, ended = check([*records, long, answered("red " * 400)], "--model_max_length", 4096)
+    found = kinds(report, "warnings")["longer than the model"]
+    (message,) = found["examples"]
+    length = report["files"][0]["total"]["length"]["max"]
+    assert ended is None and found["count"] == 2
+    assert (
+        f"record {len(records)}: the longest sample takes {length:,} positions, the model was made for 512" in message
+    )
+    for limit, count in ((600, 2), (512, None)):  # what is cut is not beyond
+        found = kinds(check([*records, long, answered("red " * 400)], "--model_max_length", limit)[0], "warnings")
+        assert (found.get("longer than the model") or {"count": None})["count"] == count
 
 
 VALUES = st.recursive(

@@ -63,7 +63,6 @@ def test_plain_is_for_the_projector_and_says_so_elsewhere(tokenizer):
     [
         ("plain", record("<image>", "x", "More?", "y", id="r"), "record 1 (id 'r'): a plain conversation"),
         ("plain", record("Describe.", "x"), "record 1: a plain conversation"),
-        ("llava_llama_2", record("", "x"), "record 1: the first message must not be empty"),
     ],
 )
 def test_records_that_the_template_cannot_hold_are_named(name, bad, message):

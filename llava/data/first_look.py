@@ -1,0 +1,126 @@
+"""What the start of a training refuses or reports of its samples, for all tasks, before the first step."""
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.data.collator import positions
+from llava.data.dataset import UNSUPERVISED_SHARE, SupervisedDataset, surveyed
+from visatb.errors import InputError
+from visatb.records import Record, is_empty, name_of, spoken_turns
+
+_LONGEST = 32  # records, by characters, that are looked at beside the evenly spread ones
+
+
+def look_at_samples(
+    dataset: SupervisedDataset, tasks: Sequence[str], max_length: int, patches: int, config: Any, is_first: bool
+) -> None:
+    """Refuse data of which too much teaches nothing; report what is cut, empty, or longer than the model.
+
+    Args:
+        dataset: the training set.
+        tasks: names, by id.
+        max_length: model_max_length.
+        patches: positions that an image takes in the model.
+        config: of the model.
+        is_first: whether this process reports.
+
+    Raises:
+        InputError: naming the task.
+    """
+    refuse_unsupervised(dataset, tasks, max_length, patches)
+    if not is_first:
+        return
+    found = [empty_turns(enumerate(dataset.records), dataset.source)]
+    available = model_positions(vars(config))
+    if available is not None and max_length > available:
+        found.append(_beyond(dataset, max_length, patches, available))
+    for message in filter(None, found):
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def refuse_unsupervised(dataset: SupervisedDataset, tasks: Sequence[str], max_length: int, patches: int) -> None:
+    """Refuse data of which, in an evenly spread sample, too much would be empty or cut to nothing that is learned."""
+    source = dataset.source
+    for task_id, counts in sorted(dataset.survey(max_length, patches).items()):
+        of_task = f"of the sampled records of task {tasks[task_id]}"
+        share = {kind: counts[kind] / counts["records"] for kind in ("unsupervised", "unanswered")}
+        if share["unanswered"] > UNSUPERVISED_SHARE:
+            raise InputError(f"{source}: {share['unanswered']:.0%} {of_task} have empty answers only. Write them.")
+        if share["unsupervised"] > UNSUPERVISED_SHARE:
+            raise InputError(
+                f"{source}: {share['unsupervised']:.0%} {of_task} keep no supervised token "
+                f"within --model_max_length {max_length} ({patches} positions per image). Raise it or shorten them."
+            )
+        if counts["truncated"]:
+            warnings.warn(
+                f"{source}: {counts['truncated']} of {counts['records']} {of_task.removeprefix('of the ')} are "
+                f"cut at --model_max_length {max_length}.",
+                stacklevel=2,
+            )
+
+
+def empty_turns(records: Iterable[tuple[int, Record]], source: str) -> str | None:
+    """How many records have empty turns, and the first of them; None if there is none.
+
+    Args:
+        records: position and record, checked.
+        source: annotation file, for the message.
+    """
+    count, first = Counter(), None
+    for n, record in records:
+        empty = {
+            ("question", "answer")[k % 2] for k, turn in enumerate(spoken_turns(record)) if is_empty(turn["value"])
+        }
+        count.update(empty)
+        first = first or (name_of(record, n) if empty else None)
+    if first is None:
+        return None
+    numbers = " and ".join(f"{count[kind]:,} with an empty {kind}" for kind in ("answer", "question") if count[kind])
+    return f"{source}: records {numbers}, the first is {first}. Empty answers are not learned."
+
+
+def model_positions(config: Mapping[str, Any]) -> int | None:
+    """The positions that a language model was made for, scaled rotary embeddings included; None if it does not say.
+
+    Args:
+        config: keys of its config.json.
+    """
+    count, scaling = config.get("max_position_embeddings"), config.get("rope_scaling")
+    if not isinstance(count, int) or isinstance(count, bool):
+        return None
+    factor = scaling.get("factor", 1) if isinstance(scaling, Mapping) else 1
+    return int(count * factor) if isinstance(factor, int | float) else count
+
+
+def beyond_positions(longest: str, length: int, available: int) -> str:
+    """The message for samples that are longer than the model.
+
+    Args:
+        longest: file and name of the longest sample.
+        length: its positions, cut at model_max_length.
+        available: the model's positions.
+    """
+    return (
+        f"{longest}: the longest sample takes {length:,} positions, the model was made for {available:,} "
+        f"(max_position_embeddings) and does not know those beyond. Set --model_max_length {available}."
+    )
+
+
+def _beyond(dataset: SupervisedDataset, max_length: int, patches: int, available: int) -> str | None:
+    """The message for the longest of the evenly spread samples and of those with the most text."""
+
+    def characters(n: int) -> int:
+        texts = [turn["value"] for turn in dataset.records[n]["conversations"]]
+        return sum(len(text) + 4 * patches * text.count(DEFAULT_IMAGE_TOKEN) for text in texts)
+
+    most_text = sorted(range(len(dataset)), key=characters)[-_LONGEST:]
+    length, n = max(
+        (positions(dataset.encode(n)["input_ids"], patches), -n) for n in {*surveyed(len(dataset)), *most_text}
+    )
+    if min(length, max_length) <= available:
+        return None
+    return beyond_positions(f"{dataset.source}: {name_of(dataset.records[-n], -n)}", min(length, max_length), available)
