@@ -142,12 +142,7 @@ class LlavaMetaForCausalLM:
             attention_mask = _mask_with_cache(attention_mask, past_key_values)
             if past_key_values or not self._vision_must_run():  # after the first step of generation no rank has images
                 return input_ids, position_ids, attention_mask, past_key_values, None, labels
-            # Tower and projector before embed_tokens, as merge_images has it: under ZeRO-3 each module call gathers its
-            # weights from all ranks, and a rank with images waits for one without them if the order differs.
-            vision_zero = self._vision_zero()
-            embeds_BSD = self.get_model().embed_tokens(input_ids)
-            embeds_BSD = embeds_BSD + vision_zero.to(embeds_BSD.dtype)
-            return None, position_ids, attention_mask, past_key_values, embeds_BSD, labels
+            return None, position_ids, attention_mask, past_key_values, self._text_through_vision(input_ids), labels
         left = getattr(self.config, "tokenizer_padding_side", "right") == "left"
         max_length = getattr(self.config, "tokenizer_model_max_length", None)
         embeds, mask, labels_BL, positions = self.merge_images(
@@ -261,6 +256,16 @@ class LlavaMetaForCausalLM:
             return False
         parameters = [*self.get_model().mm_projector.parameters(), *tower.parameters()]
         return any(hasattr(parameter, "ds_id") or self.training and parameter.requires_grad for parameter in parameters)
+
+    def _text_through_vision(self, input_ids: torch.LongTensor) -> torch.Tensor:
+        """Embeddings [B, S, D] of a batch without images, made by the modules that one with images runs through.
+
+        Tower and projector come before embed_tokens, as merge_images has it: under ZeRO-3 each module call gathers its
+        weights from all ranks, and a rank with images waits for one without them if the order differs.
+        """
+        vision_zero = self._vision_zero()
+        embeds_BSD = self.get_model().embed_tokens(input_ids)
+        return embeds_BSD + vision_zero.to(embeds_BSD.dtype)
 
     def _vision_zero(self) -> torch.Tensor:
         """An exact 0 with a graph through the projector.

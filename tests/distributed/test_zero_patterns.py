@@ -39,6 +39,7 @@ RUNS = [("zero3", "full", False, (first, ("text", "several"))) for first in PAIR
     for setting in SETTINGS
     for checkpointing in (False, True)
 ]
+EVALUATED = (("images", "text"),)
 TASKS, PIXELS, LEARNING_RATE = 3, 56, 0.02
 
 
@@ -131,6 +132,28 @@ def train_as_rank(rank, folder, stage, setting, checkpointing, pairs):
     return losses, weights, read_outside
 
 
+def evaluate_as_rank(rank, folder):
+    """Of an engine that has not trained: the loss of a micro-batch with images beside one without, and an answer."""
+    import deepspeed
+
+    model, args = build(folder, "full", False, "--deepspeed", str(folder / "zero3.json"))
+    args.hf_deepspeed_config.trainer_config_finalize(args, model, 1)
+    optimizer = torch.optim.SGD(trained(model).values(), lr=LEARNING_RATE)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=args.hf_deepspeed_config.config)
+    engine.eval()
+    batch = steps_of(EVALUATED)[0][rank]
+    with torch.no_grad():
+        loss = float(engine(**{key: batch[key] for key in batch.keys() - {"task_ids"}}).loss)
+    answer = engine.module.generate(**prompt_of(batch), synced_gpus=True)
+    engine.destroy()
+    return loss, answer
+
+
+def prompt_of(batch):
+    inputs = {"input_ids": batch["input_ids"][:, :7], "do_sample": False, "max_new_tokens": 4, "use_cache": True}
+    return inputs | {"attention_mask": torch.ones_like(inputs["input_ids"]), "images": batch.get("images")}
+
+
 def train_all_as_rank(rank, port, folder):
     torch.set_num_threads(1)
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -142,6 +165,7 @@ def train_all_as_rank(rank, port, folder):
     ZeroStageEnum.__reduce_ex__ = lambda stage, _: (getattr, (ZeroStageEnum, stage.name))  # that of Python 3.11.2
     # A rank that waits for the other fails here instead of for ever.
     deepspeed.init_distributed("gloo", timeout=timedelta(seconds=60))
+    torch.save(evaluate_as_rank(rank, folder), folder / f"evaluated{rank}.pt")
     torch.save([train_as_rank(rank, folder, *run) for run in RUNS], folder / f"rank{rank}.pt")
 
 
@@ -181,3 +205,13 @@ def test_every_pattern_trains_the_model_of_one_process(place, ranks):
 def test_no_rank_gathers_a_weight_that_a_module_reads_of_another(ranks):
     for run, (_, _, first), (_, _, second) in zip(RUNS, *ranks, strict=True):
         assert first == second and (not first or run[1] == "LoRA"), (run, first, second)
+
+
+def test_a_rank_without_images_evaluates_and_answers_beside_one_with(place):
+    model = build(place, "full", False, "--no_cuda", "True")[0].eval()
+    for rank, batch in enumerate(steps_of(EVALUATED)[0]):
+        loss, answer = torch.load(place / f"evaluated{rank}.pt", weights_only=True)
+        with torch.no_grad():
+            expected = model(**{key: batch[key] for key in batch.keys() - {"task_ids"}}).loss
+        assert loss == pytest.approx(float(expected), abs=2e-5)
+        assert torch.equal(answer, model.generate(**prompt_of(batch)))

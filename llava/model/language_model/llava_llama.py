@@ -131,6 +131,8 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
                     input_ids, attention_mask, None, images, left=True
                 )
                 attention_mask = attention_mask.long()
+        elif inputs_embeds is None and not past_key_values and self._vision_must_run():
+            inputs_embeds = self._text_through_vision(input_ids)  # here, as for a rank with images
         return super().prepare_inputs_for_generation(
             input_ids,
             past_key_values=past_key_values,
