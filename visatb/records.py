@@ -9,17 +9,28 @@ strings at `conversations[1].value`. Answer files add `conversations[1].generati
 
 import gc
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from visatb.errors import InputError
+from visatb.errors import InputError, shown
+from visatb.foreign_keys import foreign_key
 from visatb.record_stream import Record, name_of, stream_records
 
 IMAGE_TOKEN = "<image>"
 DUPLICATE_ID = "duplicate id"
+FOREIGN_KEY = "key of another format"
 ROLES = ("human", "gpt")
+_NO_PATH = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]*://")  # a data URI or a web address
+_LONGEST_PATH = 4096  # longer is the image itself, in base64
+_TAKE_TURNS = "Let human and gpt take turns."
+_ROLE_ADVICE = {
+    "system": "The system prompt is the template's (--version): drop the turn, or put its text into a question.",
+    "user": "Write human for user and gpt for assistant.",
+    "assistant": "Write human for user and gpt for assistant.",
+}
 
 
 def read_records(path: str | os.PathLike) -> list[Record]:
@@ -86,16 +97,21 @@ def record_problems(
     rules = {
         "id": partial(_check_id, record, where),
         DUPLICATE_ID: partial(_check_new, record, where, seen),
+        FOREIGN_KEY: partial(_check_keys, record, where, training),
         "unknown task": partial(_check_task, record, where, tasks),
         "conversation": partial(_check_turns, record, where, training),
         "image field": partial(_check_image_names, record, where),
         "<image> tokens": partial(_check_image_tokens, record, where, training),
     }
+    is_foreign = False
     for kind, rule in rules.items():
+        if is_foreign and kind == "conversation":
+            return
         try:
             rule()
         except InputError as error:
             yield kind, error
+            is_foreign = is_foreign or kind == FOREIGN_KEY
             if kind in ("conversation", "image field"):
                 return
 
@@ -152,10 +168,16 @@ def resolve_image(image_folder: str | os.PathLike, name: str, where: str) -> Pat
     return Path(path)
 
 
+def _check_keys(record: Record, where: str, training: bool) -> None:
+    found = foreign_key(record, training)
+    if found is not None:
+        raise InputError(f"{where}: {found.field}: {found.rule}")
+
+
 def _check_id(record: Record, where: str) -> None:
     identifier = record.get("id")
     if identifier is not None and not _is_id(identifier):
-        raise InputError(f"{where}: id must be a string or an integer, got {_kind(identifier)}. Mend the id.")
+        raise InputError(f"{where}: id must be a string or an integer, got {_kind(identifier)}. Correct the id.")
 
 
 def _check_new(record: Record, where: str, seen: set) -> None:
@@ -174,8 +196,8 @@ def _is_id(value: Any) -> bool:
 def _check_task(record: Record, where: str, tasks: Collection[str] | None) -> None:
     task = record.get("task")
     if tasks is not None and task not in tasks:
-        remedy = "Mend the field, or name the benchmark file that has the task (--benchmark, BENCHMARK)."
-        raise InputError(f"{where}: task must be one of {', '.join(tasks)}, got {task!r}. {remedy}")
+        remedy = "Correct the field, or name the benchmark file that has the task (--benchmark, BENCHMARK)."
+        raise InputError(f"{where}: task must be one of {', '.join(tasks)}, got {shown(task)}. {remedy}")
 
 
 def _check_turns(record: Record, where: str, training: bool) -> None:
@@ -188,24 +210,28 @@ def _check_turns(record: Record, where: str, training: bool) -> None:
     for n, turn in enumerate(turns):
         at = f"{where}: conversations[{n}]"
         if not isinstance(turn, dict):
-            raise InputError(f"{at} must be an object with from and value, got {_kind(turn)}. Mend the turn.")
+            raise InputError(f"{at} must be an object with from and value, got {_kind(turn)}. Correct the turn.")
         role = ROLES[(n + skipped) % 2]
         if turn.get("from") != role:
             got = turn.get("from")
-            raise InputError(f"{at}.from must be {role!r}, got {got!r}. Let human and gpt take turns.")
+            raise InputError(f"{at}.from must be {role!r}, got {shown(got)}. {_ROLE_ADVICE.get(str(got), _TAKE_TURNS)}")
         value = turn.get("value")
         is_reference = not training and n == 1
         if is_reference and isinstance(value, list) and value and all(isinstance(v, str) for v in value):
             continue
         if not isinstance(value, str):
-            raise InputError(f"{at}.value must be a string, got {_kind(value)}. Mend the turn.")
+            raise InputError(f"{at}.value must be a string, got {_kind(value)}. Correct the turn.")
     if training and (len(turns) == skipped or (len(turns) - skipped) % 2):
         raise InputError(f"{where}: the last question has no answer. Add the gpt turn or drop the question.")
 
 
 def _check_image_names(record: Record, where: str) -> None:
-    if not all(isinstance(name, str) and name for name in image_names(record)):
-        raise InputError(f"{where}: image must be a path or a list of paths. Mend the field.")
+    for name in image_names(record):
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{where}: image must be a path or a list of paths, got {shown(name)}. Correct the field.")
+        if _NO_PATH.match(name) or len(name) > _LONGEST_PATH:
+            remedy = "Save the image as a file in the image folder and name that"
+            raise InputError(f"{where}: image must be a path, got {shown(name)}. {remedy}.")
 
 
 def _check_image_tokens(record: Record, where: str, training: bool) -> None:

@@ -31,10 +31,20 @@ from transformers_patch.step_loader import StepLayout
 from visatb.benchmark import load_benchmark
 from visatb.boxes import box_fault, read_box
 from visatb.cli import ArgumentParser, run
-from visatb.errors import InputError
+from visatb.errors import InputError, shown
 from visatb.files import read_json, refuse_unwritable, write_json
+from visatb.foreign_keys import foreign_key, unknown_keys
 from visatb.overlap import find_overlaps
-from visatb.records import Record, image_names, is_refused, is_unanswered, name_of, read_records, record_problems
+from visatb.records import (
+    FOREIGN_KEY,
+    Record,
+    image_names,
+    is_refused,
+    is_unanswered,
+    name_of,
+    read_records,
+    record_problems,
+)
 
 _EXAMPLE = """example:
   python -m llava.data.check --data_path train.json --against val.json test.json --image_folder images \\
@@ -42,9 +52,10 @@ _EXAMPLE = """example:
 """
 
 # Faults after which nothing else can be looked at.
-_UNSOUND = ("id", "conversation", "image field", "<image> tokens")
+_UNSOUND = ("id", FOREIGN_KEY, "conversation", "image field", "<image> tokens")
 _UNKNOWN = "(unknown)"
 _SETTINGS = ("tokenizer", "version", "mm_use_im_start_end", "model_max_length", "image_folder", "benchmark")
+_KEYS = 20  # unknown ones that are listed
 _ALL = "all"  # the one task of a training without a benchmark
 _LONE_BOX = re.compile(r"\s*\[[^\[\]]*\]\s*")
 
@@ -225,17 +236,31 @@ class DataCheck:
         names = None if self._metrics is None else list(self._metrics)
         seen: set = set()
         usable = []
+        unknown: dict[str, list[int]] = {}
         for n, record in enumerate(records):
             found = list(record_problems(record, f"{path}: {name_of(record, n)}", seen, names, training))
+            foreign = foreign_key(record, training)
+            for key in unknown_keys(record) if foreign is None else ():
+                unknown.setdefault(key, []).append(n)
             for kind, error in found:
+                kind = f"{kind}: {shown(foreign.key)}" if kind == FOREIGN_KEY else kind
                 (self._errors if is_refused(kind, training) else self._warnings).add(path, kind, str(error))
             if not any(kind in _UNSOUND for kind, _ in found):
                 usable.append(n)
+        self._warn_of_unknown_keys(path, records, unknown)
         with_image = next((n for n in usable if image_names(records[n])), None)
         if with_image is not None and self._args.image_folder is None and not self._args.no_images:
             where = f"{path}: {name_of(records[with_image], with_image)}"
             self._errors.add(path, "no image folder", f"{where} has an image. Set --image_folder, or --no_images.")
         return usable
+
+    def _warn_of_unknown_keys(self, path: str, records: list[Record], unknown: dict[str, list[int]]) -> None:
+        """The keys that most records have, each counted once."""
+        for key, having in sorted(unknown.items(), key=lambda item: -len(item[1]))[:_KEYS]:
+            message = f"{path}: {name_of(records[having[0]], having[0])}: this key is not used"
+            self._warnings.add(path, f"unknown key {shown(key)}", message, len(having))
+        if len(unknown) > _KEYS:
+            self._warnings.add(path, "further unknown keys", f"{path}: too many to list", len(unknown) - _KEYS)
 
     def _check_boxes(self, record: Record, where: str, path: str, training: bool) -> None:
         """Answers that are boxes, and what the truths of grounding tasks hold."""

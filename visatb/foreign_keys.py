@@ -1,0 +1,105 @@
+"""Keys of other trainers' record formats: what they would change here is refused, the others can be counted.
+
+LLaMA-Factory, ms-swift, axolotl, OpenAI's and InternVL's data share the shape of ours but say more: further images,
+videos, a system prompt, which answers are learned. Dropping that in silence would train on other data than meant.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from visatb.errors import shown
+
+RECORD_KEYS = frozenset({"id", "image", "task", "conversations", "generator"})
+TURN_KEYS = frozenset({"from", "value", "generative_value"})
+
+_IMAGE = 'Write "image": a path or a list of paths, and one <image> for each in the questions'
+_NO_MEDIA = "Only images can be learned from. Leave the record out"
+_SYSTEM = "The system prompt is the template's (--version). Remove the key, or put the text into the first question"
+_LEARNED = "All answers are learned, weighted by task. Remove the key, and drop what must not be learned"
+_TURNS = 'Write "conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]'
+
+# Lower case, without - and _: key -> what to write instead.
+_ADVICE: dict[str, str] = {
+    **dict.fromkeys(("image", "images", "img", "imgs", "picture", "pictures", "pixelvalues"), _IMAGE),
+    **{f"image{what}{s}": _IMAGE for what in ("path", "file", "url", "list", "name") for s in ("", "s")},
+    **dict.fromkeys(("video", "videos", "videopath", "audio", "audios", "audiopath", "speech", "sound"), _NO_MEDIA),
+    **dict.fromkeys(("system", "systemprompt", "systemmessage", "tools"), _SYSTEM),
+    **dict.fromkeys(("loss", "lossscale", "lossweight", "lossmask", "mask", "train", "training"), _LEARNED),
+    **dict.fromkeys(("weight", "weights", "sampleweight", "traindetail", "trainingdetail"), _LEARNED),
+    **dict.fromkeys(("messages", "conversation", "dialog", "dialogue", "history"), _TURNS),
+    **dict.fromkeys(("role", "content"), _TURNS),
+    "objects": "Write boxes into the text as [x1, y1, x2, y2] (scripts_visatb.data.boxes)",
+    **{key: f'Write the key as "{key}"' for key in ("task", "conversations", "from", "value")},
+}
+_SEPARATORS = str.maketrans("", "", "-_ ")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+class ForeignKey(NamedTuple):
+    """A key that would change what is read or learned.
+
+    Attributes:
+        key: the key.
+        field: the way to it in the record.
+        rule: what it holds and what to do, to be read after the field.
+    """
+
+    key: str
+    field: str
+    rule: str
+
+
+def foreign_key(record: Mapping[str, Any], training: bool) -> ForeignKey | None:
+    """The first key that would change what is read or learned; None if there is none.
+
+    Keys that hold nothing (`"images": []`) or what is done anyway (`"loss": true` of an answer) change nothing.
+
+    Args:
+        record: any record.
+        training: whether it is learned; else only what the model would read counts.
+    """
+    has_image = bool(record.get("image"))
+    for key in () if record.keys() <= RECORD_KEYS else record:
+        advice = None if key in RECORD_KEYS else _advice(key, record[key], training, has_image=has_image)
+        if advice is not None:
+            return ForeignKey(key, key, f"{shown(record[key])} would be ignored. {advice}.")
+    turns = record.get("conversations")
+    for n, turn in enumerate(turns if isinstance(turns, list) else ()):
+        if not isinstance(turn, dict) or turn.keys() <= TURN_KEYS:
+            continue
+        for key in turn:
+            is_answer = turn.get("from") != "human"
+            advice = None if key in TURN_KEYS else _advice(key, turn[key], training, is_answer, has_image)
+            if advice is not None:
+                return ForeignKey(key, f"conversations[{n}].{key}", f"{shown(turn[key])} would be ignored. {advice}.")
+    return None
+
+
+def unknown_keys(record: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of a record and of its turns (`conversations[].key`) that have no meaning here, each once."""
+    yield from record.keys() - RECORD_KEYS
+    turns = record.get("conversations")
+    if isinstance(turns, list):
+        yield from {
+            f"conversations[].{key}" for turn in turns if isinstance(turn, dict) for key in turn.keys() - TURN_KEYS
+        }
+
+
+def _advice(key: str, value: Any, training: bool, is_answer: bool = True, has_image: bool = False) -> str | None:
+    """What to write instead of a key with that value; None if it changes nothing."""
+    if value is None or value in ("", [], {}):
+        return None
+    plain = key.lower().translate(_SEPARATORS)
+    advice = _ADVICE.get(plain)
+    if advice is None and not has_image and _names_images(value):
+        return _IMAGE
+    if advice == _LEARNED:
+        # Answers are learned and questions are not, whatever such keys repeat; what a mask means differs.
+        changes = plain == "mask" or not isinstance(value, int | float) or value != is_answer
+        return advice if training and changes else None
+    return advice
+
+
+def _names_images(value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return all(isinstance(name, str) and name.lower().endswith(_SUFFIXES) for name in names)
