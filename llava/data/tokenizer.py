@@ -1,7 +1,7 @@
 """The tokenizer of a checkpoint, read in the one way that LLaVA's ids and labels are defined for."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,30 @@ def read_tokenizer(name_or_path: str | Path, cache_dir: str | None = None, **opt
         raise InputError(
             f"{name_or_path}: tokenizer cannot be read: {reason} Copy the tokenizer files again."
         ) from None
+
+
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizer, rows: int, source: str | Path, to_come: Collection[str] = ()
+) -> None:
+    """Refuse a tokenizer with pieces that the model has no embedding of: the first text with one would end the run.
+
+    Args:
+        tokenizer: as it was read.
+        rows: embeddings of the model; more than there are pieces are fine.
+        source: folder or Hub name of the tokenizer, for the message.
+        to_come: tokens whose embeddings are made after the model is loaded, or which never reach it.
+
+    Raises:
+        InputError: naming both numbers.
+    """
+    if len(tokenizer) <= rows:
+        return
+    lacking = [token for token, n in tokenizer.get_vocab().items() if n >= rows and token not in to_come]
+    if lacking:
+        raise InputError(
+            f"{source}: the tokenizer has {len(tokenizer)} pieces, the model {rows} embeddings (none for "
+            f"{lacking[0][:50]!r}). Use the tokenizer files that belong to the model."
+        )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Weights are read without running code from them (`llava.model.weights`), and eve
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from accelerate import init_empty_weights
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizer
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
-from llava.data.tokenizer import TOKENIZER_FILE, read_tokenizer
+from llava.data.tokenizer import TOKENIZER_FILE, check_vocabulary, read_tokenizer
 from llava.hub import companion
 from llava.model.adapter import ADAPTER_CONFIG, fill_adapter, is_adapter, read_adapter, unwrapped, wrap
 from llava.model.adapter_config import base_named, read_adapter_config
@@ -30,7 +30,8 @@ TOWER_PREFIX = "model.vision_tower.vision_tower."
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 _DEFAULT_CONTEXT = 2048
-_TOKENS_OF_LLAVA = 4  # [PAD], <im_patch>, <im_start>, <im_end>: training may have added them and saved no row of them
+# Training may have added them and saved no row of them.
+_TOKENS_OF_LLAVA = ("[PAD]", DEFAULT_IMAGE_PATCH_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN)
 _GENERATION_FILE = "generation_config.json"
 # What transformers raises over files that are damaged or hold other values than it expects.
 _UNUSABLE = (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
@@ -121,8 +122,8 @@ def _refuse_quantisation(
 def _load_whole(model_path: str, config: LlamaConfig, dtype: torch.dtype) -> tuple[PreTrainedTokenizer, Any]:
     if Path(model_path).is_dir() and not weight_files(model_path) and (Path(model_path) / PROJECTOR_FILE).is_file():
         raise InputError(f"{model_path}: holds a projector only. Give the model it belongs to with --model-base.")
-    tokenizer = read_tokenizer(model_path)
     weights = read_state_dict(model_path)
+    tokenizer = _tokenizer_for(weights, config, model_path)
     model = empty_model(config)
     _fill(model, weights, model_path, dtype)
     return tokenizer, model
@@ -132,11 +133,11 @@ def _load_projector_on_base(
     model_path: str, model_base: str, config: LlamaConfig, dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizer, LlavaLlamaForCausalLM]:
     """Stage 1's folder (config.json, mm_projector.bin), or a whole checkpoint's own weights over the base's."""
-    tokenizer = _trained_tokenizer(model_path, model_base)
     projector = companion(model_path, PROJECTOR_FILE)
     if projector is None:
         raise InputError(f"{model_path}: no {PROJECTOR_FILE}. Drop --model-base for a whole checkpoint.")
     weights = _laid_over(read_state_dict(model_base), read_tensors(projector), config, model_base)
+    tokenizer = _tokenizer_for(weights, config, model_path, model_base)
     model = empty_model(config)
     _fill(model, weights, f"{model_base} with {projector}", dtype)
     return tokenizer, model
@@ -151,9 +152,9 @@ def _load_lora(
         named = base_named(model_path)
         named = f" (its {ADAPTER_CONFIG} names {named})" if named else ""
         raise InputError(f"{model_path}: is a LoRA adapter. Give the model it was trained on with --model-base{named}.")
-    tokenizer = _trained_tokenizer(model_path, model_base)
     beside = {unwrapped(key): value for key, value in read_adapter(model_path).items() if "lora_" not in key}
     weights = _laid_over(read_state_dict(model_base), beside, config, model_base)
+    tokenizer = _tokenizer_for(weights, config, model_path, model_base)
     model = empty_model(config)
     tower = _fill_decoder(model, weights, f"{model_base} with {model_path}", dtype)
     try:
@@ -166,9 +167,19 @@ def _load_lora(
     return tokenizer, merged
 
 
-def _trained_tokenizer(model_path: str, model_base: str) -> PreTrainedTokenizer:
-    """The tokenizer that training saved with the tokens it added; LLaVA's own folders have none but the base's."""
-    return read_tokenizer(model_base if companion(model_path, TOKENIZER_FILE) is None else model_path)
+def _tokenizer_for(
+    weights: Mapping[str, torch.Tensor], config: LlamaConfig, model_path: str, model_base: str | None = None
+) -> PreTrainedTokenizer:
+    """The tokenizer that training saved with the tokens it added; LLaVA's own folders have none but the base's.
+
+    Raises:
+        InputError: no tokenizer, a damaged one, or one with more pieces than the weights have embeddings.
+    """
+    source = model_base if model_base and companion(model_path, TOKENIZER_FILE) is None else model_path
+    tokenizer = read_tokenizer(source)
+    rows = len(weights[EMBEDDINGS]) if EMBEDDINGS in weights else config.vocab_size
+    check_vocabulary(tokenizer, rows, source, _TOKENS_OF_LLAVA if isinstance(config, LlavaConfig) else ())
+    return tokenizer
 
 
 def _laid_over(
@@ -187,7 +198,7 @@ def _laid_over(
         return weights
     if EMBEDDINGS not in trained:
         rows = len(weights[EMBEDDINGS])
-        if not 0 <= config.vocab_size - rows <= _TOKENS_OF_LLAVA:
+        if not 0 <= config.vocab_size - rows <= len(_TOKENS_OF_LLAVA):
             raise InputError(
                 f"{model_base}: has {rows} tokens, the training had {config.vocab_size}. Check --model-base."
             )
@@ -213,6 +224,7 @@ def _load_quantised(
 
     if not isinstance(config, LlavaConfig):
         raise InputError(f"{model_path}: only LLaVA checkpoints are quantised here. Drop the flag.")
+    tokenizer = _tokenizer_for({}, config, model_path)
     # transformers itself reads the files here, and torch lets this variable turn its safe loading off.
     files = weight_files(model_path)  # also refuses an index that points out of the folder
     if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") and any(file.suffix == ".bin" for file in files):
@@ -236,7 +248,7 @@ def _load_quantised(
     missing = [key for key in info["missing_keys"] if not is_counted_anew(key)]
     if missing:
         raise InputError(f"{model_path}: weights missing: {', '.join(missing[:5])}. Use a complete checkpoint.")
-    return read_tokenizer(model_path), model
+    return tokenizer, model
 
 
 def empty_model(config: LlamaConfig) -> LlamaForCausalLM:

@@ -206,23 +206,29 @@ class LlavaMetaForCausalLM:
         """
         if model_args.mm_use_im_patch_token:
             tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
-            self.resize_token_embeddings(len(tokenizer))
+            self.grow_vocabulary(len(tokenizer))
         if model_args.mm_use_im_start_end:
             added = tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
-            self.resize_token_embeddings(len(tokenizer))
+            self.grow_vocabulary(len(tokenizer))
             inputs, outputs = self.get_input_embeddings().weight, self.get_output_embeddings().weight
             if added:
+                end = len(tokenizer)  # behind it may be rows that only pad the embeddings
                 with gathered(inputs, outputs):
                     for weight in (inputs.data, outputs.data):
-                        weight[-added:] = weight[:-added].mean(dim=0, keepdim=True)
+                        weight[end - added : end] = weight[: end - added].mean(dim=0, keepdim=True)
                     if model_args.pretrain_mm_mlp_adapter:
-                        _read_new_embeddings(inputs.data, added, model_args.pretrain_mm_mlp_adapter)
+                        _read_new_embeddings(inputs.data, added, end, model_args.pretrain_mm_mlp_adapter)
             if model_args.tune_mm_mlp_adapter:
                 inputs.requires_grad_(True)
                 outputs.requires_grad_(False)
         elif model_args.mm_use_im_patch_token and model_args.tune_mm_mlp_adapter:
             self.get_input_embeddings().weight.requires_grad_(False)
             self.get_output_embeddings().weight.requires_grad_(False)
+
+    def grow_vocabulary(self, pieces: int) -> None:
+        """Have at least that many embeddings. More stay: resizing to the number of pieces would cut padded ones off."""
+        if pieces > self.config.vocab_size:
+            self.resize_token_embeddings(pieces)
 
     def _patches(self) -> int:
         tower = self.get_vision_tower()
@@ -357,7 +363,7 @@ def gathered(*parameters: nn.Parameter) -> AbstractContextManager:
     return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0)
 
 
-def _read_new_embeddings(embeddings: torch.Tensor, added: int, path: str) -> None:
+def _read_new_embeddings(embeddings: torch.Tensor, added: int, end: int, path: str) -> None:
     name = "model.embed_tokens.weight"
     stored = read_tensors(path).get(name)
     if stored is None or stored.shape[0] not in (added, len(embeddings)) or stored.shape[1] != embeddings.shape[1]:
@@ -366,4 +372,4 @@ def _read_new_embeddings(embeddings: torch.Tensor, added: int, path: str) -> Non
             f"{path}: {name} must have {added} or {len(embeddings)} rows of {embeddings.shape[1]} numbers "
             f"(mm_use_im_start_end), got {shape}. Use a projector pretrained with mm_use_im_start_end."
         )
-    embeddings[-added:] = stored[-added:]
+    embeddings[end - added : end] = stored if len(stored) == added else stored[end - added : end]

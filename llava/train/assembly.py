@@ -11,13 +11,14 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizer
 from transformers.deepspeed import is_deepspeed_zero3_enabled
 
+from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 from llava.conversation import Conversation, conv_templates, conversation_for_version
 from llava.data.collator import SupervisedCollator
 from llava.data.dataset import SupervisedDataset
 from llava.data.first_look import look_at_samples
 from llava.data.images import check_image_files
 from llava.data.preprocess import check_fits, check_trainable
-from llava.data.tokenizer import read_tokenizer
+from llava.data.tokenizer import check_vocabulary, read_tokenizer
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.builder import check_base
 from llava.model.config_file import read_base_config
@@ -35,6 +36,7 @@ from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
 from visatb.records import Record, check_records, image_names, name_of, read_records
 
+PAD = "[PAD]"
 SINGLE_TASK = "all"  # the task of every record when no benchmark is given
 
 # Argument -> key of a LLaVA checkpoint's config.json, LLaVA's default.
@@ -171,6 +173,7 @@ def build_model(
     config = settle_vision(model_args, args.cache_dir)
     _check_projector(model_args, args, has_own=bool(getattr(config, "mm_vision_tower", None)))
     tokenizer = load_tokenizer(model_args, args)
+    check_vocabulary(tokenizer, config.vocab_size, model_args.model_name_or_path, _tokens_to_come(model_args))
     check_trainable(conversation, tokenizer, model_args.tune_mm_mlp_adapter)
     base = model_args.model_name_or_path
     check_base(base, config, bool(model_args.pretrain_mm_mlp_adapter), args.cache_dir)
@@ -182,18 +185,28 @@ def build_model(
         model.model.requires_grad_(False)
     if args.bits != 16:
         prepare_quantised(model, args)
-    vocabulary = model.config.vocab_size
+    pieces, rows = len(tokenizer), model.config.vocab_size
     if model_args.version == "v0" and tokenizer.pad_token is None:
         _add_pad_token(model, tokenizer)
     if model_args.vision_tower:
         _add_vision(model, tokenizer, model_args, data_args, args)
     args.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
-    args.vocabulary_grew = model.config.vocab_size != vocabulary
+    args.vocabulary_grew = (len(tokenizer), model.config.vocab_size) != (pieces, rows)
     if args.gradient_checkpointing:
         model.enable_input_require_grads()  # of the final embeddings: adding tokens replaces the module
     if args.lora_enable:
         model = _add_adapters(model, model_args, args)
     return model, tokenizer, conversation
+
+
+def _tokens_to_come(model_args: ModelArguments) -> list[str]:
+    """Tokens that need no embedding of the base's: they get one here, or padding keeps them from the model."""
+    tokens = [] if model_args.version == "v0" else [PAD]
+    if model_args.vision_tower and model_args.mm_use_im_patch_token:
+        tokens.append(DEFAULT_IMAGE_PATCH_TOKEN)
+    if model_args.vision_tower and model_args.mm_use_im_start_end:
+        tokens += [DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN]
+    return tokens
 
 
 def _check_projector(model_args: ModelArguments, args: TrainingArguments, has_own: bool) -> None:
@@ -220,13 +233,13 @@ def _add_adapters(model: LlavaLlamaForCausalLM, model_args: ModelArguments, args
 
 def _add_pad_token(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenizer) -> None:
     """Add [PAD], its embeddings the mean of the others (LLaVA's v0)."""
-    added = tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    model.resize_token_embeddings(len(tokenizer))
+    added, end = tokenizer.add_special_tokens({"pad_token": PAD}), len(tokenizer)
+    model.grow_vocabulary(end)
     weights = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
     if added:
         with gathered(*weights):
             for embeddings in (weight.data for weight in weights):
-                embeddings[-added:] = embeddings[:-added].mean(dim=0, keepdim=True)
+                embeddings[end - added : end] = embeddings[: end - added].mean(dim=0, keepdim=True)
 
 
 def _add_vision(
