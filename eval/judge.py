@@ -37,8 +37,8 @@ RULES = {
     }
 }
 _MARKUP = re.compile(r"[*_`#]")
-_RATING = r"(\d+(?:\.\d+)?)\s*(?:/\s*10)?\.?"
-_RATINGS = re.compile(rf"\s*{_RATING}[\s,;]+{_RATING}\s*(?:\n|$)", re.ASCII)
+_RATING = r"(\d+(?:\.\d+)?)[^\S\n]*(?:/[^\S\n]*10)?\.?"
+_RATINGS = re.compile(rf"\s*{_RATING}(?:[^\S\n]|[,;])+{_RATING}\s*(?:\n|$)", re.ASCII)
 _SYSTEM = "You are a careful and impartial reviewer of answers about images."
 
 

@@ -18,10 +18,12 @@ class Endpoint:
         bodies, headers: of every request so far.
         script: (status, content) of the next replies, in place of ratings. Bytes are the whole body as it stands; a
             third value is the length that the header claims.
+        reply: what a request gets when the script is empty, in the same form.
     """
 
     def __init__(self):
         self.bodies, self.headers, self.script = [], [], []
+        self.reply = usual_reply
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -29,7 +31,7 @@ class Endpoint:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 endpoint.bodies.append(body)
                 endpoint.headers.append(dict(self.headers))
-                status, text, *claimed = endpoint.script.pop(0) if endpoint.script else (200, _rating(body))
+                status, text, *claimed = endpoint.script.pop(0) if endpoint.script else endpoint.reply(body)
                 if not isinstance(text, bytes):
                     text = chat_reply(text) if status == 200 else text.encode()
                 self.send_response(status)
@@ -68,6 +70,7 @@ def chat_reply(content) -> bytes:
     return json.dumps({"choices": [{"message": {"content": content}}]}).encode()
 
 
-def _rating(body: dict) -> str:
+def usual_reply(body: dict) -> tuple[int, str]:
+    """Status and content of the reply to a request."""
     said = re.search(r"\[\w+ 2\]\nrated (\d+)", body["messages"][1]["content"])
-    return f"8 {said[1] if said else 6}\nbecause"
+    return 200, f"8 {said[1] if said else 6}\nbecause"
