@@ -130,19 +130,19 @@ def _answer(record: Record, position: int, file: Path) -> Answer:
     where = f"{file}: {name_of(record, position)}"
     turns = record.get("conversations")
     if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns[:2]):
-        raise InputError(f"{where}: conversations must hold a question and its answer. Mend the record.")
+        raise InputError(f"{where}: conversations must hold a question and its answer. Fix the record.")
     if "value" not in turns[1]:
-        raise InputError(f"{where}: conversations[1].value (the truth) is absent. Mend the record.")
+        raise InputError(f"{where}: conversations[1].value (the truth) is absent. Fix the record.")
     identifier = record.get("id")
     if identifier is not None and (not isinstance(identifier, str | int) or isinstance(identifier, bool)):
-        raise InputError(f"{where}: id must be a string or an integer. Mend the id.")
+        raise InputError(f"{where}: id must be a string or an integer. Fix the id.")
     prediction = turns[1].get("generative_value")
     said = prediction if isinstance(prediction, str) else None
     return Answer(position, identifier, where, turns[1]["value"], said, record)
 
 
 def _refuse_repeated_ids(answers: tuple[Answer, ...]) -> None:
-    remedy = "Mend the file, or pass --key-by-position to tell records apart by position."
+    remedy = "Fix the file, or pass --key-by-position to tell records apart by position."
     seen: dict[str | int, int] = {}
     for answer in answers:
         if answer.identifier is None:
@@ -159,7 +159,7 @@ def _texts(records: list[Record], field: str, file: Path) -> list[str | None]:
     values = [record.get(field) for record in records]
     for n, value in enumerate(values):
         if value is not None and not isinstance(value, str):
-            raise InputError(f"{file}: {name_of(records[n], n)}: {field} must be text. Mend the record.")
+            raise InputError(f"{file}: {name_of(records[n], n)}: {field} must be text. Fix the record.")
     return values
 
 
@@ -202,9 +202,9 @@ def _paired_by_id(
         identifier = question.get("id")
         where = f"{question_file}: {name_of(question, n)}"
         if not isinstance(identifier, str | int) or isinstance(identifier, bool):
-            raise InputError(f"{where}: id must be a string or an integer. Mend it, or pass --key-by-position.")
+            raise InputError(f"{where}: id must be a string or an integer. Correct it, or pass --key-by-position.")
         if identifier in by_id:
-            raise InputError(f"{where}: id occurs twice. Mend the file, or pass --key-by-position.")
+            raise InputError(f"{where}: id occurs twice. Fix the file, or pass --key-by-position.")
         by_id[identifier] = question
     answered = {record["id"] for record in records}
     missing = [identifier for identifier in by_id if identifier not in answered]

@@ -31,7 +31,7 @@ def score(answers: Sequence[Answer], tokenizer: str = "whitespace") -> Scores:
             )
         if not isinstance(answer.truth, str) or not answer.truth.strip():
             raise InputError(
-                f"{answer.where}: conversations[1].value must be a text that is not blank. Mend the record."
+                f"{answer.where}: conversations[1].value must be a text that is not blank. Fix the record."
             )
     return cider_scores(answers, [[answer.truth] for answer in answers], tokenizer)
 

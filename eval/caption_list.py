@@ -24,9 +24,9 @@ def score(answers: Sequence[Answer], tokenizer: str = "whitespace") -> Scores:
         if isinstance(answer.truth, str):
             raise InputError(f"{at} is one text, must be a list of references. Score this file with eval/caption.py.")
         if not isinstance(answer.truth, list) or not all(isinstance(text, str) for text in answer.truth):
-            raise InputError(f"{at} must be a list of texts. Mend the record.")
+            raise InputError(f"{at} must be a list of texts. Fix the record.")
         if not any(text.strip() for text in answer.truth):
-            raise InputError(f"{at} must hold a reference that is not blank, got {answer.truth!r}. Mend the record.")
+            raise InputError(f"{at} must hold a reference that is not blank, got {answer.truth!r}. Fix the record.")
     return cider_scores(answers, [answer.truth for answer in answers], tokenizer)
 
 

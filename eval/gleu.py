@@ -49,7 +49,7 @@ def reference_words(answers: Sequence[Answer]) -> list[list[list[str]]]:
         words = [text.split() for text in texts if text.strip()]
         if not words:
             raise InputError(
-                f"{answer.where}: conversations[1].value must be a text or a list of texts. Mend the record."
+                f"{answer.where}: conversations[1].value must be a text or a list of texts. Fix the record."
             )
         found.append(words)
     return found

@@ -76,7 +76,7 @@ def main() -> int:
 def _true_box(answer: Answer, broken_truth: str) -> Box | None:
     at = f"{answer.where}: conversations[1].value"
     if not isinstance(answer.truth, str):
-        raise InputError(f"{at} must be text that holds a box. Mend the record.")
+        raise InputError(f"{at} must be text that holds a box. Fix the record.")
     box = read_box(answer.truth)
     fault = "no box" if box is None else box_fault(box)
     if fault is None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from eval.answers import Answer, AnswerFile
 from eval.command import Scores, answer_parser, answers_of, record_score, report, scores_of
-from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, collect, shortened
+from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, collect, excerpt
 from visatb.cli import one_line, run
 from visatb.errors import InputError
 from visatb.files import read_json
@@ -86,7 +86,7 @@ def read_rules(path: str | os.PathLike | None) -> dict[str, dict[str, str]]:
         for rule in content.values()
     )
     if not whole or not content:
-        raise InputError(f'{path}: must be {{"<category>": {{"role": text, "prompt": text}}}}. Mend the file.')
+        raise InputError(f'{path}: must be {{"<category>": {{"role": text, "prompt": text}}}}. Fix the file.')
     return content
 
 
@@ -100,7 +100,7 @@ def read_contexts(path: str | os.PathLike | None) -> dict[str, str]:
     for n, record in enumerate(read_records(path) if path is not None else []):
         image = record.get("image")
         if not isinstance(image, str):
-            raise InputError(f"{path}: record {n}: image must be a file name. Mend the record.")
+            raise InputError(f"{path}: record {n}: image must be a file name. Fix the record.")
         captions = record.get("captions", record.get("caption", []))
         lines = [captions] if isinstance(captions, str) else captions
         boxes = record.get("instances", [])
@@ -141,11 +141,7 @@ def score(
     ratings = collect(judge, [prompts[n] for n in asked], replies, parse_ratings, concurrency=concurrency)
     unread = [n for n, rating in zip(asked, ratings, strict=True) if rating is None]
     if unread:
-        got = shortened(repr(replies.of(judge, prompts[unread[0]])[0]))
-        raise JudgeError(
-            f"the replies of {judge.model} to {len(unread)} of {len(asked)} answers hold no two ratings from 0 to 10 "
-            f"on the first line, first: {answers[unread[0]].where}, got {got}. The next run asks for these again."
-        )
+        raise _unreadable(judge, len(unread), len(asked), answers[unread[0]], replies.of(judge, prompts[unread[0]])[0])
     by_answer = dict(zip(asked, ratings, strict=True))
     mean = sum(reference for reference, _ in ratings) / len(ratings) if ratings else 10.0
     pairs = [by_answer.get(n, (mean, 1.0)) for n in range(len(answers))]
@@ -167,6 +163,13 @@ def score(
     return scores_of("relative_score", mean_share, per_record, _summary(per_record))
 
 
+def _unreadable(judge: Judge, count: int, asked: int, first: Answer, reply: str) -> JudgeError:
+    return JudgeError(
+        f"the replies of {judge.model} to {count} of {asked} answers hold no two ratings from 0 to 10 "
+        f"on the first line, first: {first.where}, got {excerpt(repr(reply))}. The next run asks for these again."
+    )
+
+
 def category_of(answer: Answer, rules: Mapping[str, Any]) -> str:
     """The rule that a record is judged by. Raises InputError if there is none."""
     named = [answer.record.get(field) for field in ("category", "task")]
@@ -183,7 +186,7 @@ def prompt_of(answer: Answer, rules: Mapping[str, Any], contexts: Mapping[str, s
         InputError: no rule, no context for the image, or a truth that is not text.
     """
     if not isinstance(answer.truth, str):
-        raise InputError(f"{answer.where}: conversations[1].value must be the reference answer. Mend the record.")
+        raise InputError(f"{answer.where}: conversations[1].value must be the reference answer. Fix the record.")
     names = [name for name in image_names(answer.record) if contexts]
     known = [contexts.get(name, contexts.get(Path(name).name)) for name in names]
     if None in known:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,15 +119,15 @@ class Judge:
                 break
             except _UnfinishedError as error:  # the adapter retries up to the headers of a reply, not its body
                 if attempt == self.attempts:
-                    raise JudgeError(f"{self.url}: no whole reply: {shortened(error)}.") from None
+                    raise JudgeError(f"{self.url}: no whole reply: {excerpt(error)}.") from None
                 time.sleep(min(self.pause * 2 ** (attempt - 1), _LONGEST_PAUSE))
         if status in _NO_ACCESS or status == 400:
             raise InputError(
-                f"{self.url}: refuses with {status}: {shortened(text)}. "
+                f"{self.url}: refuses with {status}: {excerpt(text)}. "
                 f"Check {KEY_VARIABLE}, --judge-model and --judge-url."
             )
         if content is None:
-            raise JudgeError(f"{self.url}: status {status}, no usable reply: {shortened(text)}.")
+            raise JudgeError(f"{self.url}: status {status}, no usable reply: {excerpt(text)}.")
         return content
 
     def _check(self) -> None:
@@ -137,7 +137,7 @@ class Judge:
         except ValueError:
             is_address = False
         if not is_address:
-            got = shortened(repr(self.url))
+            got = excerpt(repr(self.url))
             raise InputError(f"--judge-url must be an address that starts with http:// or https://, got {got}. Fix it.")
         if not math.isfinite(self.temperature) or self.temperature < 0 or self.max_tokens < 1:
             raise InputError(
@@ -151,7 +151,7 @@ class Judge:
         try:
             reply = session.post(address, json=body, timeout=self.timeout, stream=True)
         except requests.RequestException as error:
-            raise JudgeError(f"{self.url}: no reply: {shortened(error)}.") from None
+            raise JudgeError(f"{self.url}: no reply: {excerpt(error)}.") from None
         content = bytearray()
         with reply:
             try:
@@ -263,28 +263,44 @@ def collect(
         session = judge.session()
 
         def work(n: int) -> tuple[int, Any]:
-            earlier = len(replies.of(judge, requests_[n]))
-            for draw in range(earlier, earlier + readings):
-                reply = judge.ask(session, requests_[n])
-                replies.add(judge.key_of(requests_[n], draw), reply)
-                value = parse(reply)
-                if value is not None:
-                    return n, value
-            return n, None
+            return n, _read(judge, session, requests_[n], replies, parse, readings)
 
-        with (
-            ThreadPoolExecutor(concurrency) as pool,
-            tqdm(total=len(found), initial=len(found) - len(missing), desc="judging", unit="answer") as bar,
-        ):
-            futures = [pool.submit(work, n) for n in missing]
-            try:
-                for future in as_completed(futures):
-                    n, found[n] = future.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # what is under way is still paid for, and kept
-                raise
+        with tqdm(total=len(found), initial=len(found) - len(missing), desc="judging", unit="answer") as bar:
+            for n, value in _done(work, missing, concurrency):
+                found[n] = value
+                bar.update()
     return [found[first_of[key]] for key in keys]
+
+
+def _read(
+    judge: Judge,
+    session: requests.Session,
+    messages: Sequence[dict[str, str]],
+    replies: ReplyFile,
+    parse: Callable[[str], Any],
+    readings: int,
+) -> Any:
+    """Ask until a reply can be read; returns what it says, or None after `readings` more that cannot be read."""
+    earlier = len(replies.of(judge, messages))
+    for draw in range(earlier, earlier + readings):
+        reply = judge.ask(session, messages)
+        replies.add(judge.key_of(messages, draw), reply)
+        value = parse(reply)
+        if value is not None:
+            return value
+    return None
+
+
+def _done(work: Callable[[int], Any], numbers: Sequence[int], concurrency: int) -> Iterator[Any]:
+    """What `work` returns for each number, as it ends, several at a time."""
+    with ThreadPoolExecutor(concurrency) as pool:
+        futures = [pool.submit(work, n) for n in numbers]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # what is under way is still paid for, and kept
+            raise
 
 
 def first_readable(replies: Sequence[str], parse: Callable[[str], Any]) -> tuple[str, Any]:
@@ -293,7 +309,7 @@ def first_readable(replies: Sequence[str], parse: Callable[[str], Any]) -> tuple
     return next(((reply, value) for reply, value in read if value is not None), ("", None))
 
 
-def shortened(value: Any, most: int = 200) -> str:
+def excerpt(value: Any, most: int = 200) -> str:
     """A text in one line of at most that many characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else text[: most - 3] + "..."

@@ -25,7 +25,7 @@ def score(answers: Sequence[Answer]) -> Scores:
     per_record = []
     for answer in answers:
         if not isinstance(answer.truth, str):
-            raise InputError(f"{answer.where}: conversations[1].value must be text for exact match. Mend the record.")
+            raise InputError(f"{answer.where}: conversations[1].value must be text for exact match. Fix the record.")
         hit = answer.prediction is not None and normalize(answer.prediction) == normalize(answer.truth)
         per_record.append(record_score(answer, float(hit), malformed=answer.prediction is None))
     return hit_scores("exact_match", per_record)

@@ -1,7 +1,8 @@
 """Mutated answer files for every evaluator: eval/*.py, and the scorers of the zero-shot benchmarks.
 
 An answer file must be refused unless it holds exactly one answer of one model to every question that was asked. Of one
-that is accepted every record is there, and those whose prediction is what it was score what they scored.
+that is accepted every record is there, and those whose prediction is what it was score what they scored. "alone" is a
+command that is not given the questions: then the file must be sound in itself.
 """
 
 import json
@@ -37,7 +38,8 @@ class Subject:
         lines: whether that is JSON Lines.
         argv: the flags.
         fault: value of the file -> why it must be refused, or None.
-        by_id: whether records are told apart by id (else by the order of the questions).
+        by_id: whether records have an `id` (else they are in the order of the questions).
+        alone: whether the questions are unknown, so that truths may change, and with them all scores.
         output, per_record: what it writes; None if it does not.
     """
 
@@ -51,6 +53,7 @@ class Subject:
     by_id: bool = False
     output: Path | None = None
     per_record: Path | None = None
+    alone: bool = False
 
     @property
     def outputs(self) -> list[Path]:
@@ -85,24 +88,25 @@ def _trial(subject: Subject, usual: Sequence[dict[str, Any]], chance: random.Ran
     except NotJsonError as error:
         fault = f"no JSON: {error}"
     ended = call(subject.main, subject.argv)
-    found, why = verdict(ended, fault, unchanged, partial(_wrong_result, subject, usual), subject.outputs)
+    found, why = verdict(ended, fault, unchanged, partial(_wrong_result, subject, usual, value), subject.outputs)
     return Trial(subject.name, what, found, why, content)
 
 
-def _wrong_result(subject: Subject, usual: Sequence[dict[str, Any]]) -> str | None:
-    """What is wrong with the scores that were written."""
+def _wrong_result(subject: Subject, usual: Sequence[dict[str, Any]], value: Any) -> str | None:
+    """What is wrong with the scores that were written for the value of a file."""
     if subject.output is not None and not math.isfinite(json.loads(subject.output.read_text()).get("score", 0)):
         return "the score is not finite"
     scores = subject.scores()
-    if len(scores) != len(usual):
-        return f"{len(scores)} of {len(usual)} records are scored"
+    expected = len(value if subject.alone else usual)
+    if len(scores) != expected:
+        return f"{len(scores)} of {expected} records are scored"
     before = {entry["id"]: entry for entry in usual} if subject.by_id else dict(enumerate(usual))
     for n, entry in enumerate(scores):
-        other = before[entry["id"] if subject.by_id else n]
-        if _said(entry) == _said(other) and abs(entry["score"] - other["score"]) > _ROUNDING:
-            return f"record {n} scored {other['score']} and scores {entry['score']} with the same prediction"
         if subject.by_id and entry["prediction"] is None and (entry["score"] or not entry["malformed"]):
             return f"record {n} scores {entry['score']} without a prediction"
+        other = entry if subject.alone else before[entry["id"] if subject.by_id else n]
+        if _said(entry) == _said(other) and abs(entry["score"] - other["score"]) > _ROUNDING:
+            return f"record {n} scored {other['score']} and scores {entry['score']} with the same prediction"
     return None
 
 
@@ -119,6 +123,24 @@ _TRUTHS: dict[str, Callable[[int], Any]] = {
     "qa": lambda n: f"answer {n}",
     "bleu": lambda n: f"a red ring beside {n} stars",
     "gleu": lambda n: [f"a red ring and {n} stars", f"{n} stars"],
+}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value) and any(map(_is_text, value))
+
+
+_IS_TRUTH: dict[str, Callable[[Any], bool]] = {
+    "caption": _is_text,
+    "caption_list": _is_texts,
+    "grounding": lambda value: _is_text(value) and value.count(",") >= 3,
+    "qa": lambda value: isinstance(value, str),
+    "bleu": lambda value: _is_text(value) or _is_texts(value),
+    "gleu": lambda value: _is_text(value) or _is_texts(value),
 }
 
 
@@ -139,11 +161,13 @@ def _evaluators(folder: Path) -> Iterator[Subject]:
         questions, file = home / "asked.json", home / "answers.json"
         output, per_record = home / "metric.json", home / "records.jsonl"
         questions.write_text(json.dumps([_question(record) for record in records]))
-        argv = ["-a", file, "--question-file", questions, "--output", output, "--per-record", per_record]
-        fault = partial(_record_fault, asked=records)
-        yield Subject(
-            f"eval/{name}.py", module.main, file, json.dumps(records), False, argv, fault, True, output, per_record
-        )
+        argv = ["-a", file, "--output", output, "--per-record", per_record]
+        rest = (True, output, per_record)
+        text, script = json.dumps(records), f"eval/{name}.py"
+        asked = [*argv, "--question-file", questions]
+        yield Subject(script, module.main, file, text, False, asked, partial(_record_fault, asked=records), *rest)
+        fault = partial(_fault_alone, is_truth=_IS_TRUTH[name])
+        yield Subject(f"{script} alone", module.main, file, text, False, argv, fault, *rest, alone=True)
 
 
 def _question(record: dict[str, Any]) -> dict[str, Any]:
@@ -154,20 +178,37 @@ def _question(record: dict[str, Any]) -> dict[str, Any]:
 
 def _record_fault(value: Any, asked: Sequence[dict[str, Any]]) -> str | None:
     """Why the records of an answer file are not one answer of one model to each of `asked`."""
-    if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
-        return "no list of records"
+    fault = _fault_alone(value, lambda _: True)
+    if fault is not None:
+        return fault
     named = [json.dumps(record.get("id")) for record in value]
     wanted = {json.dumps(record["id"]): record for record in asked}
     if sorted(named) != sorted(wanted):
         return "other records than were asked"
     for name, record in zip(named, value, strict=True):
-        turns = record.get("conversations")
-        if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns[:2]):
-            return f"record {name} has no pair of turns"
+        turns = record["conversations"]
         pairs = [(turns[n].get("value"), wanted[name]["conversations"][n]["value"]) for n in range(2)]
         pairs.append((record.get("task"), wanted[name]["task"]))
         if not all(same(one, other) for one, other in pairs):
             return f"record {name} is not as it was asked"
+    return None
+
+
+def _fault_alone(value: Any, is_truth: Callable[[Any], bool]) -> str | None:
+    """Why a file holds no answers of one model, whatever was asked."""
+    if not isinstance(value, list) or not value or not all(isinstance(record, dict) for record in value):
+        return "no list of records"
+    named = [record.get("id") for record in value]
+    if not all(isinstance(name, str | int) and not isinstance(name, bool) for name in named):
+        return "a record without id"
+    if len(set(named)) < len(named):
+        return "an id twice"
+    for name, record in zip(named, value, strict=True):
+        turns = record.get("conversations")
+        if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns[:2]):
+            return f"record {name} has no pair of turns"
+        if "value" not in turns[1] or not is_truth(turns[1]["value"]):
+            return f"record {name} has no truth"
     makers = [record.get("generator") for record in value]
     if not all(maker is None or isinstance(maker, str) for maker in makers) or len(set(makers)) > 1:
         return "no single generator"

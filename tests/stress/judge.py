@@ -20,9 +20,23 @@ from tests.stress.trials import ACCEPTED, REFUSED, WRONG, Trial, call, verdict
 from tests.zero_shot_data import make_zero_shot_data
 
 COUNT = 50
-_REPLIES = ("8 6", "8 6\nbecause", "**8 6**", "8/10, 6/10", "8. 6.", "10 0", "0 10", "Ratings: 8 6", "8", "8 6 4",
-            "11 6", "-8 6", "8 -6", "8,6", "8 1e1", "８ ６", "nan 6", "8\n6", "", " ", "\n\n8 6", "x" * 10**6, "8 6" * 10**5,
-            "[" * 10**5, "8 6\n\ud83d", "\ud83d", None, 8, [8, 6], {"text": "8 6"})  # fmt: skip
+_REPLIES = (
+    *(
+        "8 6",
+        "8 6\nbecause",
+        "**8 6**",
+        "8/10, 6/10",
+        "8. 6.",
+        "10 0",
+        "0 10",
+        "8,6",
+        "8.5 6",
+        "\n\n8 6",
+        "8 6\n\ud83d",
+    ),
+    *("Ratings: 8 6", "8", "8 6 4", "11 6", "-8 6", "8 -6", "8 1e1", "８ ６", "nan 6", "8\n6", "", " ", "\ud83d"),
+    *("x" * 10**6, "8 6" * 10**5, "[" * 10**5, None, 8, [8, 6], {"text": "8 6"}),
+)
 _USUAL = (8, 6)
 
 

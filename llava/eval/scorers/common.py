@@ -98,10 +98,10 @@ def read_answers(path: str | os.PathLike) -> Answers:
     for where, record in read_lines(path):
         identifier = record.get("question_id")
         if not isinstance(identifier, str | int) or isinstance(identifier, bool):
-            raise InputError(f"{where}: question_id must be text or a whole number, got {identifier!r}. Mend the line.")
+            raise InputError(f"{where}: question_id must be text or a whole number, got {identifier!r}. Fix the line.")
         model = record.get("model_id")
         if model is not None and not isinstance(model, str):
-            raise InputError(f"{where}: model_id must be text, got {model!r:.40}. Mend the line.")
+            raise InputError(f"{where}: model_id must be text, got {model!r:.40}. Fix the line.")
         prompt = record.get("prompt")
         text = get(record, "text", str, where)
         lines.append(AnswerLine(identifier, text, prompt if isinstance(prompt, str) else "", where, record))
@@ -150,9 +150,9 @@ def by_id(records: Iterable[tuple[str, Record]], name: str = "question_id") -> d
     for where, record in records:
         identifier = record.get(name)
         if not isinstance(identifier, str | int) or isinstance(identifier, bool):
-            raise InputError(f"{where}: must have {name}, text or a whole number, got {identifier!r}. Mend the file.")
+            raise InputError(f"{where}: must have {name}, text or a whole number, got {identifier!r}. Fix the file.")
         if str(identifier) in found:
-            raise InputError(f"{where}: {name} {identifier!r} occurs twice. Mend the file.")
+            raise InputError(f"{where}: {name} {identifier!r} occurs twice. Fix the file.")
         found[str(identifier)] = record
     return found
 

@@ -127,7 +127,7 @@ def _turns(answers: Answers, rows: Sequence[Row], source: str | os.PathLike) -> 
 def _round_of(line: AnswerLine) -> int:
     number = line.record.get("round_id", 0)
     if not isinstance(number, int) or isinstance(number, bool):
-        raise InputError(f"{line.where}: round_id must be a whole number, got {number!r}. Mend the line.")
+        raise InputError(f"{line.where}: round_id must be a whole number, got {number!r}. Fix the line.")
     return number
 
 
