@@ -1,7 +1,8 @@
 """Convert bounding boxes in questions and answers to LLaVA's convention.
 
-That is `[x1, y1, x2, y2]` in [0, 1] of the image padded to a square. A box is four numbers in square brackets; what
-they mean now is told by --from. The sizes of the images come from their headers, EXIF orientation applied.
+That is `[x1, y1, x2, y2]` in [0, 1] of the image padded to a square. A box is four numbers in square brackets, with
+commas; --from says what they mean now. What looks like a box in another notation ends the command, with a list. The
+sizes of the images come from their headers, EXIF orientation applied.
 """
 
 import re
@@ -28,6 +29,11 @@ TURNS = {"questions": "human", "answers": "gpt"}
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
+# `(3, 4), (20, 20)`, `[3 4 20 20]`, `<box>3,4,20,20</box>`, `<loc_3><loc_4><loc_20><loc_20>`.
+_OTHER_BOX = re.compile(
+    rf"[\[({{<>|]\s*{_NUMBER}(?:[\s,;|()\[\]]+{_NUMBER}){{3}}\s*[\])}}<>|]|(?:<[a-z_]*\d+>\s*){{4}}", re.IGNORECASE
+)
+_LISTED = 5  # boxes in other notations that the message shows
 _EXIF_ORIENTATION = 0x0112
 
 _EXAMPLE = """example:
@@ -53,9 +59,9 @@ def to_square(box: Box, width: int, height: int, notation: str) -> Box:
     if notation.endswith("xywh"):
         x2, y2 = x1 + x2, y1 + y2
     if min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:
-        raise InputError(f"lies outside the image of {width}x{height} pixels. Mend it, or see --from")
+        raise InputError(f"lies outside the image of {width}x{height} pixels")
     if not (x1 < x2 and y1 < y2):
-        raise InputError("is swapped or empty. Mend it, or see --from")
+        raise InputError("is swapped or empty")
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
     x1, x2 = (min(max(x, 0), width) + left for x in (x1, x2))
@@ -76,16 +82,42 @@ def convert_text(text: str, width: int, height: int, notation: str, digits: int)
     """
 
     def replace(match: re.Match) -> str:
+        box = tuple(map(float, match.groups()))
+        if notation.startswith("pixel") and "." in match.group() and all(0 <= number <= 1 for number in box):
+            fitting = " or ".join(_fitting(box, width, height))
+            rule = f"is normalised already. If its numbers are of the image's own sides, --from {fitting} fits"
+            raise InputError(f"box {match.group()} {rule}; those of the padded square need no conversion.")
         try:
-            square = to_square(tuple(map(float, match.groups())), width, height, notation)
-            rounded = tuple(round(number, digits) for number in square)
-            if box_fault(rounded) is not None:
-                raise InputError(f"is nothing at {digits} digits. Raise --digits")
+            rounded = tuple(round(number, digits) for number in to_square(box, width, height, notation))
         except InputError as error:
-            raise InputError(f"box {match.group()} {error}.") from None
+            raise InputError(f"box {match.group()} {error}. {_advice(box, width, height)}.") from None
+        if box_fault(rounded) is not None:
+            raise InputError(f"box {match.group()} is nothing at {digits} digits. Raise --digits.")
         return "[" + ", ".join(map(str, rounded)) + "]"
 
     return _BOX.subn(replace, text)
+
+
+def other_boxes(text: str) -> list[str]:
+    """What looks like a box and is not read as one."""
+    return [match.group().strip() for match in _OTHER_BOX.finditer(_BOX.sub("", text))]
+
+
+def _fitting(box: Box, width: int, height: int) -> list[str]:
+    """The notations in which the box lies inside the image."""
+    found = []
+    for notation in NOTATIONS:
+        is_normalised = all(0 <= number <= 1 for number in box)
+        with suppress(InputError):
+            to_square(box, width, height, notation)
+            found += [notation] if notation.startswith("image") == is_normalised else []
+    return found
+
+
+def _advice(box: Box, width: int, height: int) -> str:
+    if fitting := _fitting(box, width, height):
+        return f"--from {' or '.join(fitting)} fits it: choose that for the whole file, or correct the box"
+    return "No --from fits it: correct the box; thousandths of the image are divided by 1000 first"
 
 
 def image_size(image_folder: Path, name: str, where: str) -> tuple[int, int]:
@@ -105,16 +137,18 @@ def image_size(image_folder: Path, name: str, where: str) -> tuple[int, int]:
 
 def convert_record(
     record: Record, where: str, image_folder: Path, notation: str, digits: int, roles: set[str]
-) -> tuple[Record, int]:
-    """A checked record with its boxes converted, and how many there were.
+) -> tuple[Record, int, list[str]]:
+    """A checked record with its boxes converted, how many there were, and what looks like others, with its place.
 
     Raises:
         InputError: naming record, turn and box; a box beside no image or several.
     """
     size = None
-    turns, boxes = [], 0
+    turns, boxes, others = [], 0, []
     for n, turn in enumerate(record["conversations"]):
         texts = turn["value"] if isinstance(turn["value"], list) else [turn["value"]]
+        if turn["from"] in roles:
+            others += [f"{where}: conversations[{n}] {box!r}" for text in texts for box in other_boxes(text)]
         if turn["from"] in roles and any(map(_BOX.search, texts)):
             size = size or _size_of_its_image(record, where, image_folder)
             try:
@@ -125,7 +159,7 @@ def convert_record(
             converted = [text for text, _ in results]
             turn = turn | {"value": converted if isinstance(turn["value"], list) else converted[0]}
         turns.append(turn)
-    return record | {"conversations": turns}, boxes
+    return record | {"conversations": turns}, boxes, others
 
 
 def _size_of_its_image(record: Record, where: str, image_folder: Path) -> tuple[int, int]:
@@ -135,26 +169,38 @@ def _size_of_its_image(record: Record, where: str, image_folder: Path) -> tuple[
     return image_size(image_folder, names[0], where)
 
 
-def convert_file(args: Namespace) -> tuple[Counter, Counter]:
-    """Convert the file that the flags name; returns records and boxes by task (None without one)."""
+def convert_file(args: Namespace) -> tuple[Counter, Counter, int]:
+    """Convert the file that the flags name; returns records and boxes by task (None without one), and boxes left."""
     roles = {TURNS[name] for name in args.where}
-    records, boxes = Counter(), Counter()
+    records, boxes, left, examples = Counter(), Counter(), 0, []
     with ExitStack() as stack:
         writer = stack.enter_context(writing_records(args.output))
         bar = stack.enter_context(tqdm(total=file_sizes([args.input]), desc="converting", unit="B", unit_scale=True))
         for n, record in enumerate(stream_records(args.input, bar.update)):
-            where, task = f"{args.input}: {name_of(record, n)}", record.get("task")
+            name, task = name_of(record, n), record.get("task")
+            where = f"{args.input}: {name}"
             # With references in place of answers it is an evaluation's record, else it may be a training's.
             for _, problem in record_problems(record, where, set(), training=not _has_references(record)):
                 raise problem
             if not args.tasks or task in args.tasks:
-                record, count = convert_record(record, where, args.image_folder, args.notation, args.digits, roles)
+                try:
+                    record, count, others = convert_record(
+                        record, name, args.image_folder, args.notation, args.digits, roles
+                    )
+                except InputError as error:
+                    raise InputError(f"{args.input}: {error}") from None
                 records[task] += 1
                 boxes[task] += count
+                left += len(others)
+                examples += others[: _LISTED - len(examples)]
             writer.write(record)
+        if left and not args.leave_others:
+            more = f"; and {left - len(examples)} more" if left > len(examples) else ""
+            rule = f"{left} in another notation than [x, y, x, y]: {'; '.join(examples)}{more}"
+            raise InputError(f"{args.input}: {rule}. Rewrite them, or let them stand with --leave-others.")
         if not boxes.total():
             raise InputError(f"{args.input}: no box [x, y, x, y] found. Check the file, --tasks and --where.")
-    return records, boxes
+    return records, boxes, left
 
 
 def _has_references(record: Record) -> bool:
@@ -176,6 +222,7 @@ def _parse() -> Namespace:
     )
     parser.add_argument("--where", nargs="+", choices=TURNS, default=list(TURNS), help="turns to convert boxes in")
     parser.add_argument("--tasks", nargs="+", default=[], help="tasks to convert; all by default")
+    parser.add_argument("--leave-others", action="store_true", help="let boxes in other notations stand as they are")
     parser.add_argument("--digits", type=int, default=2, help="decimal places; LLaVA's data have 2")
     return parser.parse_args()
 
@@ -184,11 +231,13 @@ def main() -> None:
     """Command line."""
     args = _parse()
     if not 1 <= args.digits <= 9:
-        raise InputError(f"--digits must be 1 to 9, got {args.digits}. Mend it.")
+        raise InputError(f"--digits must be 1 to 9, got {args.digits}. Choose another number.")
     refuse_unwritable([args.output], [args.input])
-    records, boxes = convert_file(args)
+    records, boxes, left = convert_file(args)
     for task, count in records.items():
         print(f"{boxes[task]:>8} boxes in {count} records{f' of {task}' if task is not None else ''}")
+    if left:
+        print(f"{left:>8} in other notations were left as they are")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from llava.data.images import FORMATS, read_image
 from scripts_visatb.data.stream import file_sizes, leave_out, writing_records
 from visatb.cli import ArgumentParser, run
-from visatb.errors import InputError
+from visatb.errors import InputError, shown
 from visatb.files import refuse_unwritable, replacing
 from visatb.record_stream import stream_records
 from visatb.records import IMAGE_TOKEN, Record, omitted_file, record_problems
@@ -36,7 +36,7 @@ _EXAMPLE = """example:
 """
 
 
-def convert(row: Record, task: str, n: int, image_folder: Path, where: str) -> Record:
+def convert(row: Record, task: str, n: int, image_folder: Path, where: str, references: bool = False) -> Record:
     """The record of one row; its images are in the image folder afterwards.
 
     Args:
@@ -45,14 +45,13 @@ def convert(row: Record, task: str, n: int, image_folder: Path, where: str) -> R
         n: position of the row, for its id.
         image_folder: what the `image` field will be relative to.
         where: file and row, for messages.
+        references: write the answer as a list, as an evaluation with reference lists takes it.
 
     Raises:
         InputError: naming the row and the field.
     """
     question = "\n".join(filter(None, (_text(row, key, where).strip() for key in ("instruction", "inputs"))))
-    answer = row.get("outputs")
-    if not (isinstance(answer, list) and answer and all(isinstance(text, str) for text in answer)):
-        answer = _text(row, "outputs", where)
+    answer = _answer(row, where, references)
     images = [store_image(text, image_folder, task, where) for text in _images(row, where)]
     fields: dict[str, Any] = {"image": images[0] if len(images) == 1 else images} if images else {}
     turns = [
@@ -90,28 +89,38 @@ def store_image(text: str, image_folder: Path, subfolder: str, where: str) -> st
 
 
 def convert_files(
-    sources: list[Path], task: str, output: Path, image_folder: Path, omit_broken: bool = False
-) -> tuple[int, int]:
-    """Convert files one after the other into one annotation file; returns the rows converted and left out.
+    sources: list[Path],
+    task: str,
+    output: Path,
+    image_folder: Path,
+    omit_broken: bool = False,
+    references: bool = False,
+) -> tuple[int, int, int]:
+    """Convert files one after the other into one annotation file.
+
+    Returns:
+        the rows converted, how many of them hold a list of references, and the rows left out.
 
     Raises:
         InputError: the first broken row, unless `omit_broken` leaves such out and lists them beside the output.
     """
-    counts = [0, 0]
+    done = several = omitted = 0
     with ExitStack() as stack:
         writer = stack.enter_context(writing_records(output))
         listing = stack.enter_context(writing_records(omitted_file(output))) if omit_broken else None
         bar = stack.enter_context(tqdm(total=file_sizes(sources), desc="converting", unit="B", unit_scale=True))
         for n, (row, where) in enumerate(_rows(sources, bar)):
             try:
-                writer.write(convert(row, task, n, image_folder, where))
-                counts[0] += 1
+                record = convert(row, task, n, image_folder, where, references)
+                writer.write(record)
+                done += 1
+                several += isinstance(record["conversations"][1]["value"], list)
             except InputError as problem:
                 leave_out(problem, "", n, {"id": f"{task}-{n}"}, listing)
-                counts[1] += 1
-        if not counts[0]:
-            raise InputError(f"{sources[0]}: every row is broken, see {omitted_file(output)}. Mend the file.")
-    return counts[0], counts[1]
+                omitted += 1
+        if not done:
+            raise InputError(f"{sources[0]}: every row is broken, see {omitted_file(output)}. Correct the file.")
+    return done, several, omitted
 
 
 def _rows(sources: list[Path], bar: tqdm) -> Iterator[tuple[Record, str]]:
@@ -123,16 +132,28 @@ def _rows(sources: list[Path], bar: tqdm) -> Iterator[tuple[Record, str]]:
 def _text(row: Record, key: str, where: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or (not value.strip() and key != "inputs"):
-        got = repr(value)[:40] if key in row else "no such field"
-        raise InputError(f"{where}: {key} must be a text, got {got}. Mend the row.")
+        got = shown(value) if key in row else "no such field"
+        raise InputError(f"{where}: {key} must be a text, got {got}. Correct the row.")
     return value
+
+
+def _answer(row: Record, where: str, references: bool) -> str | list[str]:
+    """The answer, or several references that differ: training takes no list, so that one in a list is the answer."""
+    value = row.get("outputs")
+    if not (isinstance(value, list) and value and all(isinstance(text, str) for text in value)):
+        text = _text(row, "outputs", where)
+        return [text] if references else text
+    different = list(dict.fromkeys(text for text in value if text.strip()))
+    if not different:
+        _text({"outputs": ""}, "outputs", where)
+    return different if references or len(different) > 1 else different[0]
 
 
 def _images(row: Record, where: str) -> list[str]:
     value = next((row[key] for key in IMAGE_KEYS if row.get(key) is not None), [])
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-        raise InputError(f"{where}: {IMAGE_KEYS[0]} must be a text or a list of texts. Mend the row.")
+        raise InputError(f"{where}: {IMAGE_KEYS[0]} must be a text or a list of texts. Correct the row.")
     return texts
 
 
@@ -142,6 +163,7 @@ def _parse() -> Namespace:
     parser.add_argument("--task", required=True, help="task of the records")
     parser.add_argument("--output", required=True, type=Path, help="annotation file to write")
     parser.add_argument("--image-folder", required=True, type=Path, help="folder for the images")
+    parser.add_argument("--references", action="store_true", help="write answers as lists, for eval/caption_list.py")
     parser.add_argument("--omit-broken", action="store_true", help="leave out and list broken rows")
     return parser.parse_args()
 
@@ -153,8 +175,12 @@ def main() -> None:
         raise InputError(f"--task must be letters, digits, '-', '.', '_', got {args.task!r}. Choose another name.")
     listing = omitted_file(args.output) if args.omit_broken else None
     refuse_unwritable([args.output, listing], args.input)
-    done, omitted = convert_files(args.input, args.task, args.output, args.image_folder, args.omit_broken)
+    done, several, omitted = convert_files(
+        args.input, args.task, args.output, args.image_folder, args.omit_broken, args.references
+    )
     print(f"{done} records  {args.output}")
+    if several and not args.references:
+        print(f"{several} of them with several references: for an evaluation, training takes one answer")
     if omitted:
         print(f"{omitted} broken rows left out: {listing}")
 

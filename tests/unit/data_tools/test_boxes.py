@@ -73,7 +73,8 @@ def convert(folder, *records, **flags):
     (folder / "in.json").write_text(json.dumps([r | {"id": n} for n, r in enumerate(records)]))
     start = {"input": folder / "in.json", "output": folder / "out.json", "image_folder": folder, "tasks": []}
     start |= {"notation": "pixel-xyxy", "where": ["questions", "answers"], "digits": 2}
-    counts = convert_file(Namespace(**start | flags))
+    start |= {"leave_others": False}
+    *counts, _ = convert_file(Namespace(**start | flags))
     return [[turn["value"] for turn in r["conversations"]] for r in read_records(folder / "out.json")], counts
 
 
@@ -121,3 +122,66 @@ def test_what_cannot_be_converted_is_refused_with_its_record(folder, shape, told
         convert(folder, shape)
     assert str(refusal.value).count("in.json") <= 2
     assert not (folder / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "fitting"),
+    [
+        ("[0.1, 0.2, 0.5, 0.6]", "image-xyxy or image-xywh fits"),
+        ("[0.5, 0.5, 0.6, 0.7]", "image-xyxy fits"),
+        ("[0.5, 0.5, 0.4, 0.3]", "image-xywh fits"),
+        ("[0.0, 0.0, 1.0, 1.0]", "image-xyxy or image-xywh fits"),
+    ],
+)
+@pytest.mark.parametrize("notation", ["pixel-xyxy", "pixel-xywh"])
+@pytest.mark.parametrize("digits", [2, 4])
+def test_normalised_boxes_are_no_pixels_and_the_flag_that_fits_is_named(folder, answer, fitting, notation, digits):
+    with pytest.raises(InputError) as refusal:
+        convert(folder, record("where", answer), notation=notation, digits=digits)
+    assert f"box {answer} is normalised already" in str(refusal.value)
+    assert f"--from {fitting}; those of the padded square need no conversion" in str(refusal.value)
+    assert not (folder / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "notation", "told"),
+    [
+        ("[20, 10, 100, 50]", "image-xyxy", "--from pixel-xyxy or pixel-xywh fits it"),
+        ("[120, 40, 60, 50]", "pixel-xyxy", "--from pixel-xywh fits it"),
+        ("[120, 40, 150, 90]", "pixel-xywh", "--from pixel-xyxy fits it"),
+        ("[120, 400, 800, 900]", "pixel-xyxy", "thousandths of the image are divided by 1000"),
+    ],
+)
+def test_a_box_outside_the_image_is_refused_with_the_flag_that_fits(folder, answer, notation, told):
+    with pytest.raises(InputError, match=r"record 0 \(id 0\): conversations\[1\]: box") as refusal:
+        convert(folder, record("where", answer), notation=notation)
+    assert told in str(refusal.value)
+
+
+OTHERS = [
+    "(3,4),(20,20)", "[3 4 20 20]", "(3, 4, 20, 20)", "<box>(3,4),(20,20)</box>", "<box>3,4,20,20</box>",
+    "[[3, 4], [20, 20]]", "{3; 4; 20; 20}", "<loc_3><loc_4><loc_20><loc_20>", "<|box_start|>(3,4),(20,20)<|box_end|>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_boxes_in_other_notations_end_the_command_unless_they_may_stay(folder, other):
+    records = [record("where", "[20, 10, 100, 50]"), record("where", f"At {other}.")]
+    with pytest.raises(InputError, match=r"1 in another notation .* record 1 \(id 1\): conversations\[1\] '"):
+        convert(folder, *records)
+    assert not (folder / "out.json").exists()
+    texts, _ = convert(folder, *records, leave_others=True)
+    assert [answer for _, answer in texts] == ["[0.1, 0.3, 0.5, 0.5]", f"At {other}."]
+
+
+def test_the_first_of_many_other_boxes_are_listed_and_all_are_counted(folder):
+    with pytest.raises(InputError) as refusal:
+        convert(folder, *[record("where", "(3,4),(20,20)")] * 9)
+    assert "9 in another notation" in str(refusal.value) and "record 4 (id 4)" in str(refusal.value)
+    assert "; and 4 more. Rewrite them" in str(refusal.value)
+
+
+def test_numbers_that_are_no_boxes_are_not_listed(folder):
+    words = "in (2019, 2020), (1, 2, 3, 4, 5), [1, 2], a 3 4 20 20 b, 1, 2, 3, 4"
+    texts, _ = convert(folder, record("where", f"[20, 10, 100, 50] {words}"))
+    assert texts[0][1] == f"[0.1, 0.3, 0.5, 0.5] {words}"

@@ -88,6 +88,24 @@ def test_several_references_stay_a_list(convert):
     assert convert(row(outputs=["Red.", "A red one."]))[0]["conversations"][1]["value"] == ["Red.", "A red one."]
 
 
+@pytest.mark.parametrize("outputs", [["red"], ["red", "red"], ["", "red"], "red"])
+def test_one_answer_in_a_list_becomes_an_answer_that_training_takes(convert, outputs):
+    records = convert(row(outputs=outputs))
+    assert records[0]["conversations"][1]["value"] == "red"
+    check_records(records, "out.json")
+
+
+def test_an_evaluation_with_reference_lists_gets_lists_alone(convert):
+    records = convert(row(outputs=["red", "ruby"]), row(outputs=["red"]), row(outputs="red"), references=True)
+    assert [record["conversations"][1]["value"] for record in records] == [["red", "ruby"], ["red"], ["red"]]
+
+
+def test_the_command_says_how_many_records_have_several_references(convert, tmp_path):
+    convert(row(outputs=["Red.", "A red one."]), row(), row(outputs=["red"]))
+    sources = [tmp_path / "train.jsonl"]
+    assert convert_files(sources, "t", tmp_path / "b.json", tmp_path / "images") == (3, 1, 0)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -100,6 +118,7 @@ def test_several_references_stay_a_list(convert):
         ({"instruction": None}, "instruction must be a text, got None"),
         ({"outputs": ""}, "outputs must be a text"),
         ({"outputs": []}, "outputs must be a text"),
+        ({"outputs": [" "]}, "outputs must be a text"),
         ({"outputs": "<image>"}, "an answer holds <image>"),
     ],
 )
@@ -114,7 +133,7 @@ def test_a_broken_row_is_named_and_leaves_no_file(convert, tmp_path, changes, to
 @pytest.mark.parametrize("field", ["instruction", "inputs", "outputs"])
 def test_a_row_without_a_field_is_told_by_file_row_and_field(convert, field):
     lacking = {key: value for key, value in row().items() if key != field}
-    with pytest.raises(InputError, match=f"train.jsonl: row 1: {field} must be a text, got no such field. Mend"):
+    with pytest.raises(InputError, match=f"train.jsonl: row 1: {field} must be a text, got no such field. Correct"):
         convert(row(), lacking)
 
 
