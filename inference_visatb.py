@@ -11,17 +11,29 @@ import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.eval.fingerprint import file_digest, images_digest, model_fingerprint
-from llava.eval.questions import Question, Settings
+from llava.eval.questions import Question, Settings, tell_template, template_of
 from llava.eval.shard import Shard, ranks_together, shard_of
 from llava.eval.work import Answer, Work
 from visatb.cli import EXIT_INPUT, ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_text
-from visatb.records import Record, check_records, image_names, name_of, omitted_file, read_records, resolve_image
+from visatb.records import (
+    BAD_IMAGE_SHARE,
+    Record,
+    check_records,
+    image_names,
+    most_bad_images,
+    name_of,
+    omitted_file,
+    read_records,
+    refuse_missing_folder,
+    resolve_image,
+)
 
 if TYPE_CHECKING:
     from llava.eval.common import Answerer
@@ -57,9 +69,20 @@ class Job:
     skip_bad_images: bool
 
     def open_positions(self, answers: dict[int, Answer], among: Sequence[int] | None = None) -> list[int]:
-        """Positions that are still to be asked."""
+        """Positions that are still to be asked; those of unreadable images too where they are too many to skip."""
         among = range(len(self.records)) if among is None else among
-        return [n for n in among if n not in answers or not answers[n].settles(self.skip_bad_images)]
+        skips = self.skip_bad_images and not self.too_many_bad(answers)
+        return [n for n in among if n not in answers or not answers[n].settles(skips)]
+
+    def too_many_bad(self, answers: dict[int, Answer]) -> list[int]:
+        """Positions of the unreadable images if they are more than may be left out, else []."""
+        bad = sorted(n for n, answer in answers.items() if answer.bad_image is not None)
+        return bad if len(bad) > self.most_bad else []
+
+    @cached_property
+    def most_bad(self) -> int:
+        """How many records may be left out for their images, as in training."""
+        return most_bad_images(sum(1 for record in self.records if image_names(record)))
 
     def merge(self) -> bool:
         """Write the answer file if every question is settled; returns whether it is there."""
@@ -110,7 +133,7 @@ def build_parser() -> ArgumentParser:
     data.add_argument("--on-bad-image", choices=["fail", "skip"], default="fail", help="skip: leave the record out")
     data.add_argument("--overwrite", action="store_true", help="replace answer files that were made differently")
     prompt = parser.add_argument_group("generation")
-    prompt.add_argument("--conv-mode", default="vicuna_v1", help="conversation template")
+    prompt.add_argument("--conv-mode", help="conversation template; that of the model's training if left out")
     prompt.add_argument("--temperature", type=float, default=0.0, help="0: greedy or beam search; above: draw")
     prompt.add_argument("--top_p", type=float, help="draw from the likeliest tokens that hold this share")
     prompt.add_argument("--num_beams", type=int, default=1, help="width of the beam search")
@@ -132,7 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if value < 1:
             raise InputError(f"{flag} must be at least 1, got {value}.")
 
-    settings = Settings(args.conv_mode, args.temperature, args.top_p, args.num_beams, args.max_new_tokens, args.seed)
+    template, reason = template_of(args.model_path, args.conv_mode)
+    settings = Settings(template, args.temperature, args.top_p, args.num_beams, args.max_new_tokens, args.seed)
     jobs = plan_jobs(args, settings, shard)
     with ranks_together(shard) as wait_for_all:
         for job in jobs:
@@ -141,6 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         unfinished = [job for job in jobs if not job.work.complete()]
         asked = [job for job in unfinished if job.open_positions(job.work.answers(), _mine(job, shard))]
         answerer = load_answerer(args, settings, shard) if asked else None
+        if asked and shard.rank == 0:
+            tell_template(template, reason)
         for job in unfinished:
             if job in asked:
                 ask(job, answerer, args, shard)
@@ -173,6 +199,11 @@ def plan_jobs(args: Any, settings: Settings, shard: Shard) -> list[Job]:
     for file in map(Path, args.question_file):
         records = read_records(file)
         check_records(records, file, training=False)
+        first = next((n for n, record in enumerate(records) if image_names(record)), None)
+        if first is not None:
+            if not args.image_folder:
+                raise InputError(f"{file}: {name_of(records[first], first)} has an image. Set --image-folder.")
+            refuse_missing_folder(args.image_folder)
         questions = [question_of(record, n, file, args.image_folder, skip) for n, record in enumerate(records)]
         pictured = next((question for question in questions if question.images), None)
         if pictured is not None and not sees:
@@ -184,7 +215,10 @@ def plan_jobs(args: Any, settings: Settings, shard: Shard) -> list[Job]:
         if final in jobs:
             raise InputError(f"{file} and {jobs[final].file} would both be answered in {final}. Rename one of them.")
         work = Work(final, made_from | {"questions": file_digest(file), "images": images})
-        jobs[final] = Job(file, records, questions, work, name, skip)
+        job = jobs[final] = Job(file, records, questions, work, name, skip)
+        missing = [question.problem for question in questions if question.problem is not None]
+        if len(missing) > job.most_bad:
+            raise InputError(f"{file}: {_too_many(len(missing), job)}; the first: {missing[0]}")
     return list(jobs.values())
 
 
@@ -198,8 +232,6 @@ def question_of(record: Record, position: int, file: Path, image_folder: str, sk
     paths, problem = [], None
     for image in image_names(record):
         try:
-            if not image_folder:
-                raise InputError(f"{where}: has an image, and --image-folder is not set. Set it.")
             paths.append(resolve_image(image_folder, image, where))
         except InputError as error:
             if not skip_bad_images:
@@ -240,6 +272,7 @@ def ask(job: Job, answerer: "Answerer", args: Any, shard: Shard) -> None:
     answers = job.work.answers()
     still_open = set(job.open_positions(answers, mine))
     settled = set(mine) - still_open
+    bad = sum(answers[n].bad_image is not None for n in settled)
     with job.work.writing(shard.part) as writer:
         bar = tqdm(
             total=len(mine),
@@ -254,6 +287,9 @@ def ask(job: Job, answerer: "Answerer", args: Any, shard: Shard) -> None:
             for batch in answer_all(answerer, questions, settled, args.batch_size, args.workers):
                 writer.append(batch)
                 bar.update(len(batch))
+                bad += sum(answer.bad_image is not None for answer in batch)
+                if job.skip_bad_images and bad > job.most_bad:
+                    return
 
 
 def outcome(jobs: list[Job], unfinished: list[Job], shard: Shard) -> int:
@@ -266,6 +302,13 @@ def outcome(jobs: list[Job], unfinished: list[Job], shard: Shard) -> int:
         if job.work.complete():
             continue
         answers = job.work.answers()
+        bad = job.too_many_bad(answers) if job.skip_bad_images else []
+        if bad:
+            code = EXIT_INPUT
+            kept = f"(the answers are kept in {job.work.folder}, and the same command resumes)"
+            reason = f"{_too_many(len(bad), job)}; the first: {answers[bad[0]].bad_image}"
+            _say(shard, f"error: {job.file}: {reason} {kept}", sys.stderr)
+            continue
         left = job.open_positions(answers)
         mine = [n for n in job.open_positions(answers, shard.of_chunk(len(job.records))) if n in answers]
         if not mine:
@@ -274,7 +317,7 @@ def outcome(jobs: list[Job], unfinished: list[Job], shard: Shard) -> int:
         first = answers[mine[0]]
         code = max(code, EXIT_INPUT if first.bad_image else EXIT_FAILED)
         reason = first.bad_image or f"{job.questions[mine[0]].where}: {first.failed}"
-        remedy = "Mend the image or pass --on-bad-image skip" if first.bad_image else "The same command asks them again"
+        remedy = "Fix the image or pass --on-bad-image skip" if first.bad_image else "The same command asks them again"
         _say(
             shard,
             f"error: {reason} ({len(mine)} of {len(job.records)} questions have no answer, the others are kept in "
@@ -282,6 +325,13 @@ def outcome(jobs: list[Job], unfinished: list[Job], shard: Shard) -> int:
             sys.stderr,
         )
     return code
+
+
+def _too_many(bad: int, job: Job) -> str:
+    return (
+        f"{bad} of {len(job.records)} records have images that cannot be read; --on-bad-image skip leaves out "
+        f"{job.most_bad} here ({BAD_IMAGE_SHARE:.0%} of those with images, at least 1)"
+    )
 
 
 def _clear_way(job: Job, overwrite: bool, shard: Shard) -> None:

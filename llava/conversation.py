@@ -16,6 +16,10 @@ from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAUL
 from visatb.errors import InputError
 from visatb.records import is_empty
 
+CONVERSATION_VERSION = "conversation_version"  # key of config.json: the template that a model was trained with
+
+USUAL_TEMPLATE = "vicuna_v1"  # of LLaVA-1.5, and of `--version v1`
+
 # An image in a message, with the start and end tokens that mm_use_im_start_end puts around it.
 _IMAGE = re.compile(f"((?:{DEFAULT_IM_START_TOKEN})?{DEFAULT_IMAGE_TOKEN}(?:{DEFAULT_IM_END_TOKEN})?)")
 
@@ -197,7 +201,7 @@ def conversation_for_version(version: str) -> Conversation:
     Raises:
         InputError: if there is no such template.
     """
-    if version in ("v0", "v0.5"):
+    if recorded_version(version) != version:
         warnings.warn(f"--version {version} trains with the v1 template, as LLaVA does. Use v1.", stacklevel=2)
         return conv_vicuna_v1
     if version not in conv_templates:
@@ -205,6 +209,11 @@ def conversation_for_version(version: str) -> Conversation:
             f"--version must be one of {', '.join(conv_templates)}, got {version!r}. Vicuna and LLaVA-1.5 use v1."
         )
     return conv_templates[version]
+
+
+def recorded_version(version: str) -> str:
+    """What a checkpoint records of `--version`: the name, in `conv_templates`, of the template it was trained with."""
+    return "v1" if version in ("v0", "v0.5") else version
 
 
 _HUMAN_SYSTEM = (

@@ -1,5 +1,6 @@
 """Files of a model that is named by its folder or by its name on the Hugging Face Hub."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def companion(name_or_path: str | Path, file_name: str, cache_dir: str | None = 
         InputError: neither a folder nor a model of the Hub that is cached or can be reached.
     """
     folder, name = Path(name_or_path), str(name_or_path)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
         return folder / file_name if (folder / file_name).is_file() else None
     cache = cache_dir or TRANSFORMERS_CACHE
     try:
@@ -49,7 +50,7 @@ def companion(name_or_path: str | Path, file_name: str, cache_dir: str | None = 
     except RepositoryNotFoundError:
         reason = "the Hub has no model of that name, or only for those who log in (huggingface-cli login)."
     except HFValidationError:
-        raise InputError(f"{name}: no such folder. Check the path.") from None
+        raise InputError(f"{name[:200]}: no such folder. Check the path.") from None
     except OSError as error:
         reason = f"the Hub's file cannot be had: {one_line(error)}"
     raise InputError(f"{name}: no such folder, and {reason} Check the name, or give a folder.")

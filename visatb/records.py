@@ -23,6 +23,7 @@ IMAGE_TOKEN = "<image>"
 DUPLICATE_ID = "duplicate id"
 FOREIGN_KEY = "key of another format"
 ROLES = ("human", "gpt")
+BAD_IMAGE_SHARE = 0.01  # of the records with images: more unreadable ones are no accident
 _NO_PATH = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]*://")  # a data URI or a web address
 _LONGEST_PATH = 4096  # longer is the image itself, in base64
 _TAKE_TURNS = "Let human and gpt take turns."
@@ -143,6 +144,17 @@ def is_unanswered(record: Record) -> bool:
 def omitted_file(answer_file: Path) -> Path:
     """Where the records are listed that an answer file lacks, one `{"position", "id", "image", "reason"}` a line."""
     return answer_file.with_name(answer_file.stem + ".omitted.jsonl")
+
+
+def refuse_missing_folder(image_folder: str | os.PathLike) -> None:
+    """Refuse an image folder that is not there: else every image in it would count as bad. Raises InputError."""
+    if not os.path.isdir(image_folder):
+        raise InputError(f"{os.fspath(image_folder)}: no such folder. Check --image_folder (IMAGE_FOLDER).")
+
+
+def most_bad_images(with_images: int) -> int:
+    """How many records with an unreadable image `skip` accepts: a share of those with images, but at least one."""
+    return max(1, int(BAD_IMAGE_SHARE * with_images))
 
 
 def resolve_image(image_folder: str | os.PathLike, name: str, where: str) -> Path:

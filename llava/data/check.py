@@ -23,7 +23,7 @@ from llava.conversation import conversation_for_version
 from llava.data.check_report import problem_list, report_text, task_rows
 from llava.data.check_samples import IMAGE_FILE, Problems, Reading, Samples, read_samples
 from llava.data.check_show import find_record, show_record
-from llava.data.dataset import BAD_IMAGE_CHOICES, BAD_IMAGE_SHARE, UNSUPERVISED_SHARE, surveyed
+from llava.data.dataset import BAD_IMAGE_CHOICES, UNSUPERVISED_SHARE, surveyed
 from llava.data.first_look import beyond_positions, empty_turns, model_positions
 from llava.data.tokenizer import read_tokenizer
 from llava.hub import companion
@@ -36,14 +36,17 @@ from visatb.files import read_json, refuse_unwritable, write_json
 from visatb.foreign_keys import foreign_key, unknown_keys
 from visatb.overlap import find_overlaps
 from visatb.records import (
+    BAD_IMAGE_SHARE,
     FOREIGN_KEY,
     Record,
     image_names,
     is_refused,
     is_unanswered,
+    most_bad_images,
     name_of,
     read_records,
     record_problems,
+    refuse_missing_folder,
 )
 
 _EXAMPLE = """example:
@@ -117,8 +120,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     twice = next((path for n, path in enumerate(given) if path in given[:n]), None)
     if twice is not None:
         raise InputError(f"{twice}: is given twice. Name every file once.")
-    if args.image_folder is not None and not args.no_images and not os.path.isdir(args.image_folder):
-        raise InputError(f"{args.image_folder}: no such folder. Check --image_folder.")
+    if args.image_folder is not None and not args.no_images:
+        refuse_missing_folder(args.image_folder)
     for flag in ("model_max_length", "patches_per_image", "global_batch", "workers"):
         value = getattr(args, flag)
         if value is not None and value < 1:
@@ -283,7 +286,7 @@ class DataCheck:
         for (source, kind), (count, messages) in samples.problems.found.items():
             (self._warnings if kind == IMAGE_FILE else refused).extend((source, kind), count, messages)
         with_images = sum(1 for record in records if image_names(record))
-        if samples.bad_images > max(1, BAD_IMAGE_SHARE * with_images):
+        if samples.bad_images > most_bad_images(with_images):
             message = f"{path}: {samples.bad_images} of {with_images} records have unreadable images, more than "
             refused.add(path, "too many bad images", f"{message}{BAD_IMAGE_SHARE:.0%}. Mend them.")
         return refused

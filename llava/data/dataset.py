@@ -19,13 +19,19 @@ from llava.data.collator import kept_tokens
 from llava.data.images import load_image, process_image
 from llava.data.preprocess import SegmentEncoder, preprocess
 from visatb.errors import InputError
-from visatb.records import Record, image_names, is_unanswered, name_of, resolve_image
+from visatb.records import (
+    BAD_IMAGE_SHARE,
+    Record,
+    image_names,
+    is_unanswered,
+    most_bad_images,
+    name_of,
+    resolve_image,
+)
 
 logger = logging.getLogger(__name__)
 
 BAD_IMAGE_CHOICES = ("fail", "skip", "replace")
-# How many unreadable images `skip` puts up with: this share of the records with images, but at least one.
-BAD_IMAGE_SHARE = 0.01
 UNSUPERVISED_SHARE = 0.2  # of a task's records; with more, the length limit is a mistake
 SURVEYED = 1000  # records whose length is looked at before a training
 _WORDS_OF_AN_IMAGE = 128  # LLaVA's rule of thumb for grouping samples by length
@@ -211,7 +217,7 @@ class SupervisedDataset(Dataset):
         self._unreadable[index] = True
         bad = int(self._unreadable.sum())
         with_images = sum(1 for record in self.records if image_names(record)) if bad > 1 else bad
-        if bad > max(1, BAD_IMAGE_SHARE * with_images):
+        if bad > most_bad_images(with_images):
             raise InputError(
                 f"{self.source}: {bad} of {with_images} records have unreadable images, more than "
                 f"{BAD_IMAGE_SHARE:.0%}; the last is {error}"

@@ -1,7 +1,7 @@
 """The tokenizer of a checkpoint, read in the one way that LLaVA's ids and labels are defined for."""
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,53 @@ from transformers import LlamaTokenizer, PreTrainedTokenizer
 from llava.hub import companion
 from visatb.cli import one_line
 from visatb.errors import InputError
+from visatb.files import read_json
+from visatb.value_rules import (
+    FLAG,
+    NULL,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Rule,
+    check,
+    list_of,
+    one_of,
+    whole,
+)
 
 TOKENIZER_FILE = "tokenizer.model"
-_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_ADDED_TOKEN = Rule(
+    "an object with its content", lambda value: isinstance(value, dict) and TEXT.holds(value.get("content"))
+)
+_SPECIAL = (
+    dict.fromkeys(("bos_token", "eos_token", "unk_token"), TEXT | _ADDED_TOKEN)
+    | dict.fromkeys(("pad_token", "sep_token", "cls_token", "mask_token"), TEXT | _ADDED_TOKEN | NULL)
+    | {"additional_special_tokens": list_of(TEXT | _ADDED_TOKEN) | NULL}
+)
+# By file; keys that are not here are not read, but for those of added_tokens.json.
+_SETTINGS = {
+    "tokenizer_config.json": _SPECIAL
+    | {
+        "model_max_length": Rule("a number above 0", lambda value: value is None or NUMBER.holds(value) and value > 0),
+        "padding_side": one_of("right", "left"),
+        "truncation_side": one_of("right", "left"),
+        "add_bos_token": FLAG,
+        "add_eos_token": FLAG,
+        "legacy": FLAG,
+        "use_fast": FLAG,
+        "clean_up_tokenization_spaces": FLAG,
+        "split_special_tokens": FLAG,
+        "model_input_names": list_of(TEXT),
+        "tokenizer_class": TEXT | NULL,
+        "tokenizer_file": TEXT | NULL,
+        "special_tokens_map_file": TEXT | NULL,
+        "name_or_path": TEXT | NULL,
+        "sp_model_kwargs": OBJECT | NULL,
+        "init_inputs": one_of([]),
+    },
+    "special_tokens_map.json": _SPECIAL,
+    "added_tokens.json": {},
+}
 # What a damaged tokenizer file makes transformers and sentencepiece raise.
 _UNUSABLE = (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -36,11 +80,13 @@ def read_tokenizer(name_or_path: str | Path, cache_dir: str | None = None, **opt
         raise InputError(
             f"{name_or_path}: has no {TOKENIZER_FILE}. Copy the tokenizer files of its base model into it."
         )
-    for name in _SETTINGS:  # of a Hub name: downloaded into the same folder
-        companion(name_or_path, name, cache_dir)
+    for name, rules in _SETTINGS.items():  # of a Hub name: downloaded into the same folder
+        settings = companion(name_or_path, name, cache_dir)
+        if settings is not None:
+            _check(read_json(settings), rules, settings)
     try:
         with no_advice():
-            return LlamaTokenizer.from_pretrained(file.parent, **options)
+            return LlamaTokenizer.from_pretrained(file.parent, vocab_file=str(file), **options)
     except _UNUSABLE as error:
         reason = one_line(error)
         raise InputError(
@@ -70,6 +116,13 @@ def check_vocabulary(
             f"{source}: the tokenizer has {len(tokenizer)} pieces, the model {rows} embeddings (none for "
             f"{lacking[0][:50]!r}). Use the tokenizer files that belong to the model."
         )
+
+
+def _check(content: Any, rules: Mapping[str, Rule], file: Path) -> None:
+    """Refuse settings that no tokenizer can be made of. Raises InputError naming file and key."""
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: must be a JSON object. Copy the tokenizer files again.")
+    check(content, rules or dict.fromkeys(content, whole(0, 2**22)), file)
 
 
 @contextmanager

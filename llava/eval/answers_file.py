@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.eval.fingerprint import model_fingerprint
-from llava.eval.questions import Question, Settings
+from llava.eval.questions import Question, Settings, tell_template, template_of
 from llava.eval.shard import Shard
 from llava.eval.work import Work
 from visatb.cli import EXIT_INPUT, ArgumentParser
@@ -256,7 +256,7 @@ def add_model_flags(parser: ArgumentParser) -> None:
 
 def add_generation_flags(parser: ArgumentParser, max_new_tokens: int | None) -> None:
     """The flags that `settings_of` reads, and --batch-size."""
-    parser.add_argument("--conv-mode", default="vicuna_v1", help="conversation template")
+    parser.add_argument("--conv-mode", help="conversation template; that of the model's training if left out")
     parser.add_argument("--temperature", type=float, default=0.0, help="0: greedy or beam search; above: draw")
     parser.add_argument("--top_p", type=float, help="draw from the likeliest tokens that hold this share")
     parser.add_argument("--num_beams", type=int, default=1, help="width of the beam search")
@@ -271,7 +271,8 @@ def settings_of(args: Any, max_new_tokens: int | None = None) -> Settings:
     if args.batch_size < 1:
         raise InputError(f"--batch-size must be at least 1, got {args.batch_size}.")
     longest = args.max_new_tokens if args.max_new_tokens is not None else max_new_tokens
-    return Settings(args.conv_mode, args.temperature, args.top_p, args.num_beams, longest, args.seed)
+    template, _ = template_of(args.model_path, args.conv_mode)
+    return Settings(template, args.temperature, args.top_p, args.num_beams, longest, args.seed)
 
 
 def get_chunk(items: Sequence[Any], chunks: int, chunk: int) -> Sequence[Any]:
@@ -300,7 +301,9 @@ def answer_command(args: Any, read: Callable[[], list[Asked]]) -> int:
         return 0
     answers.clear_way([args.question_file], "Move it away or choose another --answers-file.")
     if answers.open_questions():
-        answers.answer(model.load(settings), args.batch_size)
+        answerer = model.load(settings)
+        tell_template(*template_of(args.model_path, args.conv_mode))
+        answers.answer(answerer, args.batch_size)
     shortfall = answers.finish()
     if shortfall is None:
         return 0

@@ -53,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     example = "--questions-file llvisionqa_dev.json --image-folder images_llvisionqa"
     parser = answer_parser("model_vqa_qbench", __doc__, 1024, example)
     parser.add_argument("--lang", choices=list(INSTRUCTIONS), default="en", help="language in which to choose is asked")
-    parser.set_defaults(conv_mode="llava_v1")  # that of LLaVA's command
     args = parser.parse_args(argv)
     return answer_command(args, lambda: read(args.question_file, args.image_folder, args.lang))
 

@@ -1,15 +1,24 @@
 """What is asked and how: questions, settings of generation, and which questions share a batch. Needs no torch."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from llava.conversation import Conversation, SeparatorStyle, conv_templates
-from visatb.errors import InputError
+from llava.conversation import CONVERSATION_VERSION, USUAL_TEMPLATE, Conversation, SeparatorStyle, conv_templates
+from visatb.errors import InputError, shown
+from visatb.files import read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+# Public checkpoints that record nothing and were trained with another template, by their whole names.
+_OF_PUBLIC_MODELS = {
+    "llava-llama-2-13b-chat-lightning-preview": "llava_llama_2",
+    "llava-llama-2-7b-chat-lightning-lora-preview": "llava_llama_2",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Settings:
         seed: of the draws. Each question draws by itself, so answers do not depend on batches or chunks.
     """
 
-    conv_mode: str = "vicuna_v1"
+    conv_mode: str = USUAL_TEMPLATE
     temperature: float = 0.0
     top_p: float | None = None
     num_beams: int = 1
@@ -52,8 +61,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        if self.conv_mode not in conv_templates:
-            raise InputError(f"--conv-mode must be one of {', '.join(conv_templates)}, got {self.conv_mode!r}.")
+        _refuse_unknown(self.conv_mode, "--conv-mode")
         if not 0 <= self.temperature < float("inf"):
             raise InputError(f"--temperature must be a number >= 0, got {self.temperature}. Use 0 for greedy search.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -98,15 +106,52 @@ def stop_strings(conversation: Conversation) -> tuple[str, ...]:
     return ()
 
 
-def conv_mode_for(model_name: str) -> str:
-    """The template that a model's name suggests; Vicuna's v1, which `--version v1` trains with, where it says nothing.
+def template_of(model_path: str, asked: str | None = None) -> tuple[str, str]:
+    """The conversation template to ask a model with, and why it is that one.
+
+    A folder's name says nothing: it is the user's, and any word may hold "mpt" or "v0".
 
     Args:
-        model_name: of `llava.mm_utils.get_model_name_from_path`: the folders above the model say nothing.
+        model_path: folder or Hub name of a checkpoint, a projector or an adapter.
+        asked: `--conv-mode`; None if it was left out.
+
+    Returns:
+        a name in `conv_templates`, and the reason in words.
+
+    Raises:
+        InputError: no such template, or a config.json that records none of them.
     """
-    name = model_name.lower()
-    if "llama-2" in name:
-        return "llava_llama_2"
-    if "mpt" in name and "v1" not in name:
-        return "mpt"
-    return "llava_v0" if "v0" in name else "vicuna_v1"
+    if asked is not None:
+        _refuse_unknown(asked, "--conv-mode")
+        return asked, "--conv-mode"
+    file = _config_file(model_path)
+    config = None if file is None else read_json(file)
+    recorded = config.get(CONVERSATION_VERSION) if isinstance(config, dict) else None
+    if recorded is not None:
+        _refuse_unknown(recorded, f"{file}: {CONVERSATION_VERSION}")
+        # v1 and vicuna_v1 are one template; answers know it by the second name.
+        name = USUAL_TEMPLATE if conv_templates[recorded] is conv_templates[USUAL_TEMPLATE] else recorded
+        return name, f"{model_path} was trained with --version {recorded}"
+    name = _OF_PUBLIC_MODELS.get(PurePath(model_path).name)
+    if name is not None:
+        return name, f"{PurePath(model_path).name} is known to be trained with it"
+    return USUAL_TEMPLATE, f"{model_path} does not record another; --conv-mode overrides it"
+
+
+def tell_template(name: str, reason: str) -> None:
+    """Say on stderr which template is used; stdout is for answers."""
+    print(f"conversation template: {name} ({reason})", file=sys.stderr, flush=True)
+
+
+def _config_file(model_path: str) -> Path | None:
+    if Path(model_path).is_dir():
+        file = Path(model_path) / "config.json"
+        return file if file.is_file() else None
+    from llava.hub import companion  # slow to import, and only a Hub name needs it
+
+    return companion(model_path, "config.json")
+
+
+def _refuse_unknown(name: Any, where: str) -> None:
+    if not isinstance(name, str) or name not in conv_templates:
+        raise InputError(f"{where} must be one of {', '.join(conv_templates)}, got {shown(name)}.")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
-from llava.eval.questions import Question, Settings, conv_mode_for
+from llava.eval.questions import Question, Settings, tell_template, template_of
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 
@@ -28,8 +28,8 @@ def eval_model(args: Namespace) -> str:
 
     Args:
         args: any object with model_path, model_base, image_file (paths or web addresses joined by `sep`), query;
-            optional are model_name, sep (","), conv_mode (from the model's name), temperature (0.2 in LLaVA's command,
-            0 if absent), top_p, num_beams, max_new_tokens (512), seed, device, dtype.
+            optional are model_name, sep (","), conv_mode (that of the model's training), temperature (0.2 in LLaVA's
+            command, 0 if absent), top_p, num_beams, max_new_tokens (512), seed, device, dtype.
 
     Raises:
         InputError: unreadable image, unknown template, setting out of range.
@@ -38,8 +38,9 @@ def eval_model(args: Namespace) -> str:
     from llava.mm_utils import get_model_name_from_path
 
     name = getattr(args, "model_name", None) or get_model_name_from_path(args.model_path)
+    template, reason = template_of(args.model_path, getattr(args, "conv_mode", None))
     settings = Settings(
-        conv_mode=getattr(args, "conv_mode", None) or conv_mode_for(name),
+        conv_mode=template,
         temperature=getattr(args, "temperature", None) or 0.0,
         top_p=getattr(args, "top_p", None),
         num_beams=getattr(args, "num_beams", None) or 1,
@@ -51,6 +52,7 @@ def eval_model(args: Namespace) -> str:
     dtype = dtype_of(getattr(args, "dtype", None) or "auto", device, args.model_path)
     model_base = getattr(args, "model_base", None)
     answerer = Answerer.load(args.model_path, model_base, settings, device, dtype, model_name=name)
+    tell_template(template, reason)
     query = args.query.replace(IMAGE_PLACEHOLDER, DEFAULT_IMAGE_TOKEN)
     (answer,) = next(answer_all(answerer, [Question(0, "--query", query, images)]))
     if answer.text is None:
@@ -101,7 +103,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--image-file", help="image, a file or a web address, or several joined by --sep")
     parser.add_argument("--query", required=True, help="the question")
     parser.add_argument("--sep", default=",", help="what joins several images")
-    parser.add_argument("--conv-mode", help="conversation template; guessed from the model's name if left out")
+    parser.add_argument("--conv-mode", help="conversation template; that of the model's training if left out")
     parser.add_argument("--temperature", type=float, default=0.2, help="0: greedy or beam search; above: draw")
     parser.add_argument("--top_p", type=float, help="draw from the likeliest tokens that hold this share")
     parser.add_argument("--num_beams", type=int, default=1, help="width of the beam search (with --temperature 0)")

@@ -36,6 +36,7 @@ from llava.eval.answers_file import (
     add_model_flags,
     settings_of,
 )
+from llava.eval.questions import tell_template, template_of
 from llava.eval.shard import Shard, shard_of
 from llava.eval.suite_report import missing_lines, print_table, zero_shot_line
 from llava.eval.zero_shot import BENCHMARKS, Place, ZeroShot
@@ -181,6 +182,8 @@ def ask_all(args: Namespace, sittings: Sequence[Sitting], model: Model) -> None:
     """Answer what has no answer yet, with one process for each GPU where there are several."""
     chunk = Shard(args.chunk_idx, args.num_chunks)
     count = min(args.processes or _processes(args, model), _left(sittings, chunk))
+    if count:
+        tell_template(*template_of(args.model_path, args.conv_mode))
     if count == 1:
         _ask(args, sittings, model, chunk)
     elif count:

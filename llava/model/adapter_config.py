@@ -9,21 +9,24 @@ from typing import Any
 
 from llava.hub import companion
 from llava.model.adapter import ADAPTER_CONFIG
-from visatb.errors import InputError
+from visatb.errors import InputError, shown
 from visatb.files import read_json
+from visatb.value_rules import FLAG, NULL, NUMBER, TEXT, Rule, check, list_of, object_of, whole
 
-_HIGHEST_RANK = 2**14
+_RANK = whole(1, 2**14)
+_LAYER = whole(0, 2**10)
+_NAMES = Rule("names of layers", lambda value: bool(value) and (TEXT | list_of(TEXT)).holds(value))
 _TAKEN = {
-    "r": int,
-    "lora_alpha": int | float,
-    "target_modules": list | str,
-    "rank_pattern": dict | None,
-    "alpha_pattern": dict | None,
-    "layers_to_transform": list | int | None,
-    "layers_pattern": list | str | None,
-    "use_rslora": bool,
-    "use_dora": bool,
-    "fan_in_fan_out": bool,
+    "r": _RANK,
+    "lora_alpha": NUMBER,
+    "target_modules": _NAMES,
+    "rank_pattern": object_of(_RANK) | NULL,
+    "alpha_pattern": object_of(NUMBER) | NULL,
+    "layers_to_transform": _LAYER | list_of(_LAYER) | NULL,
+    "layers_pattern": TEXT | list_of(TEXT) | NULL,
+    "use_rslora": FLAG,
+    "use_dora": FLAG,
+    "fan_in_fan_out": FLAG,
 }
 # Where the adapter comes from, how it was trained, what else its file holds: nothing that changes what it computes.
 _SAYS_NOTHING = {
@@ -63,34 +66,24 @@ def read_adapter_config(model_path: str) -> Any:
     where = f"{model_path}/{ADAPTER_CONFIG}"
     kind = content.get("peft_type")
     if kind != "LORA":
-        raise InputError(f"{where}: peft_type must be LORA, got {kind!r}. Only LoRA adapters can be loaded.")
+        raise InputError(f"{where}: peft_type must be LORA, got {shown(kind)}. Only LoRA adapters can be loaded.")
     beginning = content.get("init_lora_weights", True)
     if beginning not in _PLAIN_BEGINNINGS:
         raise InputError(
-            f"{where}: init_lora_weights {beginning!r} changes the base model too. Convert the adapter with PEFT."
+            f"{where}: init_lora_weights {shown(beginning)} changes the base model too. Convert the adapter with PEFT."
         )
-    taken = {key: content[key] for key in _TAKEN if key in content}
-    for key, value in taken.items():
-        if not isinstance(value, _TAKEN[key]) or (key in ("r", "lora_alpha") and isinstance(value, bool)):
-            raise InputError(f"{where}: {key} has a value of a wrong kind: {value!r}. Copy the adapter again.")
-    _check_ranks([taken.get("r"), *(taken.get("rank_pattern") or {}).values()], where)
-    if not taken.get("target_modules") or not all(isinstance(name, str) for name in taken["target_modules"]):
-        raise InputError(f"{where}: target_modules must be names of layers. Copy the adapter again.")
+    check(content, _TAKEN, where)
+    for key in ("r", "target_modules"):
+        if key not in content:
+            raise InputError(f"{where}: {key} is missing. Copy the adapter again.")
+    taken = {key: content[key] for key in _TAKEN if content.get(key) is not None}
     usual = {field.name: field.default for field in dataclasses.fields(LoraConfig)}
-    for key in content.keys() - taken.keys() - _SAYS_NOTHING - {"init_lora_weights"}:
+    for key in content.keys() - _TAKEN.keys() - _SAYS_NOTHING - {"init_lora_weights"}:
         if content[key] and content[key] != usual.get(key):
             raise InputError(
-                f"{where}: {key} is {content[key]!r}, which is not known here. Merge it with its own PEFT."
+                f"{where}: {key} is {shown(content[key])}, which is not known here. Merge it with its own PEFT."
             )
     return LoraConfig(task_type="CAUSAL_LM", **taken)
-
-
-def _check_ranks(ranks: list[Any], where: str) -> None:
-    for rank in ranks:
-        if type(rank) is not int or not 0 < rank <= _HIGHEST_RANK:
-            raise InputError(
-                f"{where}: a rank must be a whole number from 1 to {_HIGHEST_RANK}, got {rank!r}. Mend it."
-            )
 
 
 def _content(model_path: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from llava.hub import companion
 from llava.model.adapter import ADAPTER_CONFIG, fill_adapter, is_adapter, read_adapter, unwrapped, wrap
 from llava.model.adapter_config import base_named, read_adapter_config
 from llava.model.config_file import read_config
+from llava.model.config_rules import check_generation_config
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.weights import check_fit, fill, read_state_dict, read_tensors, weight_files
 from transformers_patch import LlamaForCausalLM
@@ -342,11 +343,11 @@ def _generation_config(model_path: str, model: LlamaForCausalLM) -> GenerationCo
     file = companion(model_path, _GENERATION_FILE)
     if file is None:
         return GenerationConfig.from_model_config(model.config)
+    content = read_json(file)
+    check_generation_config(content, file)
     try:
-        return GenerationConfig.from_dict(read_json(file))
+        return GenerationConfig.from_dict(content)
     except _UNUSABLE as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{file}: cannot be used: {one_line(error)} Copy it again, or delete it.") from None
 
 

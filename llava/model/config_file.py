@@ -6,25 +6,13 @@ from typing import Any
 from transformers import LlamaConfig
 
 from llava.hub import companion
-from llava.model.language_model.llava_llama import LlavaConfig
-from visatb.errors import InputError
+from llava.model.config_rules import check_config
+from llava.model.language_model.llava_llama import MODEL_TYPE, MODEL_TYPES, LlavaConfig
+from visatb.cli import one_line
+from visatb.errors import InputError, shown
 from visatb.files import read_json
 
 CONFIG = "config.json"
-
-# Larger values are mistakes, and would fill the memory before the weights are looked at.
-_MOST = {
-    "hidden_size": 2**17,
-    "intermediate_size": 2**19,
-    "num_hidden_layers": 2**10,
-    "num_attention_heads": 2**12,
-    "num_key_value_heads": 2**12,
-    "vocab_size": 2**22,
-    "max_position_embeddings": 2**18,
-    "mm_hidden_size": 2**17,
-}
-# Settings of later Llamas that transformers 4.31.0 does not know: it would ignore them and compute something else.
-_ONLY = {"rope_theta": 10000, "attention_bias": False, "mlp_bias": False}
 
 
 def read_config(model_path: str | Path, model_name: str = "") -> LlamaConfig:
@@ -38,7 +26,7 @@ def read_config(model_path: str | Path, model_name: str = "") -> LlamaConfig:
         InputError: missing, damaged, of another architecture, or with settings that make no model.
     """
     content, file = _read(model_path)
-    sees = content["model_type"] == "llava" or "llava" in model_name.lower()
+    sees = content["model_type"] in MODEL_TYPES or "llava" in model_name.lower()
     tower = content.get("mm_vision_tower")
     if sees and not (tower and isinstance(tower, str)):
         raise InputError(f"{model_path}: config.json has no mm_vision_tower. Use a LLaVA checkpoint.")
@@ -58,8 +46,9 @@ def _read(model_path: str | Path, cache_dir: str | None = None) -> tuple[dict[st
     if not isinstance(content, dict):
         raise InputError(f"{file}: must be a JSON object. Copy the checkpoint again.")
     kind = content.get("model_type")
-    if kind not in ("llava", "llama"):
-        raise InputError(f"{model_path}: model_type must be llava or llama, got {kind!r}. Use another checkpoint.")
+    known = (*MODEL_TYPES, "llama")
+    if kind not in known:
+        raise InputError(f"{file}: model_type must be one of {', '.join(known)}, got {shown(kind)}. Use another model.")
     if "text_config" in content:
         raise InputError(
             f"{model_path}: is in Hugging Face's layout. Convert it: "
@@ -74,25 +63,35 @@ def make_config(content: dict[str, Any], source: str | Path, sees: bool) -> Llam
     Raises:
         InputError: naming the setting that makes no model here.
     """
-    for key, most in _MOST.items():
-        value = content.get(key)
-        if value is not None and (type(value) is not int or not 0 < value <= most):
-            raise InputError(f"{source}: {key} must be a whole number from 1 to {most}, got {value!r}. Mend it.")
-    for key, only in _ONLY.items():
-        value = content.get(key)
-        if value is not None and value != only:
-            raise InputError(f"{source}: {key} must be {only}, got {value!r}. transformers 4.31.0 knows no other.")
+    check_config(content, source)
     try:
         config = (LlavaConfig if sees else LlamaConfig).from_dict(
-            content | {"model_type": "llava" if sees else "llama"}
+            content | {"model_type": MODEL_TYPE if sees else "llama"}
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{source}: cannot be used: {' '.join(str(error).split())} Mend it.") from None
-    for divisor in (config.num_attention_heads, config.num_key_value_heads):
-        whole = config.hidden_size if divisor == config.num_attention_heads else config.num_attention_heads
-        if whole % divisor:
-            raise InputError(f"{source}: {whole} cannot be split over {divisor} attention heads. Mend it.")
-    width = config.hidden_size // config.num_attention_heads
+        raise InputError(f"{source}: cannot be used: {one_line(error)[:200]} Copy the checkpoint again.") from None
+    _check_together(config, source)
+    return config
+
+
+def _check_together(config: LlamaConfig, source: str | Path) -> None:
+    """Refuse values that are possible one by one and make no model together."""
+    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
+    for whole, parts in ((config.hidden_size, heads), (heads, key_heads)):
+        if whole % parts:
+            raise InputError(
+                f"{source}: {whole} cannot be split over {parts} attention heads. Copy the checkpoint again."
+            )
+    width = config.hidden_size // heads
+    if width % 2:
+        raise InputError(
+            f"{source}: hidden_size / num_attention_heads must be even, got {width}. Use another checkpoint."
+        )
     if getattr(config, "head_dim", None) not in (None, width):
         raise InputError(f"{source}: head_dim must be {width}, got {config.head_dim!r}. Use another checkpoint.")
-    return config
+    for key in ("hidden_size", "intermediate_size", "vocab_size"):
+        if getattr(config, key) % config.pretraining_tp or key_heads * width % config.pretraining_tp:
+            raise InputError(f"{source}: pretraining_tp must divide {key}, got {config.pretraining_tp}. Set it to 1.")
+    if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
+        most = config.vocab_size - 1
+        raise InputError(f"{source}: pad_token_id must be at most {most}, got {config.pad_token_id}. Set it to 0.")

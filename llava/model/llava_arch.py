@@ -117,6 +117,7 @@ class LlavaMetaForCausalLM:
         past_key_values: Any,
         labels: torch.LongTensor | None,
         images: torch.Tensor | list[torch.Tensor] | None,
+        image_sizes: Any = None,
     ) -> tuple:
         """LLaVA's contract: what to give to the decoder, with image features in the places of their tokens.
 
@@ -128,6 +129,7 @@ class LlavaMetaForCausalLM:
             position_ids, attention_mask, labels: [B, S] or None.
             images: [N, 3, H, W], or a list of such or of [3, H, W]; one for each -200, in order. LLaVA's habit of one
                 more image for every row without -200 is accepted.
+            image_sizes: LLaVA's code passes them; only LLaVA-1.6 reads them.
 
         Returns:
             (input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels): either input_ids [B, S]

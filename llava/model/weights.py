@@ -19,6 +19,7 @@ _WHOLE_OR_INDEX = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+_OF_LLAVA_1_6 = "model.image_newline"
 
 
 def read_state_dict(
@@ -151,6 +152,8 @@ def check_fit(
         for key in wanted
         if key in weights and _kind(weights[key]) != _kind(wanted[key])
     ]
+    if _OF_LLAVA_1_6 in unexpected:
+        raise InputError(f"{source}: holds {_OF_LLAVA_1_6}: a LLaVA-1.6. Only LLaVA-1.5 is known here.")
     complaints = [
         f"{what} {_some(keys)}"
         for what, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))

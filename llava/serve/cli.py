@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
-from llava.eval.questions import Settings, conv_mode_for
+from llava.eval.questions import Settings, tell_template, template_of
 from llava.eval.run_llava import load_image
 from visatb.cli import ArgumentParser, one_line, run
 from visatb.errors import InputError
@@ -37,7 +37,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--image-file", help="the image, a file or a web address; without one the chat is text only")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; cuda where there is one if left out")
     parser.add_argument("--dtype", choices=["auto", "bf16", "fp16", "fp32"], default="auto", help="of the weights")
-    parser.add_argument("--conv-mode", help="conversation template; guessed from the model's name if left out")
+    parser.add_argument("--conv-mode", help="conversation template; that of the model's training if left out")
     parser.add_argument("--temperature", type=float, default=0.2, help="0: greedy search; above: draw")
     parser.add_argument("--top_p", type=float, help="draw from the likeliest tokens that hold this share")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="longest answer")
@@ -53,16 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = build_parser().parse_args(argv)
     from llava.eval.common import Answerer, default_device, dtype_of
-    from llava.mm_utils import get_model_name_from_path
 
-    mode = args.conv_mode or conv_mode_for(get_model_name_from_path(args.model_path))
-    settings = Settings(mode, args.temperature, args.top_p, max_new_tokens=args.max_new_tokens, seed=args.seed)
+    template, reason = template_of(args.model_path, args.conv_mode)
+    settings = Settings(template, args.temperature, args.top_p, max_new_tokens=args.max_new_tokens, seed=args.seed)
     picture = load_image(args.image_file) if args.image_file else None
     device = default_device(args.device)
     dtype = dtype_of(args.dtype, device, args.model_path)
     answerer = Answerer.load(
         args.model_path, args.model_base, settings, device, dtype, load_8bit=args.load_8bit, load_4bit=args.load_4bit
     )
+    tell_template(template, reason)
     chat = Chat(answerer, args.image_aspect_ratio, args.debug)
     if picture is not None:
         chat.look_at(picture, args.image_file)

@@ -12,7 +12,13 @@ from transformers import PreTrainedTokenizer
 from transformers.deepspeed import is_deepspeed_zero3_enabled
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
-from llava.conversation import Conversation, conv_templates, conversation_for_version
+from llava.conversation import (
+    CONVERSATION_VERSION,
+    Conversation,
+    conv_templates,
+    conversation_for_version,
+    recorded_version,
+)
 from llava.data.collator import SupervisedCollator
 from llava.data.dataset import SupervisedDataset
 from llava.data.first_look import look_at_samples
@@ -34,7 +40,7 @@ from transformers_patch.publish import flush
 from transformers_patch.trainer import check_settings
 from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
-from visatb.records import Record, check_records, image_names, name_of, read_records
+from visatb.records import Record, check_records, image_names, name_of, read_records, refuse_missing_folder
 
 PAD = "[PAD]"
 SINGLE_TASK = "all"  # the task of every record when no benchmark is given
@@ -108,6 +114,7 @@ def load_data(data_args: DataArguments, tasks: list[str], version: str = "v1") -
         raise InputError(
             f"{path}: {name_of(records[with_image], with_image)} has an image. Set --image_folder (IMAGE_FOLDER)."
         )
+    refuse_missing_folder(data_args.image_folder)
     if data_args.bad_image == "fail":
         check_image_files(records, data_args.image_folder, path)
     return records
@@ -181,6 +188,7 @@ def build_model(
         base, config=config, cache_dir=args.cache_dir, **loading_arguments(args)
     )
     model.config.use_cache = False
+    setattr(model.config, CONVERSATION_VERSION, recorded_version(model_args.version))
     if model_args.freeze_backbone:
         model.model.requires_grad_(False)
     if args.bits != 16:

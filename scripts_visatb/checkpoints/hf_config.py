@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig
 
+from llava.conversation import CONVERSATION_VERSION
 from llava.model.config_file import make_config
 from scripts_visatb.checkpoints.hf_tokens import Tokens
 from visatb.errors import InputError
@@ -102,8 +103,8 @@ def to_hf(config: Any, tower: CLIPVisionConfig, tokens: Tokens, patches: int) ->
         "torch_dtype": dtype,
         "vision_config": vision,
         "vision_feature_layer": config.mm_vision_select_layer,
-        "vision_feature_select_strategy": _STRATEGIES[getattr(config, "mm_vision_select_feature", "patch")],
-    }
+        "vision_feature_select_strategy": _STRATEGIES[getattr(config, "mm_vision_select_feature", None) or "patch"],
+    } | _recorded(vars(config))
 
 
 def check_kind(hf: Any, source: str) -> None:
@@ -139,34 +140,44 @@ def from_hf(hf: dict[str, Any], vision_tower: str, vocabulary: int, source: str)
         source: for messages.
     """
     text = _with_4_31_rope(hf["text_config"])
-    llama = make_config(text | {"model_type": "llama", "vocab_size": vocabulary}, source, sees=False)
+    llama = make_config(text | {"model_type": "llama", "vocab_size": vocabulary, "pad_token_id": 0}, source, sees=False)
     dtype = hf.get("torch_dtype") or hf.get("dtype") or text.get("torch_dtype") or text.get("dtype") or "float16"
     strategies = {theirs: ours for ours, theirs in _STRATEGIES.items()}
-    return {key: getattr(llama, key) for key in _TEXT_KEYS} | {
-        "architectures": ["LlavaLlamaForCausalLM"],
-        "model_type": "llava",
-        "vocab_size": vocabulary,
-        "pad_token_id": 0,
-        "pretraining_tp": 1,
-        "rope_scaling": llama.rope_scaling,
-        "torch_dtype": dtype if isinstance(getattr(torch, str(dtype), None), torch.dtype) else "float16",
-        "transformers_version": "4.31.0",
-        "use_cache": True,
-        "freeze_mm_mlp_adapter": False,
-        "image_aspect_ratio": "pad",
-        "mm_hidden_size": tower_config(hf).hidden_size,
-        "mm_projector_lr": None,
-        "mm_projector_type": PROJECTOR,
-        "mm_use_im_patch_token": False,
-        "mm_use_im_start_end": False,
-        "mm_vision_select_feature": strategies[hf.get("vision_feature_select_strategy", "default")],
-        "mm_vision_select_layer": hf.get("vision_feature_layer", -2),
-        "mm_vision_tower": vision_tower,
-        "tokenizer_model_max_length": llama.max_position_embeddings,
-        "tokenizer_padding_side": "right",
-        "tune_mm_mlp_adapter": False,
-        "use_mm_proj": True,
-    }
+    return (
+        {key: getattr(llama, key) for key in _TEXT_KEYS}
+        | {
+            "architectures": ["LlavaLlamaForCausalLM"],
+            "model_type": "llava",
+            "vocab_size": vocabulary,
+            "pad_token_id": 0,
+            "pretraining_tp": 1,
+            "rope_scaling": llama.rope_scaling,
+            "torch_dtype": dtype if isinstance(getattr(torch, str(dtype), None), torch.dtype) else "float16",
+            "transformers_version": "4.31.0",
+            "use_cache": True,
+            "freeze_mm_mlp_adapter": False,
+            "image_aspect_ratio": "pad",
+            "mm_hidden_size": tower_config(hf).hidden_size,
+            "mm_projector_lr": None,
+            "mm_projector_type": PROJECTOR,
+            "mm_use_im_patch_token": False,
+            "mm_use_im_start_end": False,
+            "mm_vision_select_feature": strategies[hf.get("vision_feature_select_strategy", "default")],
+            "mm_vision_select_layer": hf.get("vision_feature_layer", -2),
+            "mm_vision_tower": vision_tower,
+            "tokenizer_model_max_length": llama.max_position_embeddings,
+            "tokenizer_padding_side": "right",
+            "tune_mm_mlp_adapter": False,
+            "use_mm_proj": True,
+        }
+        | _recorded(hf)
+    )
+
+
+def _recorded(content: dict[str, Any]) -> dict[str, Any]:
+    """The template that the model was trained with, where it is recorded; Hugging Face's classes keep the key."""
+    version = content.get(CONVERSATION_VERSION)
+    return {} if version is None else {CONVERSATION_VERSION: version}
 
 
 def _with_4_31_rope(text: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,13 @@ from typing import Any
 from transformers import LlamaTokenizer, PreTrainedTokenizer
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
-from llava.conversation import conv_templates
+from llava.conversation import (
+    CONVERSATION_VERSION,
+    USUAL_TEMPLATE,
+    Conversation,
+    SeparatorStyle,
+    conv_templates,
+)
 from llava.data.tokenizer import TOKENIZER_FILE, no_advice
 from llava.hub import companion
 from scripts_visatb.checkpoints.hf_fast_tokenizer import added_token, tokenizer_json
@@ -84,7 +90,7 @@ def processor_files(
     strategy = "full" if getattr(config, "mm_vision_select_feature", "patch") == "cls_patch" else "default"
     pads = getattr(config, "image_aspect_ratio", None) == "pad"
     kind = {"image_processor_type": "LlavaImageProcessor", "do_pad": True} if pads else {}
-    return {
+    files = {
         TOKENIZER_CONFIG: settings | special | {"pad_token": PAD},
         ADDED_TOKENS: tokens.added,
         "tokenizer.json": tokenizer_json(tokenizer, ids, described),
@@ -99,23 +105,27 @@ def processor_files(
             "processor_class": "LlavaProcessor",
             "vision_feature_select_strategy": strategy,
         },
-        "chat_template.jinja": chat_template(
-            bool(getattr(config, "mm_use_im_start_end", False)), bool(tokenizer.legacy)
-        ),
     }
+    version = getattr(config, CONVERSATION_VERSION, None) or USUAL_TEMPLATE
+    conversation = conv_templates[version]
+    if conversation.sep_style != SeparatorStyle.TWO or "mmtag" in conversation.version:
+        print(f"warning: no chat template is written: {version}, which the model was trained with, is not known there.")
+        return files
+    start_end = bool(getattr(config, "mm_use_im_start_end", False))
+    return files | {"chat_template.jinja": chat_template(conversation, start_end, bool(tokenizer.legacy))}
 
 
-def chat_template(start_end: bool, legacy: bool) -> str:
-    """vicuna_v1 as a Jinja template, with `<s>`, images at the front of their turn.
+def chat_template(conversation: Conversation, start_end: bool, legacy: bool) -> str:
+    """A template of vicuna_v1's kind in Jinja, with `<s>`, images at the front of their turn.
 
     LLaVA encodes the prompt, and what follows an image, as the beginning of a text. A legacy tokenizer does so behind
     any special token; for others the template writes the space that this comes to.
 
     Args:
+        conversation: the template.
         start_end: images stand between `<im_start>` and `<im_end>`.
         legacy: of the tokenizer.
     """
-    conversation = conv_templates["vicuna_v1"]
     user, assistant = conversation.roles
     space = "" if legacy else " "
     image = f"{DEFAULT_IMAGE_TOKEN}{space}\\n"

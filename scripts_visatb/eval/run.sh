@@ -15,13 +15,13 @@ run_benchmark() {
         --benchmarks="$1"
         --model-path="$CKPT"
         --data="${EVAL_DATA:-playground/data/eval}"
-        --conv-mode="${CONV_MODE:-vicuna_v1}"
         --temperature="${TEMPERATURE:-0}"
         --batch-size="${BATCH_SIZE:-16}"
     )
     shift
     [ -z "${MODEL_BASE:-}" ] || flags+=(--model-base="$MODEL_BASE")
     [ -z "${MODEL_NAME:-}" ] || flags+=(--model-name="$MODEL_NAME")
+    [ -z "${CONV_MODE:-}" ] || flags+=(--conv-mode="$CONV_MODE")
     [ -z "${SPLIT:-}" ] || flags+=(--split="$SPLIT")
     [ -z "${EVAL_OUTPUT:-}" ] || flags+=(--output="$EVAL_OUTPUT")
     [ -z "${METRICS_FOLDER:-}" ] || flags+=(--metrics-folder="$METRICS_FOLDER")

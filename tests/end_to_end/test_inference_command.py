@@ -253,8 +253,52 @@ def test_a_missing_image_is_found_before_the_model_is_loaded(run, bad_image, tmp
         with pytest.raises(InputError, match=r"record 4 \(id 'tiny-4'\): image '004.png' not found"):
             run("--image-folder", bad_image)
         assert not (tmp_path / "answers").exists()
-    assert run("--image-folder", bad_image, "--on-bad-image", "skip") == 0
-    assert len(json.loads(final(tmp_path).read_text())) == 22
+
+
+def test_more_bad_images_than_training_accepts_are_refused_and_resumed(
+    run, bad_image, expected, tiny_dataset, tmp_path, capsys, monkeypatch
+):
+    damaged = (bad_image / "003.png").read_bytes()
+    (bad_image / "004.png").write_bytes(damaged)
+    assert run("--image-folder", bad_image, "--on-bad-image", "skip") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "2 of 24 records have images that cannot be read" in error and "leaves out 1 here" in error
+    assert "tiny-3" in error and "resumes" in error and not final(tmp_path).exists()
+    kept = len((work_file(tmp_path)).read_text().splitlines())
+    assert run("--image-folder", bad_image, "--on-bad-image", "skip") == 2, "they are tried again"
+    assert len(work_file(tmp_path).read_text().splitlines()) >= kept
+    (bad_image / "004.png").unlink()
+    (bad_image / "003.png").unlink()
+    no_model(monkeypatch)
+    with pytest.raises(InputError, match=r"2 of 24 records have images .*'003.png' not found"):
+        run("--image-folder", bad_image, "--on-bad-image", "skip")
+
+
+def work_file(tmp_path) -> Path:
+    (file,) = (tmp_path / "answers" / "work").glob("*/*.jsonl")
+    return file
+
+
+@pytest.mark.parametrize("policy", ["fail", "skip"])
+def test_a_missing_image_folder_is_no_bad_image(run, tmp_path, monkeypatch, policy):
+    no_model(monkeypatch)
+    with pytest.raises(InputError, match=r"nowhere: no such folder\. Check --image_folder"):
+        run("--image-folder", tmp_path / "nowhere", "--on-bad-image", policy)
+    with pytest.raises(InputError, match=r"record 0 .* has an image\. Set --image-folder"):
+        run("--image-folder", "", "--on-bad-image", policy)
+
+
+@pytest.mark.parametrize("policy", ["fail", "skip"])
+def test_a_broken_image_processor_is_no_bad_image(run, tiny_checkpoint, tmp_path, policy):
+    tower, model = tmp_path / "tower", tmp_path / "model"
+    shutil.copytree(tiny_checkpoint / "vision_tower", tower)
+    shutil.copytree(tiny_checkpoint / "llava-tiny", model)
+    config = json.loads((model / "config.json").read_text()) | {"mm_vision_tower": str(tower)}
+    (model / "config.json").write_text(json.dumps(config))
+    file = tower / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_std": [0.26, 0.26]}))
+    with pytest.raises(InputError, match=r"preprocessor_config\.json: image_std must be a list of 3 times"):
+        run("--on-bad-image", policy, model=model)
 
 
 def test_a_mended_image_is_asked_again(run, bad_image, expected, tiny_dataset, tmp_path):

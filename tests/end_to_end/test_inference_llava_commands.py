@@ -66,7 +66,7 @@ def test_eval_model_takes_the_object_that_llavas_readme_shows(tiny_checkpoint, i
     monkeypatch.setattr(common, "prompt_ids", lambda answerer, q: asked.append((answerer, q)) or real(answerer, q))
     answer = run_llava.eval_model(type("Args", (), content)())
     ((answerer, question),) = asked
-    assert answerer.settings == Settings("llava_v0", max_new_tokens=6), "the name decides the template"
+    assert answerer.settings == Settings(max_new_tokens=6), "the name does not decide the template"
     assert question.text == "<image>\nWhat is this?" and real(answerer, question).tolist().count(-200) == 1
     (expected,) = next(answer_all(answerer, [Question(0, "q", "What is this?", (image,))]))
     assert answer == expected.text

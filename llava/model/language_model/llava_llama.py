@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.hub import quiet_downloads
@@ -16,11 +17,31 @@ from llava.model.weights import read_state_dict, weight_files
 from transformers_patch import LlamaForCausalLM, Weighter
 from transformers_patch.modeling_llama import SDPA, LlamaModel
 
+# The same models: LLaVA has written the second name since January 2024, when Hugging Face's own class took the first.
+MODEL_TYPE = "llava"
+MODEL_TYPES = (MODEL_TYPE, "llava_llama")
+_OLDER_CONTRACT = object()  # generate() without image_sizes, which may be given as None
+
 
 class LlavaConfig(LlamaConfig):
-    """Llama's configuration and the mm_* keys of LLaVA."""
+    """Llama's configuration and the mm_* keys of LLaVA. Saved as `llava`, read under both names."""
 
-    model_type = "llava"
+    model_type = MODEL_TYPE
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As transformers', under our name: it warns of any other."""
+        content, rest = super().get_config_dict(*args, **kwargs)
+        return _under_our_name(content), rest
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers'; AutoConfig comes here."""
+        return super().from_dict(_under_our_name(config_dict), **kwargs)
+
+
+def _under_our_name(content: dict[str, Any]) -> dict[str, Any]:
+    return content | ({"model_type": MODEL_TYPE} if content.get("model_type") in MODEL_TYPES else {})
 
 
 class LlavaLlamaModel(LlavaMetaModel, LlamaModel):
@@ -70,6 +91,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
         images: torch.FloatTensor | list[torch.FloatTensor] | None = None,
         return_dict: bool | None = None,
         *,
+        image_sizes: Any = None,
         weighter: Weighter | None = None,
         task_ids: torch.LongTensor | None = None,
         token_count_K: torch.Tensor | None = None,
@@ -79,6 +101,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
         Args:
             input_ids: int64 [B, S], -200 at images; logits and labels then count L positions.
             images: float [N, 3, H, W], one for each -200, in order; None if there is none.
+            image_sizes: LLaVA's code passes them; only LLaVA-1.6 reads them.
             weighter, task_ids, token_count_K: the weighted loss (Eq. 2).
         """
         if inputs_embeds is None:
@@ -102,6 +125,38 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
             task_ids=task_ids,
             token_count_K=token_count_K,
         )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        *args: Any,
+        image_sizes: Any = _OLDER_CONTRACT,
+        **kwargs: Any,
+    ) -> Any:
+        """As transformers' generate, with `images`; what comes back depends on what LLaVA the caller was written for.
+
+        Without image_sizes: prompt and answer, as LLaVA did until January 2024. With image_sizes, whatever its value:
+        the new tokens alone; the streamer, processors and stopping criteria see no prompt either.
+
+        Args:
+            inputs: int64 [B, S], -200 at images; LLaVA also passes it as `input_ids`.
+            image_sizes: width and height of each image. Only LLaVA-1.6 reads them.
+        """
+        if image_sizes is _OLDER_CONTRACT:
+            return super().generate(inputs, *args, **kwargs)
+        if "inputs_embeds" in kwargs:
+            raise ValueError("inputs_embeds cannot be given with image_sizes. Pass input_ids and images.")
+        inputs = kwargs.pop("input_ids", None) if inputs is None else inputs
+        kwargs.pop("position_ids", None)  # follow from the mask
+        images, mask = kwargs.pop("images", None), kwargs.pop("attention_mask", None)
+        if bool((inputs == IMAGE_TOKEN_INDEX).any()):
+            embeds_BLD, mask, _, _ = self.merge_images(inputs, mask, None, images, left=True)
+        else:
+            embeds_BLD = self.get_model().embed_tokens(inputs)
+            mask = torch.ones_like(inputs) if mask is None else mask
+        kwargs |= {"inputs_embeds": embeds_BLD, "attention_mask": mask.long(), "use_cache": True}
+        return super().generate(inputs[:, :0], *args, **kwargs)
 
     def prepare_inputs_for_generation(
         self,
@@ -162,5 +217,6 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
 
 
 # What lets AutoConfig and AutoModelForCausalLM read LLaVA checkpoints; importing LLaVA always did this.
-AutoConfig.register("llava", LlavaConfig)
+AutoConfig.register(MODEL_TYPE, LlavaConfig)
+CONFIG_MAPPING.register(MODEL_TYPES[1], LlavaConfig)  # AutoConfig.register takes a class under its own name only
 AutoModelForCausalLM.register(LlavaConfig, LlavaLlamaForCausalLM)

@@ -9,19 +9,36 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.activations import ACT2FN
 
 from llava.hub import companion
+from llava.model.multimodal_encoder.image_processor import read_image_processor
 from llava.model.weights import check_fit, read_state_dict
 from visatb.errors import InputError
+from visatb.files import read_json
+from visatb.value_rules import NULL, Rule, check, like_defaults, number, one_of, refuse_attributes, whole
 
 SELECT_FEATURES = ("patch", "cls_patch")
 
+SETTABLE = ("model_type", "name_or_path", "num_labels")  # attributes of configurations that may stand in config.json
+
 # What transformers raises over files that are damaged or hold other values than it expects.
 _UNUSABLE = (AttributeError, KeyError, OSError, TypeError, ValueError)
-_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
 _LARGEST = 2**14
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+_CONFIG = dict.fromkeys((*_SIZES, "num_channels", "projection_dim"), whole(1, _LARGEST)) | {
+    "num_channels": one_of(3),
+    "hidden_act": one_of(*ACT2FN),
+    "layer_norm_eps": number(0, 1),
+    "attention_dropout": number(0, 1),
+    "initializer_range": number(0, 100),
+    "initializer_factor": number(0, 100),
+    "torch_dtype": one_of("float16", "bfloat16", "float32", "float64") | NULL,
+    "pruned_heads": one_of({}),
+    "num_labels": whole(0, 2**20) | NULL,
+    "quantization_config": Rule("left out", lambda value: False),
+}
 
 
 class CLIPVisionTower(nn.Module):
@@ -62,11 +79,6 @@ class CLIPVisionTower(nn.Module):
             return
         name = self.vision_tower_name
         config = self._read_config()
-        file = self._file("preprocessor_config.json")
-        try:
-            self.image_processor = CLIPImageProcessor.from_pretrained(file)
-        except _UNUSABLE as error:
-            raise InputError(f"vision tower {name}: no usable preprocessor_config.json: {_first_line(error)}") from None
         weights = read_state_dict(name) if state_dict is None else dict(state_dict)
         # A whole CLIP checkpoint also holds the text model; older ones hold position_ids, which are counted anew.
         vision = {
@@ -78,6 +90,7 @@ class CLIPVisionTower(nn.Module):
         with init_empty_weights(), torch.random.fork_rng(devices=[]):
             wanted = CLIPVisionModel(config).state_dict()
         check_fit(wanted, vision, f"vision tower {name}", lambda key: key.endswith(".position_ids"))
+        self.image_processor = read_image_processor(self._file("preprocessor_config.json"), config.image_size)
         # from_pretrained, and not load_state_dict: under ZeRO-3 it gathers the parameters that it fills.
         self.vision_tower = CLIPVisionModel.from_pretrained(None, config=config, state_dict=vision)
         self.vision_tower.requires_grad_(False)
@@ -117,7 +130,7 @@ class CLIPVisionTower(nn.Module):
         if not 0 <= self._depth() <= layers:
             raise InputError(
                 f"mm_vision_select_layer must be within {-layers - 1} and {layers}, got {self.select_layer} "
-                f"({self.vision_tower_name} has {layers} layers). Mend the setting."
+                f"({self.vision_tower_name} has {layers} layers). Correct it in config.json, or the flag."
             )
 
     def _file(self, name: str) -> str:
@@ -131,15 +144,22 @@ class CLIPVisionTower(nn.Module):
 
     def _read_config(self) -> CLIPVisionConfig:
         name, file = self.vision_tower_name, self._file("config.json")
+        content = read_json(file)
+        vision = (
+            content.get("vision_config", content) if isinstance(content, dict) else None
+        )  # a whole CLIP, or its half
+        if not isinstance(vision, dict):
+            raise InputError(f"vision tower {file}: it and its vision_config must be objects. Copy the tower again.")
+        for part in (content, vision):
+            refuse_attributes(
+                part, CLIPVisionConfig, f"vision tower {file}", ("model_type", "name_or_path", "num_labels")
+            )
+        check(vision, like_defaults(CLIPVisionConfig().to_dict()) | _CONFIG, f"vision tower {file}")
         try:
             config = CLIPVisionConfig.from_pretrained(file)
         except _UNUSABLE as error:
             raise InputError(f"vision tower {name} cannot be read: {_first_line(error)} Check the path.") from None
-        for key in _SIZES:
-            value = getattr(config, key)
-            if type(value) is not int or not 0 < value <= _LARGEST:
-                raise InputError(f"vision tower {name}: {key} must be from 1 to {_LARGEST}, got {value!r}. Mend it.")
-        if config.hidden_act not in ACT2FN or config.hidden_size % config.num_attention_heads:
+        if config.hidden_size % config.num_attention_heads or config.image_size < config.patch_size:
             raise InputError(f"vision tower {name}: its config.json makes no CLIP model. Replace it.")
         return config
 

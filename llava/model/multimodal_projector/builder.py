@@ -11,6 +11,10 @@ from torch import nn
 
 from visatb.errors import InputError
 
+# More than 99 layers are a mistake, and would fill the memory.
+KINDS = r"linear|identity|mlp([1-9]\d?)x_gelu"
+KINDS_IN_WORDS = "linear, mlpNx_gelu or identity"
+
 
 class IdentityMap(nn.Module):
     """Features [N, P, D] as they are, for a tower as wide as the language model."""
@@ -36,14 +40,16 @@ def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any)
         InputError: unknown type.
     """
     kind = getattr(config, "mm_projector_type", "linear")
+    found = re.fullmatch(KINDS, str(kind))
+    if found is None:
+        raise InputError(f"mm_projector_type must be {KINDS_IN_WORDS}, got {kind!r}. Use one of these.")
     if kind == "identity":
         return IdentityMap()
+    if getattr(config, "mm_hidden_size", None) is None:
+        raise InputError("config.json has mm_vision_tower and no mm_hidden_size. Copy the checkpoint again.")
     if kind == "linear":
         return nn.Linear(config.mm_hidden_size, config.hidden_size)
-    depth = re.fullmatch(r"mlp([1-9]\d*)x_gelu", str(kind))
-    if depth is None:
-        raise InputError(f"mm_projector_type must be linear, mlpNx_gelu or identity, got {kind!r}. Mend the setting.")
     layers: list[nn.Module] = [nn.Linear(config.mm_hidden_size, config.hidden_size)]
-    for _ in range(int(depth[1]) - 1):
+    for _ in range(int(found[1]) - 1):
         layers += [nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size)]
     return nn.Sequential(*layers)

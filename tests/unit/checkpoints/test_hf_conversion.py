@@ -122,10 +122,11 @@ def test_names_and_settings_are_those_of_the_hub(hf, whole, tiny_checkpoint):
     assert json.loads((hf / "generation_config.json").read_text())["pad_token_id"] == 391
 
 
+@pytest.mark.parametrize("name", ["vicuna_v1", "llava_v1"])
 @pytest.mark.parametrize("legacy", [True, False])
-def test_the_chat_template_is_our_own_prompt(legacy):
+def test_the_chat_template_is_our_own_prompt(legacy, name):
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(chat_template(False, legacy))
+    template = environment.from_string(chat_template(conv_templates[name], False, legacy))
     image, text = {"type": "image"}, lambda words: {"type": "text", "text": words}
     messages = [
         {"role": "user", "content": [text('What\'s "this"?'), image]},
@@ -133,7 +134,7 @@ def test_the_chat_template_is_our_own_prompt(legacy):
         {"role": "user", "content": "Sure?\nReally?"},
         {"role": "assistant", "content": [text("Yes.")]},
     ]
-    conversation = conv_templates["vicuna_v1"].copy()
+    conversation = conv_templates[name].copy()
     said = ['<image>\nWhat\'s "this"?', "A {{ ring }}.", "Sure?\nReally?", "Yes."]
     conversation.messages = [[conversation.roles[n % 2], words] for n, words in enumerate(said)]
     rendered = template.render(messages=messages, bos_token="<s>")
@@ -175,6 +176,21 @@ def foreign(hf, later=False):
         }
         save_file(renamed, hf / "model.safetensors")
     return hf
+
+
+@pytest.mark.parametrize("version, written", [("v1", True), ("llava_v1", True), ("llava_llama_2", False)])
+def test_the_template_of_the_training_goes_there_and_back(whole, tmp_path, edit, capsys, version, written):
+    edit(whole / "config.json", conversation_version=version, model_type="llava_llama")
+    to_hf(str(whole), tmp_path / "hf")
+    template = tmp_path / "hf" / "chat_template.jinja"
+    assert template.is_file() == written and ("no chat template" in capsys.readouterr().out) != written
+    assert not written or conv_templates[version].system in template.read_text()
+    from_hf(str(tmp_path / "hf"), tmp_path / "back")
+    assert digests(tmp_path / "back") == digests(whole)
+    (tmp_path / "hf" / SIDECAR).unlink()  # trained over there
+    from_hf(str(tmp_path / "hf"), tmp_path / "ours")
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert (config["conversation_version"], config["model_type"]) == (version, "llava")
 
 
 @pytest.mark.parametrize("later", [False, True])

@@ -65,7 +65,10 @@ DAMAGED = {
     "config is not JSON": (write("config.json", "{"), "broken JSON"),
     "config is a list": (write("config.json", "[1]"), "JSON object"),
     "config is missing": (lambda f: (f / "config.json").unlink(), "config.json"),
-    "another architecture": (configure(model_type="mpt"), "model_type must be llava or llama, got 'mpt'"),
+    "another architecture": (
+        configure(model_type="mpt"),
+        "model_type must be one of llava, llava_llama, llama, got 'mpt'",
+    ),
     "no model type": (configure(model_type=None), "model_type"),
     "code of its own": (configure(model_type="evil", auto_map={"AutoConfig": "evil.Config"}), "model_type"),
     "Hugging Face's layout": (configure(text_config={}), "--from-hf"),

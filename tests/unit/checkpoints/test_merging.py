@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_tiny_checkpoint, make_tiny_lora
 
 from llava.eval import run_llava
+from llava.eval.questions import template_of
 from llava.model import adapter
 from llava.model.builder import load_pretrained_model
 from llava.model.weights import read_state_dict
@@ -53,6 +54,14 @@ def test_a_merged_folder_answers_as_base_and_adapter(tiny_checkpoint, request, t
     assert len(list((tmp_path / "merged").glob("model-*-of-*.safetensors"))) > 1
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
     assert config["architectures"] == ["LlavaLlamaForCausalLM"] and config["model_type"] == "llava"
+
+
+@pytest.mark.parametrize("kind", ["lora", "stage1"])
+def test_a_merged_folder_keeps_the_template_of_the_training(tiny_checkpoint, request, tmp_path, kind, edit):
+    folder = request.getfixturevalue(kind)
+    edit(folder / "config.json", conversation_version="llava_llama_2", model_type="llava_llama")
+    merge(folder, tiny_checkpoint / "llama", tmp_path / "merged")
+    assert template_of(str(tmp_path / "merged"))[0] == "llava_llama_2"
 
 
 def test_the_adapter_is_the_sum_of_closed_form(tiny_checkpoint, lora):

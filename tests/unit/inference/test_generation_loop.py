@@ -7,7 +7,7 @@ import torch
 
 from llava.eval import common
 from llava.eval.common import Answerer, answer_all
-from llava.eval.questions import Question, Settings, conv_mode_for, plan_batches, stop_strings
+from llava.eval.questions import Question, Settings, plan_batches, stop_strings
 from visatb.errors import InputError
 
 
@@ -240,13 +240,8 @@ def test_seed_and_top_p_count_only_where_tokens_are_drawn():
     assert Settings(seed=1, temperature=1.0).fingerprint() != Settings(seed=2, temperature=1.0).fingerprint()
 
 
-def test_templates_are_guessed_from_names():
+def test_templates_whose_separator_is_text_stop_at_it():
     from llava.conversation import conv_templates
 
-    assert conv_mode_for("llava-llama-2-13b") == "llava_llama_2"
-    assert conv_mode_for("llava-v1.5-7b") == "vicuna_v1"
-    assert conv_mode_for("prompted-llava-v1.5-7b") == "vicuna_v1", "mpt is in many words"
-    assert conv_mode_for("llava-mpt-7b") == "mpt"
-    assert conv_mode_for("llava-7b-v0") == "llava_v0"
     assert stop_strings(conv_templates["vicuna_v1"]) == ()
     assert stop_strings(conv_templates["mpt"]) == ("<|im_end|>",)

@@ -36,6 +36,14 @@ def test_a_llava_model_is_tuned_further_with_its_own_projector(place):
     assert model.get_vision_tower().is_loaded
 
 
+@pytest.mark.parametrize("version, recorded", [("v1", "v1"), ("v0", "v1"), ("llava_llama_2", "llava_llama_2")])
+@pytest.mark.parametrize("lora", ["True", "False"])
+def test_the_template_of_the_training_is_saved_with_the_model(place, tmp_path, version, recorded, lora):
+    model = build(place, place / "llava-tiny", "--version", version, "--lora_enable", lora)
+    model.config.save_pretrained(tmp_path)  # as every kind of training saves it
+    assert json.loads((tmp_path / "config.json").read_text())["conversation_version"] == recorded
+
+
 def test_where_a_projector_starts_unexpectedly_is_told(place, capsys):
     build(place, place / "llama", "--vision_tower", str(place / "vision_tower"), "--mm_vision_select_layer", "-2")
     assert "warning: the projector starts at random" in capsys.readouterr().err

@@ -1,0 +1,107 @@
+"""Rules for the values of a JSON file: what each key may hold, checked when the file is read.
+
+transformers takes any value of a config.json and fails much later, somewhere else, or computes something else. A `Rule`
+says in words what a value must be; `check` names file and key where it is not.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from visatb.errors import InputError, shown
+
+_LARGEST = 1e300  # of a number; NaN is not within it, nor is an int that is no float
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be: in words, for messages, and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+    def __or__(self, other: "Rule") -> "Rule":
+        """A value that follows either rule."""
+        return Rule(f"{self.words} or {other.words}", lambda value: self.holds(value) or other.holds(value))
+
+
+NULL = Rule("null", lambda value: value is None)
+FLAG = Rule("true or false", lambda value: isinstance(value, bool))
+TEXT = Rule("text", lambda value: isinstance(value, str))
+OBJECT = Rule("an object", lambda value: isinstance(value, dict))
+NUMBER = Rule("a number", lambda value: _is_number(value))
+
+
+def whole(low: int, high: int) -> Rule:
+    """A whole number from `low` to `high`."""
+    return Rule(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
+
+
+def number(low: float, high: float) -> Rule:
+    """A number from `low` to `high`."""
+    return Rule(f"a number from {low} to {high}", lambda value: _is_number(value) and low <= value <= high)
+
+
+def one_of(*choices: Any) -> Rule:
+    """One of some values, of the same type: 1 is not true."""
+    words = choices[0] if len(choices) == 1 else f"one of {', '.join(map(str, choices))}"
+    return Rule(str(words), lambda value: any(type(value) is type(one) and value == one for one in choices))
+
+
+def list_of(rule: Rule, length: int | None = None) -> Rule:
+    """A list whose items all follow a rule."""
+    size = "" if length is None else f"{length} times "
+    return Rule(
+        f"a list of {size}{rule.words}",
+        lambda value: isinstance(value, list) and length in (None, len(value)) and all(map(rule.holds, value)),
+    )
+
+
+def object_of(rule: Rule) -> Rule:
+    """An object whose values all follow a rule."""
+    return Rule(
+        f"an object whose values are {rule.words}",
+        lambda value: isinstance(value, dict) and all(map(rule.holds, value.values())),
+    )
+
+
+def like_defaults(defaults: Mapping[str, Any]) -> dict[str, Rule]:
+    """Rules of the keys whose default says what they hold: true or false, a number, text, an object."""
+    kinds = {bool: FLAG, int: NUMBER, float: NUMBER, str: TEXT | NULL, dict: OBJECT | NULL}
+    return {key: kinds[type(value)] for key, value in defaults.items() if type(value) in kinds}
+
+
+def check(content: Mapping[str, Any], rules: Mapping[str, Rule], source: Any, nullable: Collection[str] = ()) -> None:
+    """Refuse the first value that does not follow its key's rule. Keys that are absent, or have no rule, are passed.
+
+    Args:
+        content: of the file.
+        rules: by key.
+        source: the file, for messages.
+        nullable: keys that may be null whatever their rule says.
+
+    Raises:
+        InputError: naming file, key, rule and value.
+    """
+    for key, value in content.items():
+        rule = rules.get(key)
+        if rule is not None and not rule.holds(value) and not (value is None and key in nullable):
+            raise InputError(f"{source}: {key} must be {rule.words}, got {shown(value)}. Mend it, or copy it again.")
+
+
+def refuse_attributes(content: Mapping[str, Any], owner: type, source: Any, settable: Collection[str] = ()) -> None:
+    """Refuse keys that would replace a method of the class that takes them. Raises InputError naming file and key.
+
+    Args:
+        content: of the file.
+        owner: the class.
+        source: the file, for messages.
+        settable: attributes of the class that are settings.
+    """
+    for key in content:
+        if key not in settable and hasattr(owner, key):
+            raise InputError(f"{source}: {shown(key)} is no setting. Delete it, or copy the file again.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
