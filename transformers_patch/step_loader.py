@@ -6,6 +6,7 @@ backward. The loader reads all micro-batches of a step ahead, counts, and hands 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,6 +15,26 @@ from torch.utils.data import DataLoader, Dataset
 from transformers_patch.loss import IGNORE_INDEX
 
 Batch = dict[str, Any]
+
+
+class ReadError(RuntimeError):
+    """The samples of the next step could not be read; raised on all ranks, before anything of that step is computed.
+
+    Its `__cause__` is what went wrong on this rank, None where only others have failed.
+
+    Args:
+        kinds: names of the exceptions of all ranks.
+    """
+
+    def __init__(self, kinds: Sequence[str]):
+        super().__init__(f"the samples of the next step could not be read ({', '.join(kinds)})")
+        self.kinds = set(kinds)
+
+
+def refuse_unread(problem: Exception | None) -> None:
+    """Raise ReadError if reading has failed: what a single process does for `check_read`."""
+    if problem is not None:
+        raise ReadError([type(problem).__name__]) from problem
 
 
 @dataclass(frozen=True)
@@ -71,6 +92,8 @@ class StepLoader:
         position: optimizer steps already taken; an epoch that was interrupted goes on there without reading again.
         end: optimizer steps of the whole run; a run that was interrupted after its last one has nothing to read.
         count_tokens: the micro-batches of this rank's step -> int64 [K] over all ranks.
+        check_read: given what went wrong on this rank in reading a step, or None, raises ReadError on all ranks if it
+            went wrong on any.
         loader_options: further arguments of torch's DataLoader (workers, pinning).
     """
 
@@ -83,6 +106,7 @@ class StepLoader:
         position: Callable[[], int],
         end: Callable[[], int] | None = None,
         count_tokens: Callable[[list[Batch]], torch.Tensor] | None = None,
+        check_read: Callable[[Exception | None], None] = refuse_unread,
         **loader_options: Any,
     ):
         self.dataset = dataset
@@ -93,6 +117,7 @@ class StepLoader:
         self._position = position
         self._end = end
         self._count_tokens = count_tokens
+        self._check_read = check_read
         self._loader_options = loader_options
 
     @property
@@ -110,7 +135,7 @@ class StepLoader:
         if self._end is not None:
             end = min(end, self._end() - epoch * self.steps_per_epoch)
         plan = [part for step in range(first_step, end) for part in self.layout.micro_batches(order, step)]
-        batches = DataLoader(
+        loader = DataLoader(
             self.dataset,
             batch_sampler=[indices for indices, _ in plan],
             collate_fn=self._collate,
@@ -118,15 +143,22 @@ class StepLoader:
             generator=torch.Generator().manual_seed(epoch),
             **self._loader_options,
         )
+        batches = zip(plan, loader, strict=True)
+        for _ in range(first_step, end):
+            yield from self._with_counts(self._read_step(batches))
+
+    def _read_step(self, batches: Iterator[tuple[tuple[list[int], bool], Batch]]) -> list[Batch]:
         window: list[Batch] = []
-        for (indices, counts), batch in zip(plan, batches, strict=True):
-            if not counts:
-                batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
-            batch["sample_indices"] = indices if counts else []
-            window.append(batch)
-            if len(window) == self.layout.accumulation:
-                yield from self._with_counts(window)
-                window = []
+        problem = None
+        try:
+            for (indices, counts), batch in islice(batches, self.layout.accumulation):
+                if not counts:
+                    batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
+                window.append(batch | {"sample_indices": indices if counts else []})
+        except Exception as error:  # whatever it is, a dead worker included: the other ranks wait for this one
+            problem = error
+        self._check_read(problem)
+        return window
 
     def _with_counts(self, window: list[Batch]) -> list[Batch]:
         if self._count_tokens is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import RandomSampler
 
@@ -22,7 +23,7 @@ from transformers_patch.checkpoints import ResumableTrainer
 from transformers_patch.compat import decayed_parameters, quiet_checkpointing, without_empty_groups
 from transformers_patch.loss import count_supervised_tokens
 from transformers_patch.progress import LossOnProgressBar, check_trackers
-from transformers_patch.step_loader import Batch, StepLayout, StepLoader
+from transformers_patch.step_loader import Batch, ReadError, StepLayout, StepLoader, refuse_unread
 from transformers_patch.stopping import start_worker
 from transformers_patch.task_log import TaskLog, tracker_values
 from transformers_patch.weighter import Weighter, refuse_parameters
@@ -150,6 +151,7 @@ class Trainer(ResumableTrainer):
             position=lambda: self.state.global_step,
             end=lambda: self.state.max_steps,
             count_tokens=self._count_step_tokens if self.is_strategy and self.loss_normalization == STEP else None,
+            check_read=self._check_read,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             worker_init_fn=start_worker if workers else None,
@@ -177,24 +179,46 @@ class Trainer(ResumableTrainer):
         ]
         return self._sum_over_ranks(torch.stack(counts).sum(dim=0).to(self.args.device))
 
+    def _check_read(self, problem: Exception | None) -> None:
+        """Raise ReadError on all ranks if one could not read its samples: else the others would wait for it."""
+        if self.args.world_size == 1:
+            refuse_unread(problem)
+        elif bool(self._sum_over_ranks(torch.tensor(float(problem is not None), device=self.args.device))):
+            kind = None if problem is None else type(problem).__name__
+            raise ReadError([name for name in gather_object([kind]) if name is not None]) from problem
+
     def _sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(values, reduction="sum")
 
     # Steps
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """transformers' train. With a weighter the loader itself finds the place to go on at."""
+        """transformers' train. With a weighter the loader itself finds the place to resume at.
+
+        Raises:
+            ReadError: on all ranks, if one could not read its samples; the steps before are saved in a checkpoint.
+        """
         if self.weighter is not None:
             self.args.ignore_data_skip = True
             self._micro_batch = 0
         try:
             with quiet_checkpointing():
                 result = super().train(resume_from_checkpoint, *args, **kwargs)
+        except ReadError:
+            self._save_reached_step()
+            raise
         finally:
             self._close_progress_bar()
         if self.weighter is not None and self.is_strategy:
             self._write_task_line(self._get_learning_rate())  # of the steps since the last logging step
         return result
+
+    def _save_reached_step(self) -> None:
+        """Save the last whole step, with its line of the log, unless it is saved or there is none."""
+        if self.state.global_step:
+            if self.is_strategy:
+                self._write_task_line(self._get_learning_rate())
+            self._save_checkpoint(self.model_wrapped, trial=None)
 
     def _close_progress_bar(self) -> None:
         """transformers leaves the bar open when training fails, in the middle of the line of the error message."""

@@ -58,10 +58,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main()
     except InputError as error:
-        print(f"error: {_told_by_worker(error)}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
     except OSError as error:
-        message = shortened(f"{error.filename}: {error.strerror}") if error.filename else one_line(error)
+        message = shortened(f"{error.filename}: {error.strerror}") if error.filename else message_of(error)
         print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_INPUT if isinstance(error, _PATH_AT_FAULT) else 1)
     except KeyboardInterrupt:
@@ -70,11 +70,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(code or 0)
 
 
-def _told_by_worker(error: InputError) -> str:
-    """The message of an error; out of a DataLoader's worker, torch brings it as the last line of a traceback."""
+def message_of(error: BaseException) -> str:
+    """The message of an error in one line; out of a DataLoader's worker it is the last line of a traceback."""
     if "Original Traceback" not in str(error):
         return one_line(error)
-    return str(error).strip().splitlines()[-1].partition("InputError: ")[2] or one_line(error)
+    return str(error).strip().splitlines()[-1].partition("Error: ")[2] or one_line(error)
 
 
 def one_line(error: BaseException) -> str:

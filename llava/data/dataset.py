@@ -185,7 +185,7 @@ class SupervisedDataset(Dataset):
             return self._images(index), index
         except InputError as error:
             if self.bad_image == "fail":
-                raise
+                raise InputError(f"{error} Or pass --bad_image skip, which takes another record of its task.") from None
             self._count_bad(index, error)
         total = len(self.records)
         for candidate in ((index + step) % total for step in range(1, total)):

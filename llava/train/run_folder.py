@@ -45,6 +45,9 @@ _FREE = {
     "ignore_data_skip"
 }
 _FREE = frozenset(" ".join(_FREE).split())
+# (before, now) of settings whose change leaves the steps taken so far as they are: "fail" has substituted no record.
+_BAD_IMAGE = "bad_image"
+_ALLOWED_BAD_IMAGE = {("fail", "skip"), ("fail", "replace"), ("skip", "replace"), ("replace", "skip")}
 
 T = TypeVar("T")
 
@@ -98,7 +101,8 @@ class RunFolder:
     @property
     def digest(self) -> str:
         """What this run's checkpoints are marked with."""
-        return hashlib.sha256(json.dumps(self._fingerprint, sort_keys=True).encode()).hexdigest()
+        lasting = self._fingerprint | {_BAD_IMAGE: "fail"}  # the one setting that may change between two checkpoints
+        return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
     def begin(self) -> None:
         """Claim the folder for this run: once its model is there, so that a failed start claims nothing."""
@@ -182,12 +186,14 @@ class RunFolder:
         if not isinstance(earlier, dict) or not isinstance(earlier.get("fingerprint"), dict):
             raise InputError(f"{file}: holds no run. Choose another --output_dir, or pass --overwrite_output_dir True.")
         before, now = earlier["fingerprint"], self._fingerprint
+        if (before.get(_BAD_IMAGE), now.get(_BAD_IMAGE)) in _ALLOWED_BAD_IMAGE:
+            before = before | {_BAD_IMAGE: now[_BAD_IMAGE]}
         differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
         if differing:
             changes = "; ".join(_difference(key, before.get(key), now.get(key)) for key in differing)
             raise InputError(
                 f"{self.path}: output_dir belongs to a run with other settings ({changes}). "
-                "Choose another --output_dir, or pass --overwrite_output_dir True."
+                "Restore them to resume it, choose another --output_dir, or pass --overwrite_output_dir True to retrain."
             )
         self._fingerprint = before  # 3 and 3.0 are one setting, but not one digest
         return bool(earlier.get("finished"))

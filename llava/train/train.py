@@ -30,9 +30,10 @@ from llava.train.assembly import (
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.run_folder import LOG_FILE, RunFolder, fingerprint, leave_together, on_first_rank
 from transformers_patch.checkpoints import SaveError
+from transformers_patch.step_loader import ReadError
 from transformers_patch.stopping import StopSignals
 from transformers_patch.trainer import NonFiniteLossError
-from visatb.cli import run
+from visatb.cli import EXIT_INPUT, message_of, run
 from visatb.errors import InputError
 
 __all__ = ["DataArguments", "LazySupervisedDataset", "ModelArguments", "TrainingArguments", "train"]
@@ -108,6 +109,8 @@ def run_to_the_end(trainer: LLaVATrainer, checkpoint: str | None) -> int:
     except NonFiniteLossError as error:
         print(f"error: {error} Lower --learning_rate or check these samples.", file=sys.stderr)
         return 1
+    except ReadError as error:
+        return stopped_by_data(trainer, error)
     except SaveError as error:
         if is_first:
             print(f"error: {error}", file=sys.stderr)
@@ -118,6 +121,22 @@ def run_to_the_end(trainer: LLaVATrainer, checkpoint: str | None) -> int:
     except pickle.UnpicklingError:
         raise InputError(f"{checkpoint}: holds more than tensors and numbers, and is not loaded. Delete it.") from None
     return 0
+
+
+def stopped_by_data(trainer: LLaVATrainer, error: ReadError) -> int:
+    """Raise what this rank could not read, once all have saved; returns the exit code of a rank that could read.
+
+    Raises:
+        InputError: naming the record and what is saved.
+    """
+    leave_together()
+    cause, step = error.__cause__, trainer.state.global_step
+    if isinstance(cause, InputError):
+        saved = f" checkpoint-{step} is saved: run the same command again to resume." if step else ""
+        raise InputError(f"{message_of(cause)}{saved}") from None
+    if cause is not None:
+        raise cause
+    return EXIT_INPUT if error.kinds == {InputError.__name__} else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

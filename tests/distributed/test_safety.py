@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
 
 # Tells its rank's process id; FULL_RANK's files cannot grow once its first steps are logged.
@@ -129,3 +131,25 @@ def test_a_rank_that_cannot_write_stops_all_with_one_line_and_the_last_checkpoin
     code, told, err = finish(start(repository, place, output, *flags))
     assert code == 0 and not told, err[-3000:]
     assert (output / "checkpoint-4" / "manifest.json").exists() and not (output / "checkpoint-2").exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_bad_image_of_one_rank_stops_all_with_what_was_reached_saved(repository, place, tmp_path, workers):
+    """Under ZeRO-3, where every rank writes its part."""
+    images = shutil.copytree(place / "images", tmp_path / "images")
+    order = torch.randperm(22, generator=torch.Generator().manual_seed(42)).tolist()
+    late = next(n for n in order[8:12] if n % 6 != 5)  # read in the third step
+    content = (images / f"{late:03d}.png").read_bytes()
+    (images / f"{late:03d}.png").write_bytes(content[:-60])  # its header is sound
+    output = tmp_path / "model"
+    flags = ("--image_folder", str(images), "--max_steps", "5", "--save_strategy", "no")
+    flags += ("--dataloader_num_workers", workers, "--deepspeed", str(place / "zero3.json"))
+    code, (line,), err = finish(start(repository, place, output, *flags))
+    assert code == 1 and f"id 'tiny-{late}'" in line and "checkpoint-2 is saved" in line, err[-3000:]
+    assert err.count("exitcode  : 2 ") == 2, err[-3000:]
+    assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-2"]
+    (images / f"{late:03d}.png").write_bytes(content)
+    code, lines, err = finish(start(repository, place, output, *flags))
+    assert code == 0 and not lines, err[-3000:]
+    steps = [json.loads(line)["step"] for line in (output / "train_log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5]

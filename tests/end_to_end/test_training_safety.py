@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,25 @@ def test_a_damaged_checkpoint_is_told_and_the_run_goes_on_from_the_one_before(re
     assert code == 0 and len(told) == 1
     assert "optimizer.pt has 1,000 bytes of" in told[0] and "going on from checkpoint-3" in told[0]
     assert digest(output) == digest(whole)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_late_bad_image_costs_no_step_and_can_be_skipped(repository, place, tmp_path, workers):
+    images = shutil.copytree(place / "images", tmp_path / "images")
+    flags = ("--image_folder", str(images), "--save_strategy", "no", "--dataloader_num_workers", workers)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(42)).tolist()
+    late = next(n for n in order[16:20] if n % 6 != 5)  # read by the fifth step
+    content = (images / f"{late:03d}.png").read_bytes()
+    (images / f"{late:03d}.png").write_bytes(content[:-60])  # its header is sound
+    output = tmp_path / "model"
+    code, (line,) = train(repository, place, output, *flags)
+    assert code == 2 and f"record {late} (id 'tiny-{late}')" in line and f"{late:03d}.png" in line
+    assert "--bad_image skip" in line and "checkpoint-4 is saved" in line
+    assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert train(repository, place, output, *flags, "--bad_image", "skip") == (0, [])
+    steps = [json.loads(line)["step"] for line in (output / "train_log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, STEPS + 1))
+    assert json.loads((output / "visatb_run.json").read_text())["bad_images"] == 1
 
 
 class Hostile:

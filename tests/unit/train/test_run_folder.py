@@ -174,7 +174,6 @@ def shape(place, *changes):
         ("--version", "v1"),
         ("--freeze_backbone", "True"),
         ("--weight_decay", "0.1"),
-        ("--bad_image", "skip"),
         ("--image_aspect_ratio", "pad"),
         ("--mm_vision_select_layer", "-2"),
         ("--lora_enable", "True"),
@@ -186,6 +185,20 @@ def test_a_folder_is_not_reused_with_other_settings(place, tmp_path, flags):
     run_once(tmp_path, shape(place))
     with pytest.raises(InputError, match="belongs to a run with other settings"):
         opened(tmp_path, shape(place, *flags))
+
+
+@pytest.mark.parametrize("choice", ["skip", "replace"])
+def test_a_run_that_met_a_bad_image_resumes_with_another_rule(place, tmp_path, choice):
+    strict = RunFolder(str(tmp_path), shape(place))
+    strict.open()
+    strict.begin()
+    strict.close()
+    lenient = RunFolder(str(tmp_path), shape(place, "--bad_image", choice))
+    assert not lenient.open() and lenient.digest == strict.digest  # its checkpoints are this run's
+    lenient.begin()
+    lenient.close()
+    with pytest.raises(InputError, match=f"bad_image '{choice}' -> 'fail'.*Restore them"):
+        RunFolder(str(tmp_path), shape(place)).open()  # a record may have been substituted
 
 
 def test_a_folder_is_not_reused_when_a_launcher_brings_another_precision(place, tmp_path, monkeypatch):

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from sentences import make_trainer
+from sentences import Sentences, make_trainer
 from torch.utils.data import DataLoader
 
 from transformers_patch import EqualWeighting, checkpoints, stopping
 from transformers_patch.checkpoints import SaveError, random_state, saved_kinds, set_random_state
 from transformers_patch.publish import DamagedError, seal, verify
+from transformers_patch.step_loader import ReadError
 from transformers_patch.stopping import StopSignals, start_worker
 from transformers_patch.tensor_files import load_tensors, weights_only_loading
 
@@ -208,6 +209,42 @@ def test_a_signal_saves_at_the_end_of_the_step_and_stops_whatever_the_save_strat
     whole.train()
     for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+class Damaged(Sentences):
+    damaged: int | None = None
+
+    def __getitem__(self, n):
+        if n == self.damaged:
+            raise OSError("cannot be read")
+        return super().__getitem__(n)
+
+
+@pytest.mark.parametrize("normalization", ["step", "batch"])
+@pytest.mark.parametrize("step", [0, 1, 4])  # the third step is the last one of an epoch
+def test_a_sample_that_cannot_be_read_saves_the_steps_before_it(tmp_path, step, normalization):
+    def make(folder):
+        data, rest = Damaged(), {"save_strategy": "no", "per_device_train_batch_size": 8, "logging_steps": 100}
+        return data, make_trainer(tmp_path / folder, EqualWeighting(3), data, normalization, **rest)
+
+    data, run = make("whole")
+    run.train()
+    cut, stopped = make("cut")
+    epoch, place = divmod(step, 3)
+    cut.damaged = stopped.epoch_order(epoch)[8 * place]
+    if epoch:  # read in the first epoch too
+        stopped.add_callback(AtStep(3, lambda: setattr(cut, "damaged", stopped.epoch_order(1)[8 * place])))
+        cut.damaged = None
+    with pytest.raises(ReadError):
+        stopped.train()
+    folder = tmp_path / "cut"
+    assert saved(folder) == ([f"checkpoint-{step}"] if step else [])
+    lines = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()] if step else []
+    assert lines == [step] * bool(step)
+    _, resumed = make("cut")
+    resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}") if step else None)
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
 def test_a_signal_in_the_last_step_lets_the_run_end(tmp_path):

@@ -1,10 +1,11 @@
 """How samples are dealt out to steps, ranks and micro-batches."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformers_patch.step_loader import StepLayout, StepLoader
+from transformers_patch.step_loader import ReadError, StepLayout, StepLoader
 
 SIZES = st.integers(1, 5)
 
@@ -65,3 +66,21 @@ def test_reading_an_epoch_leaves_the_global_random_state_alone_so_that_a_resumed
 def test_the_count_is_of_the_whole_window():
     batches = list(_loader(counted=lambda window: sum(batch["labels"].sum() for batch in window)))
     assert [int(batch["token_count_K"]) for batch in batches[:3]] == [3 * 15] * 3
+
+
+class Broken(list):
+    def __getitem__(self, n):
+        if n == 7:
+            raise KeyError("sample 7")
+        return super().__getitem__(n)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_read_ends_the_epoch_before_its_step(workers):
+    loader = _loader()
+    loader.dataset, loader._loader_options = Broken(loader.dataset), {"num_workers": workers}
+    read = []
+    with pytest.raises(ReadError, match="KeyError") as ended:
+        for batch in loader:
+            read += batch["sample_indices"]
+    assert read == list(range(6)) and isinstance(ended.value.__cause__, KeyError)
