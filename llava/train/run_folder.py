@@ -193,7 +193,7 @@ class RunFolder:
             changes = "; ".join(_difference(key, before.get(key), now.get(key)) for key in differing)
             raise InputError(
                 f"{self.path}: output_dir belongs to a run with other settings ({changes}). "
-                "Restore them to resume it, choose another --output_dir, or pass --overwrite_output_dir True to retrain."
+                "Restore them to resume it, choose another --output_dir, or start over: --overwrite_output_dir True."
             )
         self._fingerprint = before  # 3 and 3.0 are one setting, but not one digest
         return bool(earlier.get("finished"))
