@@ -253,7 +253,8 @@ def main() -> int:
     weighting = weigh(matrix, temperature, alpha, options.on_failed, options.min_gain)
     spread = _spread(matrices, weighting, options)
     weights = weights_by_task(weighting, matrix, benchmark)
-    failed = [task.to_json(options.on_failed) for task in matrix.failed_tasks(options.min_gain)]
+    failed_tasks = matrix.failed_tasks(options.min_gain)
+    failed = [task.to_json(options.on_failed, weighting.tasks) for task in failed_tasks]
     for note in [*notes, *(entry["about"] for entry in failed)]:
         print(f"note: {note}", file=sys.stderr)
     if options.plot is not None:

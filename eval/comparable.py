@@ -69,7 +69,7 @@ def measured_of(content: Mapping[str, Any], file: Path) -> Measured:
     Raises:
         InputError: if a key has a value that no evaluator writes.
     """
-    metric = content["metric"]
+    metric = content.get("metric")
     if not isinstance(metric, str) or not metric:
         raise InputError(f"{file}: metric must be a name, got {str(metric)[:40]!r}. Score the answers again.")
     counts = {}
@@ -87,7 +87,10 @@ def measured_of(content: Mapping[str, Any], file: Path) -> Measured:
 
 
 def check_comparable(
-    cells: Sequence[Cell], allow_different_records: bool = False, metrics: Mapping[str, str] | None = None
+    cells: Sequence[Cell],
+    allow_different_records: bool = False,
+    metrics: Mapping[str, str] | None = None,
+    remedy: str = f"Score the same records, or pass {ALLOW} to compare them nevertheless.",
 ) -> list[str]:
     """Refuse scores of one column that do not compare.
 
@@ -95,6 +98,7 @@ def check_comparable(
         cells: the scores that are set side by side; the first of a column is what the others are compared with.
         allow_different_records: another number of records, other records or another split are only reported.
         metrics: column -> name of the metric in a benchmark file, which the scores must be of.
+        remedy: what to do about different records, for the message.
 
     Returns:
         a sentence for each difference that is allowed, and for each column whose records were omitted alike.
@@ -124,10 +128,7 @@ def check_comparable(
             notes.append(f"{cell.column}: {_count(cell.measured)} under {cell.model}")
     if different and not allow_different_records:
         more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
-        raise InputError(
-            f"scores of different records do not compare: {'; '.join(different[:_SHOWN])}{more}. "
-            f"Score the same records, or pass {ALLOW} to compare them nevertheless."
-        )
+        raise InputError(f"scores of different records do not compare: {'; '.join(different[:_SHOWN])}{more}. {remedy}")
     return different + notes
 
 

@@ -10,10 +10,14 @@ has a column `<task>:<metric>` for each.
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from argparse import Namespace
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from eval.comparable import ALLOW, Cell, check_comparable
+from eval.overall_spread import read_task_scores, spread_over_records, spread_over_runs
 from eval.overall_table import format_table
 from eval.score_tables import ScoreTable, merge_tables, read_score_table
 from visatb.cli import ArgumentParser, run
@@ -167,6 +171,64 @@ def baseline_cells(table: ScoreTable, model: str | None = None) -> list[Cell]:
     return [cell for cell in table.cells() if model in (None, cell.model)]
 
 
+def over_records(comparison: dict[str, Any], cells: Collection[Cell], options: Namespace) -> list[str]:
+    """Give every model of a comparison the `spread` of its overall metrics over resampled records; sentences on them.
+
+    Args:
+        comparison: of `compare`.
+        cells: the metric files of the baseline (first) and of the models.
+        options: of the command.
+
+    Raises:
+        InputError: without metric files that have record scores beside them, or for flags out of range.
+    """
+    if options.bootstrap < 2 or not 0 < options.confidence < 1 or options.bootstrap_seed < 0:
+        raise InputError("--bootstrap needs at least 2 resamples, --confidence in (0, 1), --bootstrap-seed >= 0.")
+    columns = [c for c in comparison["baseline"] if c.partition(":")[0] not in comparison["without_percent"]]
+    files = {column: [cell.measured.file for cell in cells if cell.column == column] for column in columns}
+    for column, found in files.items():
+        if len(found) != 1 + len(comparison["models"]):
+            raise InputError(f"--bootstrap needs metric files of all models; {column} has {len(found)}. Give folders.")
+    signs = signs_of(columns, comparison["lower_is_better"])
+    drawn = (options.bootstrap, options.confidence, options.bootstrap_seed)
+    try:
+        spread = spread_over_records(read_task_scores(files), signs, list(comparison["models"]), *drawn)
+    except ValueError as error:
+        raise InputError(f"--bootstrap: {error}. Score more records.") from None
+    notes = []
+    for model, found in spread["models"].items():
+        comparison["models"][model]["spread"] = found | {"about": spread["about"]}
+        for key, ends in _shown(found, comparison["models"][model]):
+            notes.append(f"{model}: {key} {spread['about']}: {ends[0]:+.2f} .. {ends[1]:+.2f}")
+    return notes
+
+
+def over_runs(comparison: dict[str, Any], confidence: float) -> list[str]:
+    """Give a comparison whose models are runs of one the `runs`: mean, error and interval; sentences on them."""
+    models = list(comparison["models"].values())
+    comparison["runs"], notes = {}, []
+    for key in (key for key in ("dI_percent", "dE_percent", "dI_zero_percent") if key in models[0]):
+        mean, ends, error = spread_over_runs([entry[key] for entry in models], confidence)
+        comparison["runs"][key] = {"mean": mean, "interval": list(ends), "error": error}
+        name = key.removesuffix("_percent") + "%"
+        interval = f"{confidence:.0%} interval {ends[0]:+.2f} .. {ends[1]:+.2f}"
+        notes.append(f"{name}: mean of {len(models)} runs {mean:.2f}, {interval} (Student's t, runs only)")
+    return notes
+
+
+def signs_of(columns: Collection[str], lower_is_better: Collection[str] = ()) -> list[np.ndarray]:
+    """(-1)^delta of the metrics of every task, in order of appearance."""
+    signs: dict[str, list[float]] = {}
+    for column in columns:
+        signs.setdefault(column.partition(":")[0], []).append(-1.0 if column in lower_is_better else 1.0)
+    return [np.array(sign_K) for sign_K in signs.values()]
+
+
+def _shown(found: Mapping[str, Any], entry: Mapping[str, Any]) -> list[tuple[str, Sequence[float]]]:
+    keys = {"dI_percent": "dI", "dE_percent": "dE", "dI_zero_percent": "dI"}
+    return [(key.removesuffix("_percent") + "%", found[name]) for key, name in keys.items() if key in entry]
+
+
 def main() -> int:
     """The command. Prints the table."""
     options = _parser().parse_args()
@@ -178,6 +240,10 @@ def main() -> int:
     notes = check_comparable(cells, options.allow_different_records)
     comparison = compare(results, baseline, options.lower_is_better, options.zero_shot)
     comparison["notes"] += notes
+    if options.bootstrap is not None:
+        comparison["notes"] += over_records(comparison, cells, options)
+    if options.runs:
+        comparison["notes"] += over_runs(comparison, options.confidence)
     if options.markdown is not None:
         write_text(options.markdown, format_table(comparison, "markdown") + "\n")
     if options.latex is not None:
@@ -210,6 +276,16 @@ def _parser() -> ArgumentParser:
         action="store_true",
         help="compare scores of different records (number, omissions, split) nevertheless, and say how they differ",
     )
+    parser.add_argument(
+        "--runs",
+        action="store_true",
+        help="the models of --results are runs (seeds) of one: report their mean and error",
+    )
+    parser.add_argument(
+        "--bootstrap", type=int, metavar="N", help="resample the records N times, e.g. 1000, for intervals of dI and dE"
+    )
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals")
+    parser.add_argument("--bootstrap-seed", type=int, default=0, help="of the draws of --bootstrap")
     parser.add_argument("--format", choices=FORMATS, default="text", help="what to print")
     parser.add_argument("--markdown", help="write the table to this Markdown file")
     parser.add_argument("--latex", help="write the table to this LaTeX file")

@@ -54,18 +54,25 @@ def _notes(notes: Sequence[str], layout: str) -> list[str]:
 def format_weights(content: dict[str, Any], layout: str = "text") -> str:
     """The weights of a weights.json: a row per part and one for their combination, a column per task or group.
 
-    Where there is a spread, a last row has its ends.
+    Where there is a spread, a last row has its ends. Tasks that were left out have a column with their weight alone.
     """
     parts = {"lambda_out": "weight_out", "lambda_in": "weight_in", "lambda_D": "weight_difficulty"}
     columns = [content[key] for key in parts.values()]
-    combined = [sum(a * w for a, w in zip(content["alpha"], task, strict=True)) for task in zip(*columns, strict=True)]
-    rows = [["", *content["tasks"]]]
-    named = zip((*parts, "lambda"), (*columns, combined), strict=True)
-    rows += [[name, *map(_weight, values)] for name, values in named]
+    gone = [entry["task"] for entry in content.get("failed", ()) if not entry["weighed"]]
+    rows = [["", *content["tasks"], *(f"{task} (left out)" for task in gone)]]
+    rows += [[name, *map(_weight, values), *["-"] * len(gone)] for name, values in zip(parts, columns, strict=True)]
+    combined = [*unit_weights(content), *(content["weights"][task] for task in gone)]
+    rows.append(["lambda", *map(_weight, combined)])
     if spread := content.get("spread"):
         ends = zip(spread["low"]["weight"], spread["high"]["weight"], strict=True)
-        rows.append(["interval", *(f"{low:.2f} .. {high:.2f}" for low, high in ends)])
+        rows.append(["interval", *(f"{low:.2f} .. {high:.2f}" for low, high in ends), *["-"] * len(gone)])
     return lay_out(rows, layout, rules=(1, 4))
+
+
+def unit_weights(content: dict[str, Any]) -> list[float]:
+    """lambda (Eq. 8) of every task or group of a weights.json, whose own `weights` are by task."""
+    parts = (content[key] for key in ("weight_out", "weight_in", "weight_difficulty"))
+    return [sum(a * w for a, w in zip(content["alpha"], unit, strict=True)) for unit in zip(*parts, strict=True)]
 
 
 def lay_out(rows: Sequence[Sequence[str]], layout: str = "text", rules: Sequence[int] = (1,)) -> str:

@@ -108,13 +108,14 @@ class FailedTask:
         with_own = f"{self.own:g} with its own data ({self.unit})"
         return f"{self.task} scores {with_own} and {self.without:g} without ({self.common})"
 
-    def to_json(self, on_failed: str) -> dict[str, Any]:
-        """An entry of `failed` in weights.json."""
-        done = "left out, with weight 1" if on_failed == "exclude" else "clipped"
-        if on_failed == "exclude" and self.unit != self.task:
+    def to_json(self, on_failed: str, weighed: Sequence[str]) -> dict[str, Any]:
+        """An entry of `failed` in weights.json; `weighed` names the tasks or groups that have a weight of their own."""
+        left_out = on_failed == "exclude"
+        done = "clipped" if not left_out else "left out, with weight 1"
+        if left_out and self.unit in weighed:
             done = f"left out of the measurement of {self.unit}"
         entry = {name: getattr(self, name) for name in ("task", "unit", "own", "without")}
-        return entry | {"done": done, "about": f"{self}: it is {done}"}
+        return entry | {"weighed": self.unit in weighed, "about": f"{self}: it is {done}"}
 
 
 def runs_that_failed(matrices: Sequence[ScoreMatrix], min_gain: float) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 QUANTITIES = ("contributions", "contribution_out", "contribution_in", "difficulty", "weight", "weight_difference")
 PER_RECORD = ".per_record.jsonl"
 NOT_DISTINGUISHABLE = "not distinguishable from 1"
-_SAME_SCORE = 1e-6  # relative; a metric file holds the mean of its records
+SAME_SCORE = 1e-6  # relative; a metric file holds the mean of its records
 
 
 @dataclass(frozen=True)
@@ -211,12 +211,12 @@ def read_record_scores(folder: str | Path, matrix: ScoreMatrix) -> list[np.ndarr
         rows, first = [], None  # of each model the scores in the order of the first one's records
         for home, expected in pairs:
             file = home / f"{task}{PER_RECORD}"
-            scores = _read_scores(file)
+            scores = read_scores(file)
             first = first or (file, scores.keys())
             if scores.keys() != first[1]:
                 raise InputError(f"{file}: scores other records than {first[0]}. Score the same questions.")
             mean = sum(scores.values()) / len(scores)
-            if abs(mean - expected) > _SAME_SCORE * max(1.0, abs(expected)):
+            if abs(mean - expected) > SAME_SCORE * max(1.0, abs(expected)):
                 raise InputError(
                     f"{file}: its mean is {mean:g}, the matrix says {expected:g}. Score the answers again."
                 )
@@ -265,19 +265,25 @@ def _home(root: Path, stems: Sequence[str]) -> Path:
     raise InputError(f"{root}: has no folder {names[-1]} with per-record scores. Score with --per-record.")
 
 
-def _read_scores(file: Path) -> dict[int, float]:
-    """Position -> score of a per-record file."""
-    scores: dict[int, float] = {}
+def read_scores(file: Path) -> dict[int | str, float]:
+    """Position -> score of a per-record file of eval/*.py, question id -> score of one of the zero-shot suite.
+
+    Raises:
+        InputError: naming the line.
+    """
+    scores: dict[int | str, float] = {}
     for n, line in enumerate(read_text(file).splitlines(), 1):
         entry = parse_json(line, f"{file} line {n}")
-        position, score = (entry.get("position"), entry.get("score")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(position, int) or isinstance(score, bool) or not isinstance(score, int | float):
+        key, score = None, None
+        if isinstance(entry, dict):
+            key, score = entry.get("position", entry.get("question_id")), entry.get("score")
+        if not isinstance(key, int | str) or isinstance(score, bool) or not isinstance(score, int | float):
             raise InputError(
-                f"{file} line {n}: must have a position and a score, got {json.dumps(entry)[:80]}. Fix it."
+                f"{file} line {n}: must have a position and a score, got {json.dumps(entry)[:80]}. Score again."
             )
-        if position in scores:
-            raise InputError(f"{file} line {n}: position {position} is scored twice. Score the answers again.")
-        scores[position] = float(score)
+        if key in scores:
+            raise InputError(f"{file} line {n}: position {key} is scored twice. Score the answers again.")
+        scores[key] = float(score)
     if not scores:
         raise InputError(f"{file}: holds no record. Score the answers again.")
     return scores

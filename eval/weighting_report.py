@@ -52,7 +52,7 @@ def format_report(
 ) -> str:
     """Contributions, difficulties and weights as aligned plain text, with intervals where there are some.
 
-    Tasks that were left out (`failed`, as in `to_json`) have a row without numbers.
+    Tasks that were left out (of `failed`, as in `to_json`) have a row with their weight alone.
     """
     matrix = [["", *weighting.tasks]]
     matrix += [[name, *map(_rounded, row)] for name, row in zip(weighting.tasks, weighting.contributions, strict=True)]
@@ -61,8 +61,8 @@ def format_report(
     header = ["", "C_out", "C_in", "D", "lambda_out", "lambda_in", "lambda_D", "lambda"]
     rows = zip(weighting.tasks, *(getattr(weighting, column) for column in columns), strict=True)
     result = [header, *([name, *map(_rounded, values)] for name, *values in rows)]
-    gone = [entry for entry in failed if entry["done"].startswith("left out")]
-    result += [[entry["task"], *"-" * 6, _rounded(weights[entry["task"]])] for entry in gone]
+    gone = [entry["task"] for entry in failed if not entry["weighed"]]
+    result += [[task, *"-" * 6, _rounded(weights[task])] for task in gone]
     text = [
         "Contributions: what the data of the row's task gives the column's task, as a share of its own data's gain",
         _aligned(matrix),

@@ -5,7 +5,9 @@ python -m scripts_visatb.workflow.matrix --benchmark B.yaml --run runs/demo --se
 
 import csv
 import io
+from collections.abc import Iterable
 
+from eval.comparable import Cell, check_comparable, measured_of
 from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.models import TABLES, table_rows
 from scripts_visatb.workflow.step import run_of, step_parser
@@ -23,12 +25,28 @@ def read_score(current: Run, model: str, split: str, task: str) -> float:
     return float(score)
 
 
+def refuse_incomparable(current: Run, split: str, scores: Iterable[tuple[str, str]]) -> None:
+    """Refuse scores of other metrics or other records under one model than under another.
+
+    Args:
+        current, split: the metric files of which seed and split.
+        scores: (model, task or `task:metric`) of each that is compared.
+    """
+    cells = []
+    for model, column in scores:
+        file = current.metric_file(model, split, column)
+        cells.append(Cell(model, column, measured_of(read_json(file), file)))
+    check_comparable(cells, remedy="Delete the answers that are out of date, and run again.")
+
+
 def write_matrix(current: Run, name: str) -> None:
     """Write a table: a row per model (of the single-task models per share of the data), a column per measured task."""
+    rows = table_rows(current.benchmark, name)
+    refuse_incomparable(current, "val", [(model, task) for row in rows.values() for task, model in row.items()])
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["model", *(task.name for task in current.benchmark.measured)])
-    for row, models in table_rows(current.benchmark, name).items():
+    for row, models in rows.items():
         scores = (read_score(current, model, "val", task) for task, model in models.items())
         table.writerow([row, *map(repr, scores)])
     write_text(current.table(name), text.getvalue())

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from eval.overall_table import unit_weights
 from eval.uncertainty import Spread
 from eval.weighting_figure import DIVERGING_COLORS, draw
 from visatb.files import replacing
@@ -93,14 +94,13 @@ def draw_weighting(data: dict[str, Any], path: Path) -> None:
     kinds = ("contributions", "contribution_out", "contribution_in", "difficulty")
     parts = ("weight_out", "weight_in", "weight_difficulty")
     arrays = {name: np.array(content[name]) for name in (*kinds, *parts)}
-    # Eq. 8; `weights` of the file has tasks, and what was weighed may be groups.
-    arrays["weight"] = sum(share * arrays[part] for share, part in zip(content["alpha"], parts, strict=True))
+    arrays["weight"] = np.array(unit_weights(content))
     names, alpha = tuple(content["tasks"]), tuple(content["alpha"])
     weighting = Weighting(tasks=names, temperature=content["temperature"], alpha=alpha, **arrays)
     spread = content.get("spread")
     if spread is not None:
         ends = {end: {name: np.array(value) for name, value in spread[end].items()} for end in ("low", "high")}
-        spread = Spread(spread["about"], **ends, failed=spread["failed"], total=spread["total"])
+        spread = Spread(spread["about"], **ends)
     draw(weighting, path, spread)
 
 
@@ -119,9 +119,10 @@ def draw_amounts(data: dict[str, Any], path: Path) -> None:
 
 def draw_scores(data: dict[str, Any], path: Path) -> None:
     """Test scores of EW and VisATB relative to the single-task model of each task."""
-    test, overall = data["test"], data["overall"]
-    names = [row["task"] for row in test]
+    overall = data["overall"]
     relative = all(overall.values())
+    test = [row for row in data["test"] if not relative or overall["EW"]["tasks"][row["task"]] is not None]
+    names = [row["task"] for row in test]
     models = ("EW", "VisATB") if relative else ("STL", "EW", "VisATB")
     with _figure(path, max(7.2, 1.55 * len(names)), 3.4) as axes:
         width = 0.8 / (len(models) + 0.4)

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.overall_table import format_table, format_weights
+from eval.overall_table import format_table, format_weights, unit_weights
+from eval.uncertainty import NOT_DISTINGUISHABLE
 from scripts_visatb.workflow.findings import is_clear, overall_sentences, seed_sentence, weight_sentence
 from visatb.benchmark import load_benchmark
 from visatb.cli import ArgumentParser, run
@@ -69,6 +70,8 @@ def render(data: dict[str, Any], figures: dict[str, Path]) -> str:
         sentences=[*overall_sentences(data), weight_sentence(data)],
         seed_sentence=seed_sentence(data),
         is_clear=is_clear,
+        unit_weights=unit_weights(data["weighting"]),
+        not_distinguishable=NOT_DISTINGUISHABLE,
         tables={name: Markup(make("html")) for name, make in tables(data).items()},
         span=max((job["started"] + job["seconds"] for job in data["jobs"]), default=0.0),
         work=sum(job["seconds"] for job in data["jobs"]),
@@ -98,19 +101,26 @@ def print_table(data: dict[str, Any], page: Path) -> None:
     for name in ("weight", "STL", "EW", "VisATB", "EW %", "VisATB %"):
         table.add_column(name, justify="right")
     weights, overall = data["weighting"]["weights"], data["overall"]
+    left_out = [entry["task"] for entry in data["weighting"].get("failed", ()) if not entry["weighed"]]
     for row in data["test"]:
         name = row["task"]
-        changes = [f"{entry['tasks'][name]:+.2f}" if entry else "" for entry in (overall["EW"], overall["VisATB"])]
+        percents = [entry["tasks"][name] if entry else None for entry in (overall["EW"], overall["VisATB"])]
+        changes = ["-" if percent is None else f"{percent:+.2f}" for percent in percents]
         scores = [f"{row[model]:.4f}" for model in ("STL", "EW", "VisATB")]
-        table.add_row(name, row["metric"], f"{weights[name]:.3f}", *scores, *changes)
+        table.add_row(
+            name, row["metric"], "left out" if name in left_out else f"{weights[name]:.3f}", *scores, *changes
+        )
     if overall["VisATB"] is not None:
         table.add_section()
         for label, key, sign in (("dI%", "dI", "+"), ("dE%", "dE", "")):
             values = [f"{overall[model][key]:{sign}.2f}" for model in ("EW", "VisATB")]
             table.add_row(label, "", "", "", "", "", *values, style="bold")
+            if spread := data["overall_spread"]["models"]:
+                errors = [f"± {spread[model][key + '_error']:.2f}" for model in ("EW", "VisATB")]
+                table.add_row("  error", "", "", "", "", "", *errors)
     console = Console(highlight=False)
     console.print(table)
-    for sentence in [*overall_sentences(data), seed_sentence(data)]:
+    for sentence in [*overall_sentences(data), weight_sentence(data), seed_sentence(data)]:
         console.print(sentence, markup=False, soft_wrap=True)
     console.print(f"Report: {page}", markup=False, soft_wrap=True)
 

@@ -13,11 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from eval.overall import compare
+from eval.overall import compare, signs_of, tasks_at_zero
+from eval.overall_spread import read_task_scores, spread_over_records
 from eval.score_tables import ScoreTable
+from eval.uncertainty import read_scores
 from scripts_visatb.data.subsets import balanced_units, read_manifest
 from scripts_visatb.workflow.graph import Run, result_settings
-from scripts_visatb.workflow.matrix import read_score
+from scripts_visatb.workflow.matrix import read_score, refuse_incomparable
 from scripts_visatb.workflow.models import (
     BASE,
     EW,
@@ -79,9 +81,10 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
         "tasks": tasks,
         "seeds": seeds,
         "matrix": score_table(first, tables_of(benchmark.form)[0]),
-        "weighting": {"spread": None} | read_json(first.weights()),
+        "weighting": {"spread": None, "failed": []} | read_json(first.weights()),
         "test": test,
         "overall": overall(test),
+        "overall_spread": overall_spread(first),
         "methods": comparison(test, methods),
         "ablations": comparison(test, [EW, VISATB, *variants]) if variants else None,
         "ablation_weights": {name: read_json(first.weights(name))["weights"] for name in (VISATB, *variants)},
@@ -156,8 +159,10 @@ def test_scores(current: Run, models: list[str]) -> list[dict[str, Any]]:
     """
     rows = []
     for task in current.benchmark.measured:
-        difference, error = paired_difference(current, task.name)
         own = {"STL": STL + task.name} | {model: model for model in models}
+        columns = [task.name, *(f"{task.name}:{metric}" for metric in task.also)]
+        refuse_incomparable(current, "test", [(model, column) for column in columns for model in own.values()])
+        difference, error = paired_difference(current, task.name)
         also = {
             metric: {name: read_score(current, model, "test", f"{task.name}:{metric}") for name, model in own.items()}
             for metric in task.also
@@ -179,7 +184,7 @@ def test_scores(current: Run, models: list[str]) -> list[dict[str, Any]]:
 def comparison(test: list[dict[str, Any]], models: list[str]) -> dict[str, Any] | None:
     """Scores, dI% and dE% (Eq. 9) of models against STL, a column per task and further metric (eval/overall.py).
 
-    None where a single-task model scored 0: nothing can be said in percent then.
+    None where the single-task models score 0 on every task: nothing can be said in percent then.
     """
 
     def columns(model: str) -> dict[str, float]:
@@ -190,9 +195,31 @@ def comparison(test: list[dict[str, Any]], models: list[str]) -> dict[str, Any] 
         return found
 
     baseline = columns("STL")
-    if min(baseline.values()) <= 0:
+    if len(tasks_at_zero(baseline)) == len(test):
         return None
     return compare(ScoreTable("test scores", tuple(baseline), {model: columns(model) for model in models}), baseline)
+
+
+def overall_spread(current: Run) -> dict[str, Any]:
+    """Intervals of dI% and dE% of EW and VisATB over resampled test records (`spread_over_records`).
+
+    Where there can be none, `models` is empty and `about` says why.
+    """
+    benchmark = current.benchmark
+    files = {}
+    for task in benchmark.measured:
+        for column in (task.name, *(f"{task.name}:{metric}" for metric in task.also)):
+            owners = (STL + task.name, EW, VISATB)
+            files[column] = [current.metric_file(model, "test", column) for model in owners]
+    zeros = tasks_at_zero({column: float(read_json(paths[0])["score"]) for column, paths in files.items()})
+    files = {column: paths for column, paths in files.items() if column.partition(":")[0] not in zeros}
+    if not benchmark.bootstrap or not files:
+        return {"about": "no intervals: bootstrap is 0, or there is nothing to divide by", "models": {}}
+    try:
+        scores = read_task_scores(files)
+        return spread_over_records(scores, signs_of(files), [EW, VISATB], benchmark.bootstrap)
+    except (InputError, ValueError) as error:
+        return {"about": f"no intervals: {error}", "models": {}}
 
 
 def omissions(current: Run) -> list[str]:
@@ -209,13 +236,12 @@ def omissions(current: Run) -> list[str]:
 
 def paired_difference(current: Run, task: str) -> tuple[float, float | None]:
     """VisATB minus EW over the same test records: the mean, and its standard error (None for a single record)."""
-    scores = {}
-    for model in (VISATB, EW):
-        path = current.metric_file(model, "test", task).with_suffix(".per_record.jsonl")
-        scores[model] = [parse_json(line, str(path))["score"] for line in read_text(path).splitlines()]
-    if len(scores[VISATB]) != len(scores[EW]):
-        raise InputError(f"{current.home}: the test answers of {task} differ in number. Score both models again.")
-    differences = [a - b for a, b in zip(scores[VISATB], scores[EW], strict=True)]
+    mine, equal = (
+        read_scores(current.metric_file(model, "test", task).with_suffix(".per_record.jsonl")) for model in (VISATB, EW)
+    )
+    if mine.keys() != equal.keys():
+        raise InputError(f"{current.home}: the test answers of {task} are to other records. Score both models again.")
+    differences = [score - equal[key] for key, score in mine.items()]
     count = len(differences)
     mean = sum(differences) / count
     if count < 2:
@@ -226,7 +252,7 @@ def paired_difference(current: Run, task: str) -> tuple[float, float | None]:
 def overall(test: list[dict[str, Any]]) -> dict[str, Any]:
     """dI%, dE% and the improvement of every task in percent (Eq. 9), of EW and VisATB against STL.
 
-    Both are None where a single-task model scored 0.
+    A task on which the single-task model scores 0 has none; both models are None where that is so on every task.
     """
     found = comparison(test, [EW, VISATB])
     if found is None:
@@ -261,8 +287,7 @@ def seed_order(runs: list[Run], together: Path) -> dict[str, Any]:
     if len(runs) > 1 and together.is_file():
         content = read_json(together)
         spread = content["spread"]
-        ends = zip(content["tasks"], spread["low"]["weight"], spread["high"]["weight"], strict=True)
-        error = {unit: (high - low) / 2 for unit, low, high in ends}
+        error = dict(zip(content["tasks"], spread["error"]["weight"], strict=True))
         units = {task.name: unit for unit, tasks in balanced_units(benchmark).items() for task in tasks}
         mean = {name: [content["weights"][name], error.get(units[name], 0.0)] for name in measured}
     return {

@@ -30,11 +30,13 @@ def synthetic_data() -> dict:
         row |= {"TLA": score * 0.9, "T-2": score * 1.01, "also": {}}
         test.append(row | {"difference": row["VisATB"] - row["EW"], "standard_error": 0.02})
     final = [1.31, 0.78, 0.92, 1.12, 0.87]
-    spread = {"about": "95 % of 1000 resamples", "failed": 3, "total": 1000, "low": {}, "high": {}}
+    spread = {"about": "95 % of 1000 resamples", "failed": 3, "total": 1000, "rule": "clipped", "low": {}, "high": {}}
     for quantity in ("contribution_out", "contribution_in", "difficulty", "weight"):
         spread["low"][quantity] = [0.7, 0.6, 0.8, 1.05, 0.9]
         spread["high"][quantity] = [1.5, 0.9, 1.1, 1.3, 1.2]
+    spread["low"]["weight_difference"] = [[-0.1] * 5 for _ in TASKS]
     weighting = {
+        "failed": [],
         "form": "standard",
         "spread": spread,
         "tasks": TASKS,
@@ -81,6 +83,13 @@ def synthetic_data() -> dict:
         "weighting": weighting,
         "test": test,
         "overall": overall(test),
+        "overall_spread": {
+            "about": "95% interval over 1000 resamples of the test records",
+            "models": {
+                "EW": {"dI": [-4.1, -1.9], "dI_error": 0.56, "dE": [1.9, 4.1], "dE_error": 0.56},
+                "VisATB": {"dI": [0.9, 3.1], "dI_error": 0.57, "dE": [0.0, 0.4], "dE_error": 0.1, "gap": [3.9, 6.1]},
+            },
+        },
         "methods": comparison(test, ["EW", "TLA", "VisATB"]),
         "ablations": comparison(test, ["EW", "VisATB", "T-2"]),
         "ablation_weights": {name: dict(zip(TASKS, final, strict=True)) for name in ("VisATB", "T-2")},
@@ -168,7 +177,7 @@ def test_weights_come_with_intervals_and_mark_those_that_may_be_1(written):
     rows = {name: section.split(f"<td>{name}</td>")[1].split("</tr>")[0] for name in TASKS}
     assert "0.70 .. 1.50" in rows["SceneCaption"] and "not distinguishable from 1" in rows["SceneCaption"]
     assert "not distinguishable" not in rows["RegionCaption"] and "not distinguishable" not in rows["TextChartQA"]
-    assert "3 of 1000 could not be weighed" in section
+    assert "A task failed in 3 of 1000; clipped" in section
     assert "interval" in (folder / "tables/weights.md").read_text()
 
 
@@ -217,28 +226,82 @@ def test_report_says_plainly_when_visatb_is_worse():
     for row in data["test"]:
         row["EW"], row["VisATB"], row["difference"] = row["VisATB"], row["EW"], -row["difference"]
     data["overall"] = overall(data["test"])
-    assert "VisATB did not help in this run: it is behind equal weights by 5.00 points" in overall_sentences(data)[0]
-    assert "on 0 of 5 tasks" in overall_sentences(data)[-1]
+    data["overall_spread"]["models"]["VisATB"]["gap"] = [-6.1, -3.9]
+    sentences = overall_sentences(data)
+    assert "VisATB did not help in this run: it is behind equal weights by 5.00 points" in sentences[0]
+    assert sentences[0].endswith("the 95% interval of the difference is -6.10 .. -3.90.")
+    assert "higher than equal weights on 0 of 5 tasks and lower on 5" in sentences[-1]
+    assert "clearly worse on SceneCaption" in sentences[-1] and "better" not in sentences[-1]
 
 
-def test_report_says_when_visatb_is_ahead_and_which_differences_are_clear():
+def test_report_says_in_which_direction_clear_differences_go():
     data = synthetic_data()
+    for row, difference in zip(data["test"], (0.05, -0.21, 0.03, -0.001, 0.2), strict=True):
+        row["difference"] = difference
     sentences = overall_sentences(data)
     assert sentences[0].startswith("VisATB is ahead of equal weights by 5.00 points")
-    assert "two standard errors on SceneCaption, RegionCaption" in sentences[-1]
+    assert "on 3 of 5 tasks and lower on 2" in sentences[-1]
+    assert "clearly better on SceneCaption, Grounding, clearly worse on RegionCaption (by more" in sentences[-1]
+    assert sentences[-1].endswith("on the others the difference may be chance.")
     for row in data["test"]:
         row["standard_error"] = 1.0
     assert "each may be chance" in overall_sentences(data)[-1]
 
 
-def test_single_task_score_of_zero_gives_no_percentages_but_a_report(tmp_path, capsys):
+def test_a_gap_whose_interval_contains_0_is_said_to_be_chance():
+    data = synthetic_data()
+    data["overall_spread"]["models"]["VisATB"]["gap"] = [-0.2, 10.2]
+    assert "-0.20 .. +10.20, which contains 0: it may be chance" in overall_sentences(data)[0]
+    data["overall_spread"] = {"about": "no intervals: bootstrap is 0", "models": {}}
+    assert "interval" not in overall_sentences(data)[0]
+
+
+def test_a_single_task_score_of_zero_leaves_the_other_tasks_their_percentages(tmp_path, capsys):
     data = synthetic_data()
     data["test"][2]["STL"] = 0.0
-    data["overall"], data["methods"], data["ablations"] = overall(data["test"]), None, None
-    assert data["overall"] == {"EW": None, "VisATB": None}
-    assert "scores 0 on ShapeVQA" in write_report(data, tmp_path).read_text()
+    data["overall"] = overall(data["test"])
+    data["methods"] = comparison(data["test"], ["EW", "TLA", "VisATB"])
+    assert data["overall"]["VisATB"]["tasks"] == pytest.approx(
+        {name: None if name == "ShapeVQA" else 2.0 for name in TASKS}
+    )
+    assert data["overall"]["VisATB"]["dI"] == pytest.approx(2.0)
+    told = "scores 0 on ShapeVQA: no change in percent there; dI% and dE% are over the other tasks"
+    assert told in write_report(data, tmp_path).read_text()
     print_table(data, tmp_path)
-    assert "scores 0 on ShapeVQA" in capsys.readouterr().out
+    assert told in capsys.readouterr().out
+    assert "scores 0 on ShapeVQA" in (tmp_path / "tables/methods.md").read_text()
+
+
+def test_single_task_scores_of_zero_on_all_tasks_give_a_report(tmp_path, capsys):
+    data = synthetic_data()
+    for row in data["test"]:
+        row["STL"] = 0.0
+    data["overall"], data["methods"], data["ablations"] = overall(data["test"]), None, None
+    data["overall_spread"] = {"about": "no intervals", "models": {}}
+    assert data["overall"] == {"EW": None, "VisATB": None}
+    assert "scores 0 on SceneCaption" in write_report(data, tmp_path).read_text()
+    print_table(data, tmp_path)
+    assert "scores 0 on SceneCaption" in capsys.readouterr().out
+
+
+def test_tasks_left_out_stay_visible_in_terminal_report_and_tables(tmp_path, capsys):
+    data = synthetic_data()
+    about = "ShapeVQA scores 0.39 with its own data (ShapeVQA) and 0.4 without (mini): it is left out, with weight 1"
+    weighting = data["weighting"]
+    weighting["failed"] = [{"task": "ShapeVQA", "own": 0.39, "without": 0.4, "weighed": False, "about": about}]
+    weighting["tasks"] = [name for name in TASKS if name != "ShapeVQA"]
+    for values in (weighting, weighting["spread"]["low"], weighting["spread"]["high"]):
+        for name, value in values.items():
+            if isinstance(value, list) and len(value) == 5 and name not in ("tasks", "failed"):
+                values[name] = [row[:2] + row[3:] if isinstance(row, list) else row for row in value[:2] + value[3:]]
+    weighting["weights"]["ShapeVQA"] = 1.0
+    page = write_report(data, tmp_path).read_text()
+    assert "left out: 0.39 with its own data, 0.4 without" in page and f"{about}." in page
+    header, _, *rows = (tmp_path / "tables/weights.md").read_text().splitlines()
+    assert "ShapeVQA (left out)" in header and "1.0000 |" in rows[3]
+    print_table(data, tmp_path)
+    shown = capsys.readouterr().out
+    assert re.search(r"^ *ShapeVQA .* left out ", shown, re.MULTILINE) and about in shown
 
 
 def test_overall_is_equation_9():
@@ -255,7 +318,6 @@ def test_overall_is_equation_9():
 def test_seed_sentence_tells_one_seed_holding_and_changing():
     data = synthetic_data()
     assert "One seed (0)" in seed_sentence(data)
-    assert "SceneCaption got the highest weight (1.31)" in weight_sentence(data)
     order = data["seed_order"]
     order["rows"].append(copy.deepcopy(order["rows"][0]) | {"seed": 1})
     assert seed_sentence(data).startswith("The order holds over the seeds 0, 1")
@@ -264,6 +326,24 @@ def test_seed_sentence_tells_one_seed_holding_and_changing():
     sentence = seed_sentence(data)
     assert sentence.startswith("The order does not hold")
     assert "lowest weight CHANGES: RegionCaption with seed 0, Grounding with seed 1" in sentence
+
+
+def test_weights_are_ranked_only_as_far_as_their_intervals_allow():
+    data = synthetic_data()
+    weighting = data["weighting"]
+    # by part: SceneCaption 1.025, RegionCaption 0.9, ShapeVQA 1.0125, TextChartQA 1.0, Grounding 1.0625
+    assert weight_sentence(data).startswith("No weight can be distinguished from another: Grounding got the highest")
+    above = weighting["spread"]["low"]["weight_difference"]
+    for n in (0, 2, 4):
+        above[n][1] = 0.01
+    assert weight_sentence(data) == (
+        "Grounding got the highest weight (1.06), not distinguishable from SceneCaption, ShapeVQA, TextChartQA; "
+        "RegionCaption got the lowest weight (0.90), not distinguishable from TextChartQA. 1 would be an equal share."
+    )
+    above[4] = [0.01, 0.01, 0.01, 0.01, 0.0]
+    assert "highest weight (1.06); RegionCaption" in weight_sentence(data)
+    weighting["spread"] = None
+    assert weight_sentence(data).endswith("Without intervals this order may be chance.")
 
 
 def test_print_table_reads_report_json(written, capsys, monkeypatch):
