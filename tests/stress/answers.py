@@ -20,7 +20,7 @@ from llava.eval import summarize_gpt_review
 from llava.eval.scorers import gqa, mmbench, mme, mmvet, pope, scienceqa, seed, submissions, textvqa, vizwiz, vqav2
 from tests.stress.mutators import NotJsonError, mutated, same, strict
 from tests.stress.trials import Trial, call, verdict
-from tests.zero_shot_data import SHORT, make_zero_shot_data
+from tests.zero_shot_data import make_zero_shot_data
 
 COUNT = 500
 _ROUNDING = 1e-9
@@ -296,11 +296,13 @@ def _round_fault(line: dict[str, Any]) -> str | None:
 
 
 def _key(line: dict[str, Any], by_prompt: bool) -> tuple[str, str]:
-    """What is answered. Of a prompt the question counts alone, so that one which differs elsewhere may be taken."""
-    prompt = line.get("prompt") if by_prompt else ""
-    said = prompt if isinstance(prompt, str) else ""
-    parts = [part for part in said.replace(SHORT, "").split("\n") if not part.startswith("Reference OCR")]
-    return str(line["question_id"]), " ".join(" ".join(parts).lower().split())
+    """What is answered; where the prompt is part of it, subtask and image of the id and the question of the prompt."""
+    identifier = str(line["question_id"])
+    if not by_prompt:
+        return identifier, ""
+    prompt = line.get("prompt") if isinstance(line.get("prompt"), str) else ""
+    question = [part for part in prompt.split("\n") if not part.startswith("Reference OCR")][0:1]
+    return f"{identifier.split('/')[0]}/{Path(identifier).stem}", " ".join(" ".join(question).lower().split())
 
 
 def _others(folder: Path, data: Path) -> Iterator[Subject]:

@@ -118,7 +118,7 @@ def _retype(place: Any, key: Any, chance: random.Random) -> None:
     value = place[key]
     if isinstance(value, str):
         number = int(value) if value.isdecimal() and len(value) < 9 else len(value)
-        place[key] = chance.choice((number, [value], {"text": value}, value.encode().hex()))
+        place[key] = chance.choice((number, [value], {"text": value}, value[::-1]))
     else:
         place[key] = chance.choice((str(value), [value], {"0": value}))
 
