@@ -23,7 +23,7 @@ from tqdm import tqdm
 from urllib3.util import Retry
 
 from visatb.errors import InputError
-from visatb.files import parse_json, read_text
+from visatb.files import naming, parse_json, read_text
 
 KEY_VARIABLE, URL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -221,7 +221,7 @@ class ReplyFile:
         """Append a reply and flush it to the disk."""
         line = json.dumps({"key": key, "reply": reply}, ensure_ascii=True) + "\n"
         with self._lock:
-            with open(self.path, "ab") as stream:
+            with naming(self.path), open(self.path, "ab") as stream:
                 stream.write(line.encode())
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -103,8 +103,12 @@ class TaskLog:
         self._clear()
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
+            try:
+                with open(self._path, "a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(line) + "\n")
+            except OSError as error:  # a full disk does not say of which file
+                error.filename = error.filename or str(self._path)
+                raise
         return line
 
 

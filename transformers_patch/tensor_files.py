@@ -14,7 +14,13 @@ import torch
 def save_tensors(content: Any, file: Path) -> None:
     """`torch.save` through a stream of Python's, whose errors name what is wrong: torch's own name a position."""
     with open(file, "wb") as stream:
-        torch.save(content, stream)
+        try:
+            torch.save(content, stream)
+        except RuntimeError as error:  # torch's own, of the end that it could not write either
+            if not isinstance(error.__context__, OSError):
+                raise
+            error.__context__.filename = str(file)
+            raise error.__context__ from None
 
 
 def load_tensors(file: Path, mmap: bool = False) -> Any:

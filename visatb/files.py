@@ -3,8 +3,12 @@
 Writing: beside the target, flushed to the disk, renamed. A kill or a full disk leaves the old file as it was.
 """
 
+import errno
+import fcntl
+import glob
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -14,6 +18,9 @@ from typing import Any
 
 from visatb.errors import InputError
 from visatb.json_text import parse_json
+
+_PART = ".part"
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def refuse_unwritable(
@@ -46,24 +53,93 @@ def refuse_unwritable(
 
 
 @contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Give an error of the disk, such as that it is full, the name of the file that is written in the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _OF_THE_DISK:
+            error.filename = os.fspath(path)
+        raise
+
+
+@contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the target's folder; on success fsync it and rename it to `path`."""
+    """Yield a temporary path in the target's folder; on success fsync it and rename it to `path`.
+
+    What killed processes left of the same target is removed first.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    os.close(handle)
-    part = Path(name)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*{_PART}"):
+        _remove_unless_locked(left)
+    with naming(target):
+        lock, part = _new_part(target)
     try:
-        yield part
-        with open(part, "rb") as stream:
-            os.fsync(stream.fileno())
+        with naming(target):
+            yield part
+            with open(part, "rb") as stream:
+                os.fsync(stream.fileno())
         os.chmod(part, 0o666 & ~_umask())
         os.replace(part, target)
         fsync_folder(target.parent)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename == str(part):
+            error.filename = str(target)
         with suppress(FileNotFoundError):
             part.unlink()
         raise
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new folder for temporary files; those that killed processes left are removed first.
+
+    Args:
+        parent: where it is made; one process at a time.
+        prefix: of its name, and of those to remove.
+
+    Raises:
+        InputError: if another process has one there.
+    """
+    lock = os.open(parent, os.O_RDONLY)
+    try:
+        for left in parent.glob(f"{glob.escape(prefix)}*") if _locked(lock, parent) else ():
+            shutil.rmtree(left)
+        with naming(parent), tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as folder, naming(folder):
+            yield Path(folder)
+    finally:
+        os.close(lock)
+
+
+def _locked(lock: int, folder: Path) -> bool:
+    """Whether this process now holds the folder alone; False on a file system without locks."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder}: another process is writing here. Wait for it or stop it.") from None
+    except OSError:
+        return False
+    return True
+
+
+def _new_part(target: Path) -> tuple[int, Path]:
+    """A new file beside the target, and the descriptor that marks it as a live process's."""
+    while True:
+        lock, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_PART, dir=target.parent)
+        with suppress(OSError):  # a file system without locks, on which nothing is removed either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.exists(name):  # else another process removed it before it was locked
+            return lock, Path(name)
+        os.close(lock)
+
+
+def _remove_unless_locked(part: Path) -> None:
+    with suppress(OSError), open(part, "rb+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.unlink()
 
 
 def fsync_folder(folder: str | os.PathLike) -> None:

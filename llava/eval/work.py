@@ -24,7 +24,7 @@ from typing import Any
 
 from llava.eval.fingerprint import key_of
 from visatb.errors import InputError
-from visatb.files import fsync_folder, parse_json, read_json, write_json, write_text
+from visatb.files import fsync_folder, naming, parse_json, read_json, write_json, write_text
 
 WORK = "work"
 
@@ -110,7 +110,8 @@ class Work:
                 raise InputError(f"{path}: another process is writing these answers. Wait for it or stop it.")
             _drop_torn_line(stream)
             fsync_folder(self.folder)
-            yield Writer(stream)
+            with naming(path):
+                yield Writer(stream)
 
     def finish(self, text: str, report: dict[str, Any]) -> None:
         """Write the final file (whole or not at all), then the note that it is complete.

@@ -13,6 +13,7 @@ from llava.model.adapter import is_adapter, read_others
 from llava.model.builder import EMBEDDINGS
 from llava.model.config_file import read_config
 from llava.model.weights import read_tensors, weight_files
+from transformers_patch.tensor_files import save_tensors
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, replacing
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_unwritable([args.output])
     projector = read_projector(args.model_path)
     with replacing(args.output) as part:
-        torch.save(projector, part)
+        save_tensors(projector, part)
     print(f"{args.output}: {', '.join(projector)}")
 
 

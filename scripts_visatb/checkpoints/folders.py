@@ -1,5 +1,6 @@
 """Writing model folders: complete or absent, and reopened before they count."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers.utils.hub import convert_file_size_to_int
 
@@ -95,11 +97,15 @@ def write_weights(weights: Mapping[str, torch.Tensor], files: Mapping[str, str],
         folder: exists.
 
     Raises:
+        OSError: naming the file that could not be written.
         RuntimeError: what is on the disk is not what was to be written.
     """
     for file in sorted(set(files.values())):
         shard = {name: weights[name].contiguous() for name in weights if files[name] == file}
-        save_file(shard, folder / file, metadata={"format": "pt"})
+        try:
+            save_file(shard, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:  # of a full disk, too
+            raise OSError(errno.EIO, str(error), str(folder / file)) from None
     if set(files.values()) != {WEIGHTS}:
         total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}, 2)

@@ -84,7 +84,7 @@ def convert_text(text: str, width: int, height: int, notation: str, digits: int)
     def replace(match: re.Match) -> str:
         box = tuple(map(float, match.groups()))
         if notation.startswith("pixel") and "." in match.group() and all(0 <= number <= 1 for number in box):
-            fitting = " or ".join(_fitting(box, width, height))
+            fitting = " or ".join(_fitting(box, width, height)) or "image-xyxy"
             rule = f"is normalised already. If its numbers are of the image's own sides, --from {fitting} fits"
             raise InputError(f"box {match.group()} {rule}; those of the padded square need no conversion.")
         try:

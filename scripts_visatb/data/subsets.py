@@ -20,7 +20,6 @@ file is written, and memory does not grow with their size but for some tens of b
 
 import hashlib
 import os
-import tempfile
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -36,7 +35,7 @@ from scripts_visatb.data.survey import Survey, digest, files_of, overlaps, share
 from visatb.benchmark import FORMS, SIMPLER, STANDARD, Benchmark, Task, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import read_json, write_json
+from visatb.files import read_json, scratch_folder, write_json
 from visatb.record_stream import stream_records
 from visatb.records import Record
 
@@ -150,11 +149,11 @@ def make_subsets(
     counts = {name: task.count for name, task in found["train"].items()}
     contents = compose(benchmark, counts, seed, forms)
     paths = _paths(benchmark, output, contents)
-    stale = _withdraw(output)
     output.mkdir(parents=True, exist_ok=True)
     entries = {}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=output, prefix=".subsets.")))
+        folder = stack.enter_context(scratch_folder(output, ".subsets."))
+        stale = _withdraw(output)
         encoded = {name: EncodedTask(stack.enter_context(open(folder / name, "w+b"))) for name in counts}
         encode_tasks(benchmark, data_folder, encoded, shared_ids(found["train"]))
         for name, task in encoded.items():
@@ -203,9 +202,12 @@ class EncodedTask:
         self._stream.write(data)
         self._starts.append(self._starts[-1] + len(data))
 
-    def copy(self, positions: np.ndarray, writer: RecordWriter) -> None:
-        """Write the records at these positions (ascending)."""
+    def flush(self) -> None:
+        """Hand all records to the file."""
         self._stream.flush()
+
+    def copy(self, positions: np.ndarray, writer: RecordWriter) -> None:
+        """Write the records at these positions (ascending), all of which are flushed."""
         for first, count in _runs(positions):
             start, end = self._starts[first], self._starts[first + count] - len(BETWEEN)
             writer.write_encoded(os.pread(self._stream.fileno(), end - start, start), count)
@@ -226,6 +228,8 @@ def encode_tasks(
                 if identifier is not None and digest(identifier) in ids_in_common:
                     record["id"] = f"{task}/{identifier}"
                 encoded[task].add(record)
+    for stored in encoded.values():
+        stored.flush()
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from scripts_visatb.data import subsets
 from scripts_visatb.data.subsets import MANIFEST, draw, make_subsets, read_manifest, size_label
 from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
@@ -295,3 +298,18 @@ def test_command_writes_the_files_and_refuses_in_one_line(folder, repository):
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in refused.stderr
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(folder, monkeypatch):
+    def killed(*args):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(subsets, "writing_records", killed)
+        make(folder)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert [path for path in (folder / "out").iterdir() if path.name.startswith(".subsets.")]
+    manifest = make(folder)
+    files = {entry["file"] for entry in manifest["files"].values()}
+    assert {path.name for path in (folder / "out").iterdir()} == files | {"subsets.json"}
