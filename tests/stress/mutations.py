@@ -26,6 +26,7 @@ from tests.stress.trials import TRACEBACK, VERDICTS, WRONG, Trial
 
 KINDS = {  # kind -> module
     "answers": "tests.stress.answers",
+    "checkpoints": "tests.stress.checkpoints",
     "judge": "tests.stress.judge",
 }
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.stress.mutations import KINDS, failures, run_kind, table
 
-FEW = {"judge": 20}
+FEW = {"judge": 20, "checkpoints": 4}
 
 
 @pytest.mark.parametrize("kind", KINDS)
