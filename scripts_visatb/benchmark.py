@@ -20,6 +20,7 @@ from pathlib import Path
 
 from eval.overall_table import lay_out
 from scripts_visatb.data.subsets import balanced_units, compose, size_label
+from scripts_visatb.smallest_gain import describe_gains, gains_of
 from scripts_visatb.workflow.graph import missing, placement
 from scripts_visatb.workflow.models import (
     EW,
@@ -205,7 +206,7 @@ def parameters(benchmark: Benchmark) -> float | None:
     return float(found[1]) * 1e9 if found else None
 
 
-def describe(benchmark: Benchmark, gpus: int, speed: float | None, log: Path | None) -> str:
+def describe(benchmark: Benchmark, gpus: int, speed: float | None, log: Path | None, runs: Path = Path("runs")) -> str:
     """All that `show` prints about a benchmark.
 
     Args:
@@ -213,6 +214,7 @@ def describe(benchmark: Benchmark, gpus: int, speed: float | None, log: Path | N
         gpus: of one training; 0 for the CPU.
         speed: samples per second of one training, on all its GPUs; None tells no times.
         log: of a timed training, which tells the speed.
+        runs: folder of the runs, whose scores say what validation sets can distinguish.
     """
     recipe = benchmark.training.get("environment") or {}
     epochs = _number(recipe, "NUM_TRAIN_EPOCHS", 1)
@@ -236,6 +238,8 @@ def describe(benchmark: Benchmark, gpus: int, speed: float | None, log: Path | N
         *_summary(benchmark, found, clock),
         "",
         _disk(benchmark, found),
+        "",
+        *_smallest_gains(benchmark, runs),
         *[""] * bool(warnings),
         *(f"guidance not met: {sentence}" for sentence in warnings),
     ]
@@ -281,6 +285,14 @@ def _summary(benchmark: Benchmark, found: list[Cost], clock: Clock) -> list[str]
         line += "".join(f", {cell} {name}" for cell, name in zip(clock.cells(costs_), clock.heading, strict=True))
         lines.append(line)
     return lines
+
+
+def _smallest_gains(benchmark: Benchmark, runs: Path) -> list[str]:
+    try:
+        sizes, _ = task_sizes(benchmark, "val")
+    except InputError as error:
+        return [f"smallest gain that the validation sets distinguish from 0: unknown, {error}"]
+    return describe_gains(gains_of(benchmark, sizes, runs))
 
 
 def _disk(benchmark: Benchmark, found: list[Cost]) -> str:
@@ -349,7 +361,7 @@ def main() -> None:
         raise InputError(f"--gpus must be at least 0, got {options.gpus}. Mend it.")
     benchmark = load_benchmark(find_benchmark(options.benchmark))
     gpus = placement(benchmark.training, "gpus", 0, "training") if options.gpus is None else options.gpus
-    print(describe(benchmark, gpus, options.samples_per_second, options.from_log))
+    print(describe(benchmark, gpus, options.samples_per_second, options.from_log, options.runs))
     for sentence in missing(benchmark):
         print(f"note: {sentence}", file=sys.stderr)
 
@@ -361,6 +373,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="the benchmarks there are")
     show = commands.add_parser("show", help="what a run will do and cost")
     show.add_argument("benchmark", help="name as in list, or path of a benchmark file")
+    show.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs, for scores that are there")
     show.add_argument("--gpus", type=int, help="GPUs of one training; training.gpus of the file by default")
     speed = show.add_mutually_exclusive_group()
     speed.add_argument("--samples-per-second", type=float, help="of one training, on all its GPUs")
