@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 BAD_IMAGE_CHOICES = ("fail", "skip", "replace")
 UNSUPERVISED_SHARE = 0.2  # of a task's records; with more, the length limit is a mistake
 SURVEYED = 1000  # records whose length is looked at before a training
+_TOKENS_OF_A_WORD = 1.4  # of LLaMA's tokenizer, in English
 _WORDS_OF_AN_IMAGE = 128  # LLaVA's rule of thumb for grouping samples by length
 
 
@@ -114,12 +115,23 @@ class SupervisedDataset(Dataset):
 
     @property
     def modality_lengths(self) -> list[int]:
-        """The words of each record, negative for text-only records: `group_by_modality_length` tells them so."""
+        """The words of each record, negative for text-only records, as `LengthGroupedSampler` takes them."""
         lengths = []
         for record in self.records:
             words = sum(len(turn["value"].split()) for turn in record["conversations"])
             lengths.append(max(words, 1) if image_names(record) else -max(words, 1))
         return lengths
+
+    def estimated_positions(self, patches_per_image: int) -> list[int]:
+        """About how many positions each record takes in the model, at least 1; no token and no image is looked at.
+
+        Args:
+            patches_per_image: positions that an image takes.
+        """
+        return [
+            round(abs(words) * _TOKENS_OF_A_WORD) + patches_per_image * len(image_names(record))
+            for words, record in zip(self.modality_lengths, self.records, strict=True)
+        ]
 
     @property
     def bad_images(self) -> list[str]:

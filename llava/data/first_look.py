@@ -10,7 +10,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.collator import positions
 from llava.data.dataset import UNSUPERVISED_SHARE, SupervisedDataset, surveyed
 from visatb.errors import InputError
-from visatb.records import Record, is_empty, name_of, spoken_turns
+from visatb.records import Record, image_names, is_empty, name_of, spoken_turns
 
 _LONGEST = 32  # records, by characters, that are looked at beside the evenly spread ones
 
@@ -40,6 +40,21 @@ def look_at_samples(
         found.append(_beyond(dataset, max_length, patches, available))
     for message in filter(None, found):
         print(f"warning: {message}", file=sys.stderr)
+
+
+def weight_without_effect(dataset: SupervisedDataset, tasks: Sequence[str]) -> str | None:
+    """Which task is alone in its steps when they are grouped by modality; None if none is."""
+    found: dict[bool, set[str]] = {}
+    for record in dataset.records:
+        found.setdefault(bool(image_names(record)), set()).add(record["task"])
+    for has_images, of_kind in found.items():
+        if len(tasks) > 1 and len(found) == 2 and len(of_kind) == 1:
+            kind = "with images" if has_images else "without images"
+            return (
+                f"--group_by_modality_length True gives records {kind} steps of their own. All are of task "
+                f"{of_kind.pop()}, whose weight cancels out there. Set it to False if the weight shall count."
+            )
+    return None
 
 
 def refuse_unsupervised(dataset: SupervisedDataset, tasks: Sequence[str], max_length: int, patches: int) -> None:

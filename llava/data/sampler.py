@@ -1,4 +1,4 @@
-"""Samplers that put samples of similar length into a batch.
+"""The sampler that puts samples of similar length into a batch.
 
 Shapes: N samples.
 """
@@ -10,11 +10,15 @@ from torch.utils.data import Sampler
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """A random order in which the batches of one step, on all ranks, hold samples of similar length.
+    """A random order in which each batch holds samples of similar length, or the batches of a step equal totals.
 
-    The order depends on the seed and the epoch alone, so all ranks draw the same one. Samples are shuffled, cut into
-    groups of one step, and dealt out longest first, each to the batch that holds least so far. With
-    `group_by_modality` a group holds either samples with images or text-only ones, but for one group at most.
+    The order depends on the seed and the epoch alone, so all ranks draw the same one. Samples are shuffled and cut into
+    groups of one step. The batches of a step are cut out of its samples in descending order of length, which pads
+    least; where nothing is padded, they are dealt out, longest first, each to the batch that holds least so far.
+
+    Which samples share a step stays a matter of chance: steps that are grouped by length themselves hold few tasks, and
+    in a step of one task its weight cancels out of the mean. That is the price of `group_by_modality`: with it a group
+    holds either samples with images or text-only ones, but for one group at most.
 
     Args:
         batch_size: samples of one batch.
@@ -23,6 +27,7 @@ class LengthGroupedSampler(Sampler[int]):
         generator: draws the order instead of seed and epoch, as in LLaVA.
         group_by_modality: keep text-only samples apart.
         seed: of the order; the epoch is added.
+        padded: whether the samples of a batch are padded to the longest.
     """
 
     def __init__(
@@ -33,6 +38,7 @@ class LengthGroupedSampler(Sampler[int]):
         generator: torch.Generator | None = None,
         group_by_modality: bool = False,
         seed: int = 0,
+        padded: bool = True,
     ):
         if batch_size < 1 or world_size < 1:
             raise ValueError(f"batch_size and world_size must be at least 1, got {batch_size} and {world_size}.")
@@ -44,6 +50,7 @@ class LengthGroupedSampler(Sampler[int]):
         self.generator = generator
         self.group_by_modality = group_by_modality
         self.seed = seed
+        self.padded = padded
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -73,13 +80,13 @@ class LengthGroupedSampler(Sampler[int]):
         groups = [groups[n] for n in torch.randperm(len(groups), generator=generator).tolist()]
         # What is left over of both kinds comes last: it may fill more than one group, and the last one is not full.
         groups += [rest[start : start + size] for start in range(0, len(rest), size)]
-        return [n for group in groups for batch in self._deal(group) for n in batch]
+        return [n for group in groups for n in self._batches(group)]
 
-    def _deal(self, group: list[int]) -> list[list[int]]:
-        """A group as `world_size` batches of nearly equal total length; a group that is not full stays sorted."""
+    def _batches(self, group: list[int]) -> list[int]:
+        """The samples of a step, batch after batch; those of a step that is not full are sorted."""
         ordered = sorted(group, key=lambda n: -abs(self.lengths[n]))
-        if len(group) < self.batch_size * self.world_size:
-            return [ordered]
+        if self.padded or len(group) < self.batch_size * self.world_size:
+            return ordered
         batches: list[list[int]] = [[] for _ in range(self.world_size)]
         totals = [0] * self.world_size
         for n in ordered:
@@ -87,4 +94,4 @@ class LengthGroupedSampler(Sampler[int]):
             least = min(open_batches, key=lambda b: totals[b])
             batches[least].append(n)
             totals[least] += abs(self.lengths[n])
-        return batches
+        return [n for batch in batches for n in batch]

@@ -95,7 +95,7 @@ class TrainingArguments(transformers.TrainingArguments):
     lora_weight_path: str = field(default="", metadata={"help": "Folder of a LoRA training to start from."})
     lora_bias: str = field(default="none", metadata={"help": "none, all or lora_only; Llama has no biases."})
     mm_projector_lr: float | None = field(default=None, metadata={"help": "Learning rate of the projector."})
-    group_by_modality_length: bool = field(default=False, metadata={"help": "Batches of like length and modality."})
+    group_by_modality_length: bool = field(default=False, metadata={"help": "Steps of one modality, by length."})
     num_tasks: int | None = field(default=None, metadata={"help": "Checked against the benchmark's tasks."})
     weight_method: str = field(
         default="EW",

@@ -21,7 +21,7 @@ from llava.conversation import (
 )
 from llava.data.collator import SupervisedCollator
 from llava.data.dataset import SupervisedDataset
-from llava.data.first_look import look_at_samples
+from llava.data.first_look import look_at_samples, weight_without_effect
 from llava.data.images import check_image_files
 from llava.data.preprocess import check_fits, check_trainable
 from llava.data.tokenizer import check_vocabulary, read_tokenizer
@@ -310,6 +310,7 @@ def build_trainer(
     )
     if args.process_index == 0:
         _print_tasks(tasks, weighter, dataset)
+        _report_grouping(tasks, weighter, dataset, args)
     look_at_samples(dataset, tasks, args.model_max_length, patches, model.config, args.process_index == 0)
     return LLaVATrainer(
         model=model,
@@ -329,6 +330,18 @@ def _print_tasks(tasks: list[str], weighter: Weighter, dataset: SupervisedDatase
     count = Counter(record["task"] for record in dataset.records)
     for name, weight in zip(tasks, weighter.weight_K.tolist(), strict=True):
         print(f"task {name:<24} weight {weight:.4f}  {count[name]:>9,} records")
+
+
+def _report_grouping(tasks: list[str], weighter: Weighter, dataset: SupervisedDataset, args: TrainingArguments) -> None:
+    """Warn of grouping by length or modality that does nothing, or takes a task weight its effect."""
+    message = None
+    is_weighted = args.weight_method != "EW" or len(set(weighter.weight_K.tolist())) > 1
+    if args.group_by_modality_length:
+        message = weight_without_effect(dataset, tasks) if is_weighted else None
+    elif args.group_by_length and args.world_size * args.gradient_accumulation_steps == 1:
+        message = "--group_by_length has no effect: it groups the micro-batches of a step, and here a step is one."
+    if message:
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def check_saved(model: LlavaLlamaForCausalLM | PeftModel, folder: Path, vocabulary_grew: bool = False) -> None:

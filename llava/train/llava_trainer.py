@@ -34,13 +34,18 @@ class LLaVATrainer(Trainer):
         by_modality = self.args.group_by_modality_length
         if not (by_modality or self.args.group_by_length):
             return super()._get_train_sampler()
+        # Estimated: transformers' own way to learn a length would be to read every sample with its images.
+        lengths = self.train_dataset.estimated_positions(self.data_collator.patches_per_image)
+        if by_modality:
+            signed = self.train_dataset.modality_lengths
+            lengths = [length if sign > 0 else -length for length, sign in zip(lengths, signed, strict=True)]
         return LengthGroupedSampler(
             self.args.train_batch_size,
             self.args.world_size * self.args.gradient_accumulation_steps,
-            # Counted in words: transformers' own way to learn a length would be to read every sample with its images.
-            self.train_dataset.modality_lengths if by_modality else self.train_dataset.lengths,
+            lengths,
             group_by_modality=by_modality,
             seed=self.args.seed,
+            padded=getattr(self.args, "padded_batches", True),
         )
 
     def training_step(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:

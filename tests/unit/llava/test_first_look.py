@@ -6,7 +6,7 @@ import pytest
 
 from llava.conversation import conv_templates
 from llava.data.dataset import SupervisedDataset
-from llava.data.first_look import look_at_samples, model_positions
+from llava.data.first_look import look_at_samples, model_positions, weight_without_effect
 
 
 def record(*texts):
@@ -62,3 +62,16 @@ def test_the_longest_sample_is_found_among_many_and_named_with_both_numbers(look
 )
 def test_scaled_rotary_embeddings_count_as_the_positions_they_give(config, positions):
     assert model_positions(config) == positions
+
+
+def test_a_task_that_is_alone_in_its_modality_is_named():
+    with_image = [record("One?", "red") | {"image": "a.png", "task": task} for task in ("VQA", "Caption")]
+    text = [record("One?", "red") | {"task": task} for task in ("Chat", "Code")]
+
+    def found(records, tasks):
+        return weight_without_effect(SimpleNamespace(records=records), tasks)
+
+    assert "All are of task Chat" in found([*with_image, text[0]], ["VQA", "Caption", "Chat"])
+    assert "records with images" in found([with_image[0], *text], ["VQA", "Chat", "Code"])
+    assert found([*with_image, *text], ["VQA", "Caption", "Chat", "Code"]) is None
+    assert found(with_image, ["VQA", "Caption"]) is None and found(text[:1], ["Chat"]) is None

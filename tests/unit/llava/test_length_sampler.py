@@ -27,17 +27,58 @@ def test_batches_hold_one_modality_but_for_the_leftovers():
     assert len(mixed) <= 2 and all(group in groups[-2:] for group in mixed)
 
 
-def test_the_batches_of_a_step_have_similar_length():
+# Share of the records, patches, median of the text's tokens and its spread: seven tasks with images, one without.
+MIX = [(0.24, 576, 60, 0.3), (0.12, 576, 90, 0.4), (0.14, 576, 250, 0.6), (0.22, 576, 350, 0.5), (0.1, 576, 130, 0.8)]
+MIX += [(0.05, 576, 80, 0.2), (0.05, 576, 20, 0.2), (0.08, 0, 700, 1.0)]
+
+
+@pytest.fixture(scope="module")
+def mix():
+    """Lengths of 8192 samples, negative without an image, and their tasks."""
     draw = torch.Generator().manual_seed(0)
-    lengths = torch.randint(10, 500, (64 * 8,), generator=draw).tolist()
-    order = list(LengthGroupedSampler(4, 8, lengths, seed=1))
-    plain = torch.randperm(len(lengths), generator=draw).tolist()
+    lengths, tasks = [], []
+    for task, (share, patches, median, spread) in enumerate(MIX):
+        text = (torch.randn(round(share * 8192), generator=draw) * spread).exp() * median
+        lengths += [(1 if patches else -1) * min(int(n) + patches, 2048) for n in text]
+        tasks += [task] * len(text)
+    return lengths, tasks
+
+
+def steps(order, batch, batches):
+    return torch.tensor(order[: len(order) // (batch * batches) * batch * batches]).view(-1, batches, batch)
+
+
+def padding(order, lengths, batch, batches):
+    length = torch.tensor(lengths).abs()[steps(order, batch, batches)]
+    return 1 - float(length.sum() / (length.max(dim=2).values * batch).sum())
+
+
+@pytest.mark.parametrize("batch, batches, at_most", [(16, 8, 0.17), (4, 8, 0.12), (4, 32, 0.04)])
+@pytest.mark.parametrize("by_modality", [False, True])
+def test_batches_of_similar_length_pad_a_third_of_random_ones(mix, batch, batches, at_most, by_modality):
+    lengths, _ = mix
+    order = list(LengthGroupedSampler(batch, batches, lengths, group_by_modality=by_modality))
+    plain = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(1)).tolist()
+    assert padding(order, lengths, batch, batches) < min(at_most, 0.4 * padding(plain, lengths, batch, batches))
+
+
+def test_a_step_holds_the_samples_it_would_hold_whatever_their_lengths(mix):
+    lengths, tasks = mix
+    by_length = steps(list(LengthGroupedSampler(16, 8, lengths)), 16, 8)
+    any_length = steps(list(LengthGroupedSampler(16, 8, [1] * len(lengths))), 16, 8)
+    assert torch.equal(by_length.flatten(1).sort().values, any_length.flatten(1).sort().values)
+    assert all(len(torch.tensor(tasks)[step].unique()) >= 7 for step in by_length)
+
+
+def test_without_padding_the_batches_of_a_step_are_equally_long(mix):
+    lengths, _ = mix
 
     def spread(order):
-        totals = torch.tensor([float(lengths[n]) for n in order]).view(-1, 8, 4).sum(2)
-        return (totals.max(1).values - totals.min(1).values).mean()
+        totals = torch.tensor(lengths).abs()[steps(order, 16, 8)].sum(dim=2).double()
+        return float((totals.max(1).values / totals.mean(1)).mean())
 
-    assert spread(order) < spread(plain) / 3
+    plain = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(1)).tolist()
+    assert spread(list(LengthGroupedSampler(16, 8, lengths, padded=False))) < 1.02 < 1.1 < spread(plain)
 
 
 def test_order_follows_from_seed_and_epoch_alone():

@@ -132,6 +132,15 @@ def test_lengths_tell_text_from_images(make, records):
         assert length > 0 and (signed > 0) == ("image" in record)
 
 
+def test_estimated_positions_count_words_and_the_patches_of_every_image(make, records):
+    records[0] = records[0] | {"image": ["000.png", "001.png"]}
+    records[5]["conversations"] = [{"from": "human", "value": "word " * 60}, {"from": "gpt", "value": "word " * 40}]
+    dataset = make(records)
+    text, whole = dataset.estimated_positions(0), dataset.estimated_positions(576)
+    assert [w - t for w, t in zip(whole, text, strict=True)][:6] == [2 * 576, 576, 576, 576, 576, 0]
+    assert text[5] == 140 and min(text) >= 1
+
+
 def test_the_survey_counts_what_would_be_cut(make):
     found = make().survey(max_length=90, patches_per_image=16)
     assert sum(counts["records"] for counts in found.values()) == 24

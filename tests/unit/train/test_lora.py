@@ -301,13 +301,14 @@ def test_the_final_folder_of_a_training_is_a_lora_folder(place, tmp_path):
 
 
 @pytest.mark.parametrize("flag, signs", [("--group_by_length", {1}), ("--group_by_modality_length", {1, -1})])
-def test_batches_by_length_read_no_sample(place, tmp_path, monkeypatch, flag, signs):
+def test_batches_by_length_read_no_sample(place, tmp_path, monkeypatch, capsys, flag, signs):
     groups = arguments(place, flag, "True", output=tmp_path)
     _, data_args, args = groups
     model, tokenizer, conversation = build_model(*groups)
     records = load_data(data_args, ["all"])
     weighter = EqualWeighting(1)
     trainer = build_trainer(model, tokenizer, conversation, records, ["all"], weighter, data_args, args)
+    assert ("--group_by_length has no effect" in capsys.readouterr().err) == (flag == "--group_by_length")  # 1 batch
     monkeypatch.setattr(type(trainer.train_dataset), "__getitem__", None)
     assert isinstance(trainer, LLaVATrainer)
     sampler = trainer._get_train_sampler()
