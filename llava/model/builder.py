@@ -4,6 +4,7 @@ Weights are read without running code from them (`llava.model.weights`), and eve
 """
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from llava.data.tokenizer import TOKENIZER_FILE, check_vocabulary, read_tokenize
 from llava.hub import companion
 from llava.model.adapter import ADAPTER_CONFIG, fill_adapter, is_adapter, read_adapter, unwrapped, wrap
 from llava.model.adapter_config import base_named, read_adapter_config
+from llava.model.base_digest import check_base_of, refuse_itself
 from llava.model.config_file import read_config
 from llava.model.config_rules import check_generation_config
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
@@ -74,6 +76,7 @@ def load_pretrained_model(
     dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)
     config = read_config(model_path, model_name)
     _refuse_quantisation(load_8bit, load_4bit, device, model_base, model_path)
+    refuse_itself(model_path, model_base)
     if is_adapter(model_path, model_name):
         tokenizer, model = _load_lora(model_path, model_base, config, dtype)
     elif model_base is not None:
@@ -154,7 +157,9 @@ def _load_lora(
         named = f" (its {ADAPTER_CONFIG} names {named})" if named else ""
         raise InputError(f"{model_path}: is a LoRA adapter. Give the model it was trained on with --model-base{named}.")
     beside = {unwrapped(key): value for key, value in read_adapter(model_path).items() if "lora_" not in key}
-    weights = _laid_over(read_state_dict(model_base), beside, config, model_base)
+    base = read_state_dict(model_base)
+    weights = _laid_over(base, beside, config, model_base)
+    doubt = check_base_of(model_path, model_base, base)
     tokenizer = _tokenizer_for(weights, config, model_path, model_base)
     model = empty_model(config)
     tower = _fill_decoder(model, weights, f"{model_base} with {model_path}", dtype)
@@ -163,6 +168,8 @@ def _load_lora(
     except (TypeError, ValueError) as error:
         raise InputError(f"{model_path}/{ADAPTER_CONFIG}: does not fit the model: {one_line(error)[:200]}") from None
     fill_adapter(wrapped, model_path)
+    if doubt:
+        print(f"warning: {doubt}", file=sys.stderr)
     merged = wrapped.merge_and_unload()
     _fill_tower(merged, tower)  # afterwards: its layers have names that adapters are made for
     return tokenizer, merged
@@ -270,7 +277,7 @@ def empty_model(config: LlamaConfig) -> LlamaForCausalLM:
 
 def check_base(
     name_or_path: str, config: LlamaConfig, projector_elsewhere: bool = False, cache_dir: str | None = None
-) -> None:
+) -> dict[str, torch.Tensor]:
     """Refuse a base model whose weights are damaged or not exactly the model's, before transformers reads them.
 
     Args:
@@ -278,6 +285,9 @@ def check_base(
         config: as it is to be trained.
         projector_elsewhere: the projector comes from a file of its own.
         cache_dir: where downloads are kept.
+
+    Returns:
+        The language model's weights, memory-mapped.
 
     Raises:
         InputError: as `read_state_dict`, `empty_model`, `check_fit`.
@@ -290,6 +300,7 @@ def check_base(
         name_or_path,
         _may_be_missing(config),
     )
+    return weights
 
 
 def _is_of_decoder(name: str, projector_elsewhere: bool) -> bool:

@@ -32,7 +32,7 @@ from llava.model.llava_arch import gathered
 from llava.model.weights import read_state_dict, read_tensors
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
 from llava.train.llava_trainer import PROJECTOR_FILE, LLaVATrainer
-from llava.train.lora import add_adapters, half_dtype, loading_arguments, prepare_quantised, unsaved
+from llava.train.lora import add_adapters, half_dtype, loading_arguments, note_base, prepare_quantised, unsaved
 from llava.train.run_folder import LOG_FILE
 from transformers_patch import Weighter, build_weighter
 from transformers_patch.checkpoints import STAGING, kind_of
@@ -183,7 +183,9 @@ def build_model(
     check_vocabulary(tokenizer, config.vocab_size, model_args.model_name_or_path, _tokens_to_come(model_args))
     check_trainable(conversation, tokenizer, model_args.tune_mm_mlp_adapter)
     base = model_args.model_name_or_path
-    check_base(base, config, bool(model_args.pretrain_mm_mlp_adapter), args.cache_dir)
+    weights = check_base(base, config, bool(model_args.pretrain_mm_mlp_adapter), args.cache_dir)
+    if args.lora_enable:
+        note_base(base, weights, args)
     model = LlavaLlamaForCausalLM.from_pretrained(
         base, config=config, cache_dir=args.cache_dir, **loading_arguments(args)
     )

@@ -9,12 +9,14 @@ from peft import PeftModel
 from torch.utils.data import Sampler
 
 from llava.data.sampler import LengthGroupedSampler
+from llava.model.base_digest import BASE_FILE
 from llava.train import lora
 from transformers_patch import Trainer
 from transformers_patch.compat import decayed_parameters, without_empty_groups
 from transformers_patch.loss import IGNORE_INDEX
 from transformers_patch.step_loader import Batch
 from visatb.errors import InputError
+from visatb.files import write_json
 
 PROJECTOR_FILE = "mm_projector.bin"
 PROJECTOR_KEYS = ("mm_projector",)
@@ -25,7 +27,7 @@ class LLaVATrainer(Trainer):
     """`transformers_patch.Trainer` with what LLaVA's training modes need.
 
     Reads of the arguments: `mm_projector_lr`, `group_by_length`, `group_by_modality_length`, `tune_mm_mlp_adapter`,
-    `vocabulary_grew`.
+    `vocabulary_grew`, `base_digest`.
     """
 
     _unsupervised = 0
@@ -93,6 +95,7 @@ class LLaVATrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             lora.save(self.model, state, folder, self.args.save_safetensors)
+            write_json(folder / BASE_FILE, self.args.base_digest)
             self.tokenizer.save_pretrained(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:

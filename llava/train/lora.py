@@ -3,6 +3,7 @@
 What the folder of such a training holds is in `llava.model.adapter`.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from llava.model.adapter import (
     wrap,
 )
 from llava.model.adapter_config import read_adapter_config
+from llava.model.base_digest import base_digest, check_base_of
 from llava.model.llava_arch import gathered
 from llava.train.arguments import TrainingArguments
 from transformers_patch.checkpoints import kind_of
@@ -87,6 +89,25 @@ def prepare_quantised(model: PreTrainedModel, args: TrainingArguments) -> None:
 def _pass_over_quantisation_state(_model: nn.Module, keys: Any) -> None:
     """Let strict loading, which DeepSpeed's resume is, pass over the scales that bitsandbytes saves but never reads."""
     keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if ".base_layer.weight." not in key]
+
+
+def note_base(base: str, weights: Mapping[str, torch.Tensor], args: TrainingArguments) -> None:
+    """Take the base's digest, to be saved with the adapter, and check that an adapter to start from is the base's.
+
+    Args:
+        base: folder or Hub name of the base model.
+        weights: as they are on the disk, before ZeRO-3 splits or bitsandbytes quantises them.
+        args: gets `base_digest` on the process that saves.
+
+    Raises:
+        InputError: lora_weight_path was trained on another base.
+    """
+    if args.process_index == 0:
+        args.base_digest = {"base": base, **base_digest(weights)}
+    if args.lora_weight_path:
+        doubt = check_base_of(args.lora_weight_path, base, weights)
+        if doubt and args.process_index == 0:
+            print(f"warning: {doubt}", file=sys.stderr)
 
 
 def add_adapters(model: PreTrainedModel, base: str, freeze_projector: bool, args: TrainingArguments) -> Any:

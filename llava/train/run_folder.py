@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate.utils import broadcast_object_list
 
+from llava.model.base_digest import BASE_FILE
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
 from transformers_patch.checkpoints import STAGING
 from transformers_patch.publish import DamagedError, checkpoint_folders, verify
@@ -31,7 +32,7 @@ RUN_FILE = "visatb_run.json"
 LOG_FILE = "train_log.jsonl"
 CONTENT = "_content"
 _RESULTS = ("model*.safetensors*", "pytorch_model*.bin*", "mm_projector.bin", "trainer_state.json")
-_RESULTS += ("adapter_config.json", "adapter_model.*", "non_lora_trainables.bin")
+_RESULTS += ("adapter_config.json", "adapter_model.*", "non_lora_trainables.bin", BASE_FILE)
 
 # What may change between two calls of one run: where it writes, what it shows, how work is split.
 _FREE = {
