@@ -28,6 +28,7 @@ KINDS = {  # kind -> module
     "answers": "tests.stress.answers",
     "checkpoints": "tests.stress.checkpoints",
     "judge": "tests.stress.judge",
+    "benchmark": "tests.stress.benchmarks",
 }
 
 
