@@ -51,6 +51,7 @@ require_numbers() {
     done
 }
 
+# Ends in `exec`: whoever signals the script, Slurm or a batch script, signals what must save.
 launch_training() {
     require_numbers NUM_GPUS NUM_PROCESSES NNODES NODE_RANK MASTER_PORT
     # DeepSpeed puts it into the command that it gives to a shell of each node.
@@ -103,7 +104,7 @@ launch_deepspeed() {
         [ -z "${CUDA_VISIBLE_DEVICES:-}" ] ||
             choice=(--include "localhost:$(printf '%s\n' "$CUDA_VISIBLE_DEVICES" | cut -d, -f "1-$gpus")")
     fi
-    deepspeed "${choice[@]}" ${MASTER_PORT:+--master_port "$MASTER_PORT"} "$@"
+    exec deepspeed "${choice[@]}" ${MASTER_PORT:+--master_port "$MASTER_PORT"} "$@"
 }
 
 launch_torchrun() {
@@ -116,12 +117,11 @@ launch_torchrun() {
         choice=(--nnodes "$nodes" --node_rank "$NODE_RANK")
         choice+=(--master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
     elif [ "$processes" -eq 1 ] && [ -z "${LAUNCHER:-}" ]; then
-        "${PYTHON:-python}" "$@"
-        return
+        exec "${PYTHON:-python}" "$@"
     fi
     # torchrun kills processes that have not ended 30 s after a SIGTERM; a checkpoint of a large model takes longer.
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
-    "${PYTHON:-python}" -m torch.distributed.run "${choice[@]}" --nproc_per_node "$processes" "$@"
+    exec "${PYTHON:-python}" -m torch.distributed.run "${choice[@]}" --nproc_per_node "$processes" "$@"
 }
 
 launch_rank() {
@@ -129,6 +129,5 @@ launch_rank() {
     require MASTER_ADDR "the first node of the job" node1
     export RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" WORLD_SIZE="$SLURM_NTASKS"
     export MASTER_PORT="${MASTER_PORT:-29500}"
-    # `exec`: Slurm signals this process, and the training is what must save.
     exec "${PYTHON:-python}" "$@"
 }

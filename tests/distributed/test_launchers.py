@@ -132,10 +132,20 @@ def test_a_slurm_job_saves_when_its_time_is_up_queues_again_and_goes_on(reposito
     assert log.read_text() == "scontrol requeue 4711\n"
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(143, True), (2, False)])
-def test_a_slurm_job_queues_again_only_when_it_was_stopped(repository, place, tmp_path, code, requeued):
-    script, log = tmp_path / "script.sh", tmp_path / "scontrol.log"
-    script.write_text(f"exit {code}")
+@pytest.mark.parametrize(
+    ("work", "code", "requeued"),
+    [
+        ("mkdir -p $OUTPUT_DIR/checkpoint-10", 143, True),
+        ("mkdir -p $OUTPUT_DIR/checkpoint-9", 143, True),
+        ("true", 143, False),  # a limit shorter than the start: it would be queued for ever
+        ("mkdir -p $OUTPUT_DIR/checkpoint-10", 2, False),
+    ],
+)
+def test_a_slurm_job_queues_again_only_if_it_came_further(repository, place, tmp_path, work, code, requeued):
+    script, log, output = tmp_path / "script.sh", tmp_path / "scontrol.log", tmp_path / "job"
+    (output / "checkpoint-8").mkdir(parents=True)
+    script.write_text(f"{work}; exit {code}")
     slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "here", "SCONTROL_LOG": log, "SCRIPT": script}
-    assert finish(start(repository, place, tmp_path / "job", "slurm/finetune.sbatch", **slurm)) == code
+    run = start(repository, place, output, "slurm/finetune.sbatch", **slurm)
+    assert finish(run) == code
     assert (log.exists() and log.read_text() == "scontrol requeue 4711\n") == requeued
