@@ -21,7 +21,7 @@ from pathlib import Path
 from eval.overall_table import lay_out
 from scripts_visatb.data.subsets import balanced_units, compose, size_label
 from scripts_visatb.smallest_gain import describe_gains, gains_of
-from scripts_visatb.workflow.graph import missing, placement
+from scripts_visatb.workflow.graph import missing
 from scripts_visatb.workflow.models import (
     EW,
     VISATB,
@@ -360,7 +360,7 @@ def main() -> None:
     if options.gpus is not None and options.gpus < 0:
         raise InputError(f"--gpus must be at least 0, got {options.gpus}. Mend it.")
     benchmark = load_benchmark(find_benchmark(options.benchmark))
-    gpus = placement(benchmark.training, "gpus", 0, "training") if options.gpus is None else options.gpus
+    gpus = benchmark.training.get("gpus", 0) if options.gpus is None else options.gpus
     print(describe(benchmark, gpus, options.samples_per_second, options.from_log, options.runs))
     for sentence in missing(benchmark):
         print(f"note: {sentence}", file=sys.stderr)

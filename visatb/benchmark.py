@@ -3,23 +3,47 @@
 `scripts_visatb/benchmarks/demo.yaml` is a complete example; docs/benchmarks.md explains every key.
 """
 
-import math
 import os
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from visatb.errors import InputError
+from visatb.benchmark_values import (
+    check_flags,
+    check_keys,
+    check_kinds,
+    check_word,
+    label,
+    list_of,
+    mapping_of,
+    names,
+    one_of,
+    positive,
+    rate,
+    shares,
+    temperature_of,
+    text,
+    whole,
+)
+from visatb.errors import InputError, shown
+from visatb.training_section import read_training
 from visatb.yaml_files import read_yaml
 
 METRICS = ("cider", "cider_list", "exact_match", "iou", "gleu", "bleu", "judge")
 FORMS = STANDARD, SIMPLER, PRECISE = ("standard", "simpler", "precise")
 ON_FAILED = ("fail", "exclude", "clip")
-AUTO = "auto"
 BOOTSTRAP = 1000
 SPLITS = ("train", "val", "test")
-RESERVED = ("mini", "base")  # models that all others are compared with
+
+# Models of a run, beside those of `baselines` and `ablations`: names, and what stands before or behind a task's.
+MINI, BASE, FULL = "mini", "base", "full"
+VISATB = "VisATB"
+EW = "EW"
+PLUS_MINI = "-plus-mini"
+STL = "STL-"
+MINI_STL = "mini-STL-"
+# Words that tables and folders of a run use for something else.
+_TAKEN = (MINI, BASE, FULL, "model", "superseded")
 
 # The names that `--weight_method` knows, beside `file.py:Class`.
 METHODS = ("EW", "equal", "EWTB", "TLA", "RLW", "DWA", "IGB", "IGBv1", "UW")
@@ -31,12 +55,40 @@ _TOP_KEYS = (
 )
 _TASK_KEYS = "name metric also files weight group max_new_tokens"
 _ABLATION_KEYS = "name form alpha temperature"
-_TRAINING_KEYS = "script environment gpus threads keep_models"
-_JUDGE_KEYS = "judge-model judge-url judge-temperature judge-max-tokens rule-file context-file concurrency"
+_JUDGE_KINDS = {
+    "judge-model": "text",
+    "judge-url": "text",
+    "judge-temperature": "number",
+    "judge-max-tokens": "count",
+    "rule-file": "text",
+    "context-file": "text",
+    "concurrency": "count",
+}
 # Flags of the programs but for those that the run graph sets.
-_GENERATION_FLAGS = "conv-mode temperature top_p num_beams max_new_tokens seed batch-size workers dtype device"
-INFERENCE_FLAGS = f"{_GENERATION_FLAGS} on-bad-image"
-ZERO_SHOT_FLAGS = f"benchmarks data split judge-model judge-url processes num-chunks chunk-idx {_GENERATION_FLAGS}"
+_GENERATION_KINDS = {
+    "conv-mode": "text",
+    "temperature": "number",
+    "top_p": "number",
+    "num_beams": "count",
+    "max_new_tokens": "count",
+    "seed": "whole",
+    "batch-size": "count",
+    "workers": "whole",
+    "dtype": "text",
+    "device": "text",
+}
+INFERENCE_KINDS = _GENERATION_KINDS | {"on-bad-image": "text"}
+ZERO_SHOT_KINDS = _GENERATION_KINDS | {
+    "benchmarks": "text",
+    "data": "text",
+    "split": "text",
+    "judge-model": "text",
+    "judge-url": "text",
+    "processes": "count",
+    "num-chunks": "count",
+    "chunk-idx": "whole",
+}
+_PLACE_KINDS = {"script": "text", "launcher": "text", "gpus": "any", "threads": "any"}
 
 
 @dataclass(frozen=True)
@@ -153,240 +205,194 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise InputError(f"{file}: must be a mapping with name, tasks, ...; see benchmarks/demo.yaml.")
-    _no_other_keys(content, _TOP_KEYS, file, "")
+    check_keys(content, _TOP_KEYS, file, "")
     tasks = _tasks(content.get("tasks"), file)
-    form = _one_of(content.get("form", STANDARD), FORMS, "form", file)
-    temperature = _temperature(content.get("temperature", 0.5), "temperature", file)
-    alpha = _alpha(content.get("alpha", [0.25, 0.25, 0.5]), "alpha", file)
-    return Benchmark(
+    form = one_of(content.get("form", STANDARD), FORMS, "form", file)
+    temperature = temperature_of(content.get("temperature", 0.5), "temperature", file)
+    alpha = shares(content.get("alpha", [0.25, 0.25, 0.5]), "alpha", file)
+    benchmark = Benchmark(
         path=file,
-        name=_label(content, "name", file),
+        name=label(content, "name", file),
         tasks=tasks,
-        mini_rate=_rate(content, "mini_rate", file),
-        large_rate=_rate(content, "large_rate", file),
+        mini_rate=rate(content, "mini_rate", file),
+        large_rate=rate(content, "large_rate", file),
         temperature=temperature,
         alpha=alpha,
         form=form,
-        on_failed=_one_of(content.get("on_failed", ON_FAILED[0]), ON_FAILED, "on_failed", file),
+        on_failed=one_of(content.get("on_failed", ON_FAILED[0]), ON_FAILED, "on_failed", file),
         baselines=_baselines(content, file),
-        ablations=_ablations(content.get("ablations") or [], Ablation("", form, temperature, alpha), file),
+        ablations=_ablations(content, Ablation("", form, temperature, alpha), file),
         bootstrap=_bootstrap(content, tasks, file),
         judge=_judge(content, tasks, file),
         zero_shot=_zero_shot(content, file),
-        data_folder=_text(content, "data_folder", file),
-        image_folder=_text(content, "image_folder", file),
-        seed=_whole(content.get("seed", 0), "seed", file),
-        prepare=None if content.get("prepare") is None else _text(content, "prepare", file),
-        training=_training(content, file),
+        data_folder=text(content, "data_folder", file),
+        image_folder=text(content, "image_folder", file),
+        seed=whole(content.get("seed", 0), "seed", file),
+        prepare=None if content.get("prepare") is None else text(content, "prepare", file),
+        training=read_training(content, file),
         inference=_inference(content, file),
     )
+    _check_names(benchmark)
+    return benchmark
+
+
+def method_name(method: str) -> str:
+    """What the model of a weight method is called: of a strategy of the user's own, `path/file.py:Class`, the class."""
+    return method.rpartition(":")[2]
+
+
+def _check_names(benchmark: Benchmark) -> None:
+    """Refuse names that two models of the run, or a task and a model, would share: files are called by them."""
+    named = [(MINI, "the mini mix"), (BASE, "the base model"), (EW, "equal weights"), (VISATB, "VisATB")]
+    named += [(method_name(method), "a baseline") for method in benchmark.baselines]
+    named += [(ablation.name, "an ablation") for ablation in benchmark.ablations]
+    units = dict.fromkeys(task.group or task.name for task in benchmark.measured)
+    named += [(unit + PLUS_MINI, f"the model of {unit} and the minis") for unit in units]
+    singles = dict.fromkeys((*units, *(task.name for task in benchmark.measured)))
+    named += [(STL + name, f"the single-task model of {name}") for name in singles]
+    named += [(MINI_STL + name, f"the single-task model of {name}'s mini") for name in singles]
+    owners: dict[str, str] = {}
+    for name, owner in named:
+        if name in owners or name in _TAKEN[2:]:
+            other = owners.get(name, "a table or folder of the run")
+            raise InputError(
+                f"{benchmark.path}: {name!r} would be the name of {other} and of {owner}. Rename the task, the "
+                "baseline or the ablation."
+            )
+        owners[name] = owner
+    owners |= {f"{name}-mini": f"the mini subset of {name}" for name in (benchmark.name, *singles)}
+    for name in (*benchmark.task_names, *units):
+        if name in owners or name in _TAKEN:
+            other = owners.get(name, "a table or folder")
+            raise InputError(f"{benchmark.path}: {name!r} is the name of {other} of a run. Rename the task or group.")
 
 
 def _tasks(entries: Any, file: Path) -> tuple[Task, ...]:
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{file}: tasks must be a list of tasks in id order. Add at least one.")
     tasks = tuple(_task(entry, f"tasks[{n}]", file) for n, entry in enumerate(entries))
-    names = [task.name for task in tasks]
+    listed = [task.name for task in tasks]
+    answered: dict[tuple[str, str], tuple[str, str]] = {}
     for task in tasks:
-        if names.count(task.name) > 1:
+        if listed.count(task.name) > 1:
             raise InputError(f"{file}: task {task.name!r} is listed twice. Name every task once.")
-        if task.measured and (task.group or task.name) in RESERVED:
-            raise InputError(
-                f"{file}: {task.group or task.name!r} is the name of a common model. Rename the task or group."
-            )
-        if task.group in names:
+        if task.group in listed:
             raise InputError(f"{file}: {task.group!r} names a task and a group. Rename the group.")
+        for split, name in task.files.items():
+            # Answer files are called by the stem of the question file (inference_visatb.py).
+            stem = (split, Path(name).stem.replace("_", "-"))
+            first, owner = answered.setdefault(stem, (name, task.name))
+            if split != "train" and first != name:
+                raise InputError(
+                    f"{file}: the {split} files of {owner} ({shown(first)}) and {task.name} ({shown(name)}) would "
+                    "give answer files of one name. Rename one."
+                )
     return tasks
 
 
 def _task(entry: Any, key: str, file: Path) -> Task:
     if not isinstance(entry, dict):
-        raise InputError(f"{file}: {key} must be a mapping with name, metric, files. Mend it.")
-    _no_other_keys(entry, _TASK_KEYS, file, key + ".")
-    name = _label(entry, "name", file, key + ".")
+        raise InputError(f"{file}: {key} must be a mapping with name, metric, files. Correct it.")
+    check_keys(entry, _TASK_KEYS, file, key + ".")
+    name = label(entry, "name", file, key + ".")
     metric, weight = entry.get("metric"), entry.get("weight")
     if (metric is None) == (weight is None):
         raise InputError(f"{file}: {key} ({name}) must have a metric or a fixed weight, one of the two.")
     if metric is not None:
-        _one_of(metric, METRICS, f"{key}.metric", file)
-    also = _names(entry, "also", file, key + ".")
+        one_of(metric, METRICS, f"{key}.metric", file)
+    also = names(entry, "also", file, key + ".")
     for more in also:
-        _one_of(more, METRICS, f"{key}.also", file)
+        one_of(more, METRICS, f"{key}.also", file)
         if metric is None or more == metric:
-            raise InputError(f"{file}: {key}.also must add to metric, got {more!r} beside {metric!r}. Mend it.")
-    group = None if entry.get("group") is None else _label(entry, "group", file, key + ".")
-    files = _mapping(entry, "files", file, key + ".")
+            raise InputError(f"{file}: {key}.also must add to metric, got {more!r} beside {metric!r}. Correct it.")
+    group = None if entry.get("group") is None else label(entry, "group", file, key + ".")
+    files = mapping_of(entry, "files", file, key + ".")
+    check_keys(files, " ".join(SPLITS), file, f"{key}.files.")
     needed = SPLITS if metric is not None else ("train",)
-    missing = [split for split in needed if not isinstance(files.get(split), str)]
+    missing = [split for split in needed if files.get(split) is None]
     if missing:
         raise InputError(f"{file}: {key}.files ({name}) lacks {', '.join(missing)}. Name the annotation file.")
+    for split in files:
+        check_word(text(files, split, file, f"{key}.files."), f"{key}.files.{split}", file)
     return Task(
         name=name,
         metric=metric,
         files=dict(files),
-        weight=None if weight is None else _positive(weight, f"{key}.weight", file),
+        weight=None if weight is None else positive(weight, f"{key}.weight", file),
         group=group,
         also=also,
-        max_new_tokens=_whole(entry.get("max_new_tokens", 128), f"{key}.max_new_tokens", file, least=1),
+        max_new_tokens=whole(entry.get("max_new_tokens", 128), f"{key}.max_new_tokens", file, least=1),
     )
 
 
-def _no_other_keys(mapping: dict, known: str, file: Path, prefix: str) -> None:
-    for key in mapping:
-        if key not in known.split():
-            raise InputError(f"{file}: unknown key {prefix}{key}. Known: {', '.join(sorted(known.split()))}.")
-
-
-def _no_other_flags(mapping: dict, known: str, file: Path, prefix: str) -> None:
-    """Flags are taken in both spellings, with `-` and with `_`."""
-    spelled = [name.replace("_", "-") for name in known.split()]
-    _no_other_keys({key: 0 for key in mapping if str(key).replace("_", "-") not in spelled}, known, file, prefix)
-
-
-def _text(mapping: dict, key: str, file: Path, prefix: str = "") -> str:
-    value = mapping.get(key)
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{file}: {prefix}{key} must be text, got {value!r}. Set it.")
-    return value
-
-
-def _label(mapping: dict, key: str, file: Path, prefix: str = "") -> str:
-    """A name that files and folders are called by."""
-    value = _text(mapping, key, file, prefix)
-    if not all(ch.isalnum() or ch in "-._" for ch in value) or value.startswith("."):
-        raise InputError(
-            f"{file}: {prefix}{key} must be letters, digits, '-', '.', '_', no '.' first, got {value!r}. Rename it."
-        )
-    return value
-
-
-def _training(content: dict, file: Path) -> dict[str, Any]:
-    training = _mapping(content, "training", file)
-    _no_other_keys(training, _TRAINING_KEYS, file, "training.")
-    _mapping(training, "environment", file, "training.")
-    keep = training.get("keep_models", True)
-    if not isinstance(keep, bool):
-        raise InputError(f"{file}: training.keep_models must be true or false, got {keep!r}. Mend it.")
-    return training
-
-
 def _inference(content: dict, file: Path) -> dict[str, Any]:
-    inference = _mapping(content, "inference", file)
-    if "script" not in inference:  # a program of the user's own has flags of its own
-        _no_other_flags(inference, f"script launcher gpus threads {INFERENCE_FLAGS}", file, "inference.")
+    inference = mapping_of(content, "inference", file)
+    for key in ("gpus", "threads"):
+        whole(inference.get(key, 0), f"inference.{key}", file)
+    own = "script" in inference  # a program of the user's own has flags of its own
+    kinds = _PLACE_KINDS | ({} if own else INFERENCE_KINDS)
+    check_flags(inference, None if own else kinds, file, "inference.")
+    check_kinds(inference, kinds, file, "inference.")
     return inference
 
 
 def _zero_shot(content: dict, file: Path) -> dict[str, Any]:
-    flags = _mapping(content, "zero_shot", file)
-    _no_other_flags(flags, ZERO_SHOT_FLAGS, file, "zero_shot.")
+    flags = mapping_of(content, "zero_shot", file)
+    check_flags(flags, ZERO_SHOT_KINDS, file, "zero_shot.")
+    check_kinds(flags, ZERO_SHOT_KINDS, file, "zero_shot.")
     return flags
 
 
 def _baselines(content: dict, file: Path) -> tuple[str, ...]:
-    methods = _names(content, "baselines", file)
+    methods = names(content, "baselines", file)
     for method in methods:
-        if method not in METHODS and ":" not in method:
+        path, _, name = method.rpartition(":")
+        if method not in METHODS and not (path and name.isidentifier()):
             known = ", ".join(METHODS)
-            raise InputError(f"{file}: baselines must be of {known} or file.py:Class, got {method!r}. Mend it.")
+            raise InputError(f"{file}: baselines must be of {known} or file.py:Class, got {shown(method)}. Correct it.")
     return methods
 
 
 def _bootstrap(content: dict, tasks: tuple[Task, ...], file: Path) -> int:
-    resamples = _whole(content.get("bootstrap", BOOTSTRAP), "bootstrap", file)
+    resamples = whole(content.get("bootstrap", BOOTSTRAP), "bootstrap", file)
     for task in tasks:
         if resamples and task.metric == "bleu":
             raise InputError(f"{file}: bootstrap must be 0: {task.name}'s BLEU is no mean over its records. Set it.")
     return resamples
 
 
-def _mapping(content: dict, key: str, file: Path, prefix: str = "") -> dict[str, Any]:
-    value = content.get(key) or {}
-    if not isinstance(value, dict):
-        raise InputError(f"{file}: {prefix}{key} must be a mapping, got {value!r}. Mend it.")
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    # Comparison, for math.isfinite cannot take whole numbers beyond float64.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _positive(value: Any, key: str, file: Path) -> float:
-    if not _is_number(value) or value <= 0:
-        raise InputError(f"{file}: {key} must be a number > 0, got {value!r}. Mend it.")
-    return float(value)
-
-
-def _rate(content: dict, key: str, file: Path) -> float:
-    value = _positive(content.get(key, 1.0), key, file)
-    if value > 1:
-        raise InputError(f"{file}: {key} must be at most 1, got {value}. It is a share of each task's data.")
-    return value
-
-
-def _whole(value: Any, key: str, file: Path, least: int = 0) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{file}: {key} must be a whole number >= {least}, got {value!r}. Mend it.")
-    return value
-
-
-def _alpha(value: Any, key: str, file: Path) -> tuple[float, float, float]:
-    if not isinstance(value, list) or len(value) != 3 or not all(_is_number(v) and v >= 0 for v in value):
-        raise InputError(f"{file}: {key} must be three numbers >= 0 (out, in, difficulty), got {value!r}. Mend it.")
-    if not math.isclose(sum(value), 1.0, abs_tol=1e-9):
-        raise InputError(f"{file}: {key} must sum to 1 (Eq. 8), got {sum(value)}. Mend it.")
-    return tuple(float(v) for v in value)
-
-
-def _temperature(value: Any, key: str, file: Path) -> float | None:
-    if value == AUTO:
-        return None
-    if not _is_number(value) or value <= 0:
-        raise InputError(f"{file}: {key} must be a number > 0 or {AUTO}, got {value!r}. Mend it.")
-    return float(value)
-
-
-def _one_of(value: Any, known: tuple[str, ...], key: str, file: Path) -> str:
-    if value not in known:
-        raise InputError(f"{file}: {key} must be one of {', '.join(known)}, got {value!r}. Mend it.")
-    return value
-
-
-def _names(mapping: dict, key: str, file: Path, prefix: str = "") -> tuple[str, ...]:
-    value = mapping.get(key) or []
-    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise InputError(f"{file}: {prefix}{key} must be a list of names, got {value!r}. Mend it.")
-    if len(set(value)) != len(value):
-        raise InputError(f"{file}: {prefix}{key} names one twice: {', '.join(value)}. Name each once.")
-    return tuple(value)
-
-
-def _ablations(entries: Any, own: Ablation, file: Path) -> tuple[Ablation, ...]:
+def _ablations(content: dict, own: Ablation, file: Path) -> tuple[Ablation, ...]:
     """The ablations; `own` holds the benchmark's settings, which count where an entry does not say."""
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InputError(f"{file}: ablations must be a list of mappings with name, form, alpha, temperature. Mend it.")
-    found = []
-    for n, entry in enumerate(entries):
+    shape = "mappings with name, form, alpha, temperature"
+    found: list[Ablation] = []
+    for n, entry in enumerate(list_of(content, "ablations", file, of=shape)):
         key = f"ablations[{n}]"
-        _no_other_keys(entry, _ABLATION_KEYS, file, key + ".")
-        name = _label(entry, "name", file, key + ".")
+        if not isinstance(entry, dict):
+            raise InputError(f"{file}: {key} must be one of {shape}, got {shown(entry)}. Correct it.")
+        check_keys(entry, _ABLATION_KEYS, file, key + ".")
+        name = label(entry, "name", file, key + ".")
         if name in [other.name for other in found]:
             raise InputError(f"{file}: {key}.name must be used once, got {name!r} again. Rename it.")
         changes: dict[str, Any] = {}
         if "form" in entry:
-            changes["form"] = _one_of(entry["form"], FORMS, f"{key}.form", file)
+            changes["form"] = one_of(entry["form"], FORMS, f"{key}.form", file)
         if "temperature" in entry:
-            changes["temperature"] = _temperature(entry["temperature"], f"{key}.temperature", file)
+            changes["temperature"] = temperature_of(entry["temperature"], f"{key}.temperature", file)
         if "alpha" in entry:
-            changes["alpha"] = _alpha(entry["alpha"], f"{key}.alpha", file)
+            changes["alpha"] = shares(entry["alpha"], f"{key}.alpha", file)
         found.append(replace(own, name=name, **changes))
     return tuple(found)
 
 
 def _judge(content: dict, tasks: tuple[Task, ...], file: Path) -> dict[str, Any]:
-    judge = _mapping(content, "judge", file)
-    _no_other_keys(judge, _JUDGE_KEYS, file, "judge.")
+    judge = mapping_of(content, "judge", file)
+    check_keys(judge, " ".join(_JUDGE_KINDS), file, "judge.")
+    kinds = dict(_JUDGE_KINDS)
+    if isinstance(contexts := judge.get("context-file"), dict):
+        check_keys(contexts, " ".join(SPLITS), file, "judge.context-file.")
+        check_kinds(contexts, dict.fromkeys(SPLITS, "text"), file, "judge.context-file.")
+        del kinds["context-file"]
+    check_kinds(judge, kinds, file, "judge.", numbers_as_text=False)
     judged = [task.name for task in tasks if "judge" in (task.metric, *task.also)]
     if judged and "judge-model" not in judge:
         raise InputError(f"{file}: judge must name a judge-model, for {judged[0]} is judged. Set it.")

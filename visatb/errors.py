@@ -51,7 +51,10 @@ def _outer_brackets(message: str) -> list[tuple[int, int]]:
 
 def shown(value: Any) -> str:
     """A value of any type for a message: its repr, shortened."""
-    return _ends(repr(value))
+    try:
+        return _ends(repr(value))
+    except ValueError:  # Python prints no whole number of thousands of digits
+        return "a number of thousands of digits"
 
 
 def _ends(text: str, longest: int = LONGEST_VALUE, kept: int = _ENDS) -> str:

@@ -81,23 +81,18 @@ def balanced_units(benchmark: Benchmark) -> dict[str, list[Task]]:
     return units
 
 
-def compose(
-    benchmark: Benchmark, counts: dict[str, int], seed: int, forms: tuple[str, ...] = (STANDARD,)
-) -> dict[str, tuple[str, Selection]]:
-    """What each training file holds: key of the manifest -> (first part of the file name, records by task).
+def mixes(benchmark: Benchmark, forms: tuple[str, ...] = (STANDARD,)) -> dict[str, tuple[str, dict[str, float]]]:
+    """What each training file is a mix of: key of the manifest -> (first part of the file name, rate by task).
 
     Keys: `mini`, `entire`, `plus_mini/<task or group>`, `single/<task>`, `mini_single/<task>`; in the simpler form
     with groups also `single/<group>`, for the contributions between groups.
 
     Args:
         benchmark: tasks, rates, groups.
-        counts: number of training records of every task, in the order of writing.
-        seed: of the random subsets.
         forms: which of FORMS the files are for; the entire mix and the single tasks belong to each.
     """
-    mini = {name: draw(count, benchmark.mini_rate, seed, name) for name, count in counts.items()}
-    large = {name: draw(count, benchmark.large_rate, seed, name) for name, count in counts.items()}
-    entire = {name: np.arange(count) for name, count in counts.items()}
+    mini = dict.fromkeys(benchmark.task_names, benchmark.mini_rate)
+    entire = dict.fromkeys(benchmark.task_names, 1.0)
     units = balanced_units(benchmark)
     measured = [task.name for task in benchmark.measured]
     with_minis = forms != (SIMPLER,)
@@ -105,16 +100,35 @@ def compose(
     files["entire"] = (benchmark.name, entire)
     if with_minis:
         for unit, tasks in units.items():
-            files[f"plus_mini/{unit}"] = (f"{unit}-plus-mini", mini | {task.name: large[task.name] for task in tasks})
+            large = {task.name: benchmark.large_rate for task in tasks}
+            files[f"plus_mini/{unit}"] = (f"{unit}-plus-mini", mini | large)
     single = {name: [name] for name in measured}
     if SIMPLER in forms:
         single |= {unit: [task.name for task in tasks] for unit, tasks in units.items()}
     for unit, names in single.items():
-        files[f"single/{unit}"] = (unit, {name: entire[name] for name in names})
+        files[f"single/{unit}"] = (unit, dict.fromkeys(names, 1.0))
     if forms != (STANDARD,):
         for name in measured:
-            files[f"mini_single/{name}"] = (f"{name}-mini", {name: mini[name]})
+            files[f"mini_single/{name}"] = (f"{name}-mini", {name: benchmark.mini_rate})
     return files
+
+
+def compose(
+    benchmark: Benchmark, counts: dict[str, int], seed: int, forms: tuple[str, ...] = (STANDARD,)
+) -> dict[str, tuple[str, Selection]]:
+    """The records of each training file: key of the manifest -> (first part of the file name, records by task).
+
+    Args:
+        benchmark, forms: see `mixes`.
+        counts: number of training records of every task, in the order of writing.
+        seed: of the random subsets.
+    """
+    rates = {benchmark.mini_rate, benchmark.large_rate, 1.0}
+    drawn = {(name, rate): draw(count, rate, seed, name) for name, count in counts.items() for rate in rates}
+    return {
+        key: (stem, {name: drawn[name, mix[name]] for name in counts if name in mix})
+        for key, (stem, mix) in mixes(benchmark, forms).items()
+    }
 
 
 def make_subsets(

@@ -25,23 +25,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts_visatb.data.subsets import mixes
 from scripts_visatb.workflow.models import BASE, VISATB, Model, drawn_forms
-from visatb.benchmark import AUTO, Ablation, Benchmark, Task
+from visatb.benchmark import SPLITS, Ablation, Benchmark, Task
+from visatb.benchmark_values import AUTO
 from visatb.errors import InputError
 from visatb.files import read_json
+from visatb.training_section import BASE_VARIABLES, PLACEMENT_VARIABLES, plain_value
 from visatb.yaml_files import read_yaml
 
+DIGESTS = ".digests.json"  # in the folder of a run: see `data_digests`
 ADAPTER_CONFIG = "adapter_config.json"  # in the folder of a model that holds LoRA adapters alone
 
 # Keys of `training` and `inference` that say where a job runs. They never change its result, so changing them must
 # not repeat it.
 PLACEMENT_KEYS = ("threads", "gpus", "launcher", "keep_models")
-# The same among the variables of the training script: what it shows and saves, how it reads.
-PLACEMENT_VARIABLES = frozenset(
-    ("LOGGING_STEPS", "SAVE_STEPS", "SAVE_STRATEGY", "SAVE_TOTAL_LIMIT", "REPORT_TO", "DATALOADER_NUM_WORKERS")
-)
-# Variables of the training script that name what a training starts from.
-BASE_VARIABLES = ("BASE_MODEL_PATH", "VISION_TOWER", "PRETRAIN_MM_MLP_ADAPTER", "LORA_WEIGHT_PATH")
 _STAMP_BYTES = 1 << 20
 # What may be set on Snakemake's command line instead of in the benchmark file.
 RUN_KEYS = ("seeds", "runs")
@@ -163,12 +161,19 @@ def settings_key(*parts: Any) -> str:
     return json.dumps(parts, sort_keys=True, default=str).translate(str.maketrans("{}", "<>"))
 
 
+def short_key(settings: str) -> str:
+    """A digest of settings, for a command line and a record."""
+    return hashlib.sha256(settings.encode()).hexdigest()
+
+
 def result_settings(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a `training` or `inference` section that shapes the result."""
-    settings = {key: value for key, value in section.items() if key not in PLACEMENT_KEYS}
-    if isinstance(settings.get("environment"), Mapping):
-        variables = settings["environment"].items()
-        settings["environment"] = {name: value for name, value in variables if name not in PLACEMENT_VARIABLES}
+    """The part of a `training` or `inference` section that shapes the result, the same for all spellings of a value."""
+    neutral = (*PLACEMENT_KEYS, "workers")  # of inference_visatb.py: threads that read images
+    settings = {key: value for key, value in section.items() if key not in neutral}
+    if variables := settings.get("environment"):
+        settings["environment"] = {
+            name: plain_value(name, value) for name, value in variables.items() if name not in PLACEMENT_VARIABLES
+        }
     return settings
 
 
@@ -178,12 +183,33 @@ def annotation_files(benchmark: Benchmark) -> list[Path]:
     return [Path(benchmark.data_folder) / name for name in sorted(names)]
 
 
-def data_inputs(benchmark: Benchmark) -> list[str]:
-    """The annotation files that are there before the run: a changed one draws the sub-datasets anew.
+def data_digests(benchmark: Benchmark, cache: str | os.PathLike) -> dict[str, list]:
+    """Annotation file that is there before the run -> [size, time of change in ns, SHA-256], as `cache` holds it.
 
-    Those that `prepare` makes are its own business. A missing file is left to the step, which tells it by task.
+    What `prepare` makes is its own business. A missing file is left to the step that reads it.
+
+    Args:
+        benchmark: the files.
+        cache: JSON of an earlier result; a file whose size and time are as they were is not read again.
     """
-    return [] if benchmark.prepare else [str(path) for path in annotation_files(benchmark) if path.is_file()]
+    known = read_json(cache) if Path(cache).is_file() else {}
+    found = {}
+    for path in [] if benchmark.prepare else annotation_files(benchmark):
+        if not path.is_file():
+            continue
+        about = path.stat()
+        earlier = known.get(str(path), [None, None, None])
+        if earlier[:2] != [about.st_size, about.st_mtime_ns]:
+            with open(path, "rb") as stream:
+                earlier = [about.st_size, about.st_mtime_ns, hashlib.file_digest(stream, "sha256").hexdigest()]
+        found[str(path)] = earlier
+    return found
+
+
+def content_key(benchmark: Benchmark, name: str, digests: Mapping[str, list]) -> str:
+    """What stands for the content of an annotation file in settings: its digest, or its name where there is none."""
+    path = str(Path(benchmark.data_folder) / name)
+    return digests[path][2] if path in digests else name
 
 
 def missing(benchmark: Benchmark) -> list[str]:
@@ -230,21 +256,45 @@ def _stamp(place: Path) -> str:
     return stamp.hexdigest()
 
 
-def subset_settings(benchmark: Benchmark) -> str:
-    """What the sub-datasets depend on beside the data."""
-    tasks = [(task.name, task.measured, task.group, task.files) for task in benchmark.tasks]
+def subset_settings(benchmark: Benchmark, digests: Mapping[str, list]) -> str:
+    """What the sub-datasets, and the check of all data that comes with them, depend on."""
+    tasks = [
+        (
+            task.name,
+            task.measured,
+            task.group,
+            [content_key(benchmark, task.files[split], digests) for split in SPLITS if split in task.files],
+        )
+        for task in benchmark.tasks
+    ]
     folders = (benchmark.data_folder, benchmark.image_folder)
     rates = (benchmark.mini_rate, benchmark.large_rate)
     return settings_key(benchmark.name, tasks, rates, folders, drawn_forms(benchmark))
 
 
-def training_settings(benchmark: Benchmark) -> str:
-    """What a training depends on beside its data, its weights and its weight method.
+def mix_of(benchmark: Benchmark, model: Model) -> dict[str, float]:
+    """The tasks that a model is trained on, in the order of its training file, with the share of each."""
+    return mixes(benchmark, drawn_forms(benchmark))[model.data][1]
+
+
+def data_key(benchmark: Benchmark, model: Model, digests: Mapping[str, list]) -> list[tuple[str, float, str]]:
+    """What a training learns from: tasks, shares, and the annotation files they come from, by content.
+
+    Not the bytes of the training file: another task that uses the same ids changes the ids in a file.
+    """
+    files = {task.name: task.files["train"] for task in benchmark.tasks}
+    mix = mix_of(benchmark, model)
+    return [(name, rate, content_key(benchmark, files[name], digests)) for name, rate in mix.items()]
+
+
+def training_settings(benchmark: Benchmark, model: Model, digests: Mapping[str, list]) -> str:
+    """What a training depends on beside its weights: the recipe, and of the data only what its own mix holds.
 
     A base model that `prepare` makes is not there when a run is planned; its trainings notice another one themselves.
     """
     base = {} if benchmark.prepare else base_stamps(benchmark)
-    return settings_key(result_settings(benchmark.training), benchmark.task_names, base)
+    recipe = result_settings(benchmark.training)
+    return settings_key(recipe, data_key(benchmark, model, digests), model.method, base)
 
 
 def weighting_settings(benchmark: Benchmark, weighting: Ablation) -> str:
@@ -268,17 +318,24 @@ def bootstrap_flags(benchmark: Benchmark, home: str) -> str:
     return f"--bootstrap {benchmark.bootstrap} --per-record {shlex.quote(home + '/metrics')}"
 
 
-def inference_settings(benchmark: Benchmark, model: Model, split: str) -> str:
+def inference_settings(benchmark: Benchmark, model: Model, split: str, digests: Mapping[str, list]) -> str:
     """What the answers depend on beside the model."""
-    tasks = [(task.name, task.files[split], task.max_new_tokens) for task in model.tasks(split)]
+    tasks = [
+        (task.name, task.files[split], content_key(benchmark, task.files[split], digests), task.max_new_tokens)
+        for task in model.tasks(split)
+    ]
     return settings_key(result_settings(benchmark.inference), tasks)
 
 
 def scoring_settings(benchmark: Benchmark, model: Model, split: str) -> str:
     """What the scores depend on beside the answers."""
     tasks = [(task.name, *metrics_of(task, split)) for task in model.tasks(split)]
-    judged = any("judge" in metrics for _, *metrics in tasks)
-    return settings_key(tasks, *([benchmark.judge] if judged else []))
+    if not any("judge" in metrics for _, *metrics in tasks):
+        return settings_key(tasks)
+    settings = {key: value for key, value in benchmark.judge.items() if key != "concurrency"}
+    contexts = settings.get("context-file")
+    read = [settings.get("rule-file"), contexts.get(split) if isinstance(contexts, dict) else contexts]
+    return settings_key(tasks, settings, [_stamp(Path(name)) for name in read if name and Path(name).is_file()])
 
 
 def metrics_of(task: Task, split: str) -> tuple[str, ...]:
@@ -311,14 +368,6 @@ def refuse_overrides(config: Mapping[str, Any], benchmark: Benchmark) -> None:
     for key, value in config.items():
         if key not in RUN_KEYS and (key not in written or written[key] != value):
             raise InputError(f"--config {key}={value}: must be set in {benchmark.path}. Only seeds and runs go here.")
-
-
-def placement(section: Mapping[str, Any], key: str, default: int, where: str) -> int:
-    """A whole number of a section that says where jobs run: `threads` or `gpus`."""
-    value = section.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InputError(f"{where}.{key} must be a whole number >= 0, got {value!r}. Mend the benchmark file.")
-    return value
 
 
 def gpus_visible() -> bool:

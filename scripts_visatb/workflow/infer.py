@@ -4,13 +4,12 @@ python -m scripts_visatb.workflow.infer --benchmark B.yaml --run runs/demo --see
 """
 
 import shlex
-import subprocess
 import sys
 from typing import Any
 
 from scripts_visatb.workflow.graph import PLACEMENT_KEYS, Run, model_place
 from scripts_visatb.workflow.models import Model, models_of
-from scripts_visatb.workflow.step import find_script, run_of, step_parser
+from scripts_visatb.workflow.step import find_script, run_of, run_program, step_parser
 from visatb.cli import run
 from visatb.errors import InputError
 
@@ -61,12 +60,12 @@ def infer(current: Run, model: Model, split: str) -> int:
     if model.data is not None and not (folder / "config.json").is_file():
         done = current.done(f"train_{model.name}")
         raise InputError(f"{folder}: no model. It was trained and removed; delete {done} to train it again.")
-    code = subprocess.run(inference_command(current, model, split), check=False).returncode
+    code = run_program(inference_command(current, model, split))
     if code == 0:
         for task in model.tasks(split):
             if not (path := current.answer_file(model.name, split, task)).is_file():
                 raise InputError(f"{path}: not written by the inference. Look at its output above.")
-    return code if code >= 0 else 128 - code
+    return code
 
 
 def flag_words(name: str, value: Any) -> list[str]:

@@ -20,9 +20,10 @@ from typing import IO
 
 import psutil
 
+from scripts_visatb.workflow.plan import progress, time_left
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import read_json, write_json
+from visatb.files import write_json
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 20.0
@@ -77,6 +78,11 @@ class Step:
             stderr=subprocess.STDOUT,
             env=os.environ | {MARK_VARIABLE: mark},
         )
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal to us ended it, or the end of the process that started us."""
+        return self._stopped_by is not None
 
     def wait(self) -> int:
         """Wait for the step; returns its exit code, 128 + n if signal n ended it or us."""
@@ -169,23 +175,14 @@ def this_attempt(lines: list[str]) -> list[str]:
     return lines[starts[-1] + 1 :] if starts else lines
 
 
-def note_plan(path: str | os.PathLike, total: int) -> None:
-    """Note how many steps are about to run, from now on."""
-    write_json(path, {"total": total, "from": time.time()})
-
-
-def progress(plan: Path | None) -> str:
-    """How many of the planned steps are done, as ` 7/32`; empty without a plan."""
-    if plan is None or not plan.is_file():
-        return ""
-    content = read_json(plan)
-    records = [path for place in ("done", "*/done") for path in plan.parent.glob(f"{place}/[!.]*.json")]
-    done = sum(1 for path in records if path.stat().st_mtime >= content["from"])
-    width = len(str(content["total"]))
-    return f"{done:>{width}}/{content['total']}"
-
-
-def run_step(name: str, record: Path, log_path: Path, command: list[str], plan: Path | None = None) -> int:
+def run_step(
+    name: str,
+    record: Path,
+    log_path: Path,
+    command: list[str],
+    plan: Path | None = None,
+    settings: str | None = None,
+) -> int:
     """Run a command as a step of the graph; returns its exit code.
 
     Args:
@@ -193,7 +190,8 @@ def run_step(name: str, record: Path, log_path: Path, command: list[str], plan: 
         record: JSON to write on success: name, command, log, started, seconds, peak_mib.
         log_path: where its output goes; an earlier log is kept above the new part.
         command: program and arguments.
-        plan: result of `note_plan`, to tell how far the run is.
+        plan: the plan of the run, to tell how far it is.
+        settings: stands in the record.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(record.with_name(f".{record.stem}.lock")), open(log_path, "ab") as log:
@@ -209,9 +207,14 @@ def run_step(name: str, record: Path, log_path: Path, command: list[str], plan: 
         if code == 0:
             peak_mib = step.peak_bytes / 2**20
             content = {"name": name, "command": command, "log": str(log_path), "started": started}
+            content |= {} if settings is None else {"settings": settings}
             write_json(record, content | {"seconds": round(seconds, 3), "peak_mib": round(peak_mib, 1)})
-            print(f"{progress(plan):>7}  done   {name}  {seconds:.1f} s", flush=True)
+            left = f", {told}" if (told := time_left(plan)) else ""
+            print(f"{progress(plan):>7}  done   {name}  {seconds:.1f} s{left}", flush=True)
             return 0
+    if step.stopped:
+        print(f"{'':>7}  stop   {name}", flush=True)
+        return code
     print(f"{name} failed with exit code {code}; the end of {log_path}:", file=sys.stderr)
     for line in this_attempt(last_lines(log_path, LOG_LINES)):
         print(f"  | {line}", file=sys.stderr)
@@ -226,9 +229,10 @@ def main() -> int:
     parser.add_argument("--record", required=True, type=Path, help="JSON that is written when the step succeeded")
     parser.add_argument("--log", required=True, type=Path, help="file for the step's output")
     parser.add_argument("--plan", type=Path, help="file that tells how many steps the run has")
+    parser.add_argument("--settings", help="what the record tells of the step's settings")
     parser.add_argument("command", nargs="+", help="after --: the program and its arguments")
     args = parser.parse_args()
-    return run_step(args.name, args.record, args.log, args.command, args.plan)
+    return run_step(args.name, args.record, args.log, args.command, args.plan, args.settings)
 
 
 if __name__ == "__main__":

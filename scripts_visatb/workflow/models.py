@@ -11,15 +11,24 @@ VisATB, <ablation>        all tasks with the weights of this run
 from dataclasses import dataclass
 
 from scripts_visatb.data.subsets import balanced_units
-from visatb.benchmark import FORMS, PRECISE, SIMPLER, STANDARD, Ablation, Benchmark, Task
-from visatb.errors import InputError
-
-MINI, BASE, FULL = "mini", "base", "full"
-PLUS_MINI = "-plus-mini"
-VISATB = "VisATB"
-EW = "EW"
-STL = "STL-"
-MINI_STL = "mini-STL-"
+from visatb.benchmark import (
+    BASE,
+    EW,
+    FORMS,
+    FULL,
+    MINI,
+    MINI_STL,
+    PLUS_MINI,
+    PRECISE,
+    SIMPLER,
+    STANDARD,
+    STL,
+    VISATB,
+    Ablation,
+    Benchmark,
+    Task,
+    method_name,
+)
 
 # Tables of validation scores, by the name of their file.
 STANDARD_SCORES, SIMPLER_SCORES, SINGLE_SCORES = "scores", "scores_simpler", "single_scores"
@@ -70,11 +79,7 @@ def drawn_forms(benchmark: Benchmark) -> tuple[str, ...]:
 
 
 def models_of(benchmark: Benchmark) -> dict[str, Model]:
-    """Every model of a benchmark's run by name, whether a target needs it or not.
-
-    Raises:
-        InputError: if a baseline or an ablation has the name of another model.
-    """
+    """Every model of a benchmark's run by name, whether a target needs it or not."""
     measured = tuple(benchmark.measured)
     units = balanced_units(benchmark)
     forms = forms_of(benchmark)
@@ -92,18 +97,11 @@ def models_of(benchmark: Benchmark) -> dict[str, Model]:
         if forms != (STANDARD,):
             found.append(Model(MINI_STL + task.name, f"mini_single/{task.name}", val=(task,)))
     found.append(Model(EW, "entire", test=measured))
-    found += [Model(_name_of(method), "entire", test=measured, method=method) for method in benchmark.baselines]
+    found += [Model(method_name(method), "entire", test=measured, method=method) for method in benchmark.baselines]
     own = Ablation(VISATB, benchmark.form, benchmark.temperature, benchmark.alpha)
     for weighting in (own, *benchmark.ablations):
         found.append(Model(weighting.name, "entire", test=measured, weighting=weighting))
-    models = {model.name: model for model in found}
-    for model in found:
-        if models[model.name] is not model:
-            raise InputError(
-                f"{benchmark.path}: {model.name!r} would be the name of two models of the run. Rename the task, the "
-                "baseline or the ablation."
-            )
-    return models
+    return {model.name: model for model in found}
 
 
 def preparation_models(benchmark: Benchmark) -> list[str]:
@@ -114,7 +112,7 @@ def preparation_models(benchmark: Benchmark) -> list[str]:
 
 def baseline_models(benchmark: Benchmark) -> list[str]:
     """The models of `baselines`."""
-    return [_name_of(method) for method in benchmark.baselines]
+    return [method_name(method) for method in benchmark.baselines]
 
 
 def ablation_models(benchmark: Benchmark) -> list[str]:
@@ -150,8 +148,3 @@ def table_rows(benchmark: Benchmark, table: str) -> dict[str, dict[str, str]]:
     else:
         rows = {MINI: MINI} | {unit: unit + PLUS_MINI for unit in units}
     return {row: dict.fromkeys(tasks, model) for row, model in rows.items()}
-
-
-def _name_of(method: str) -> str:
-    """A strategy of the user's own, `path/file.py:Class`, is called by its class."""
-    return method.rpartition(":")[2]

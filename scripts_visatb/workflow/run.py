@@ -10,16 +10,22 @@ started when it is itself killed. Flags it does not know go to snakemake.
 """
 
 import ctypes
+import os
 import platform
 import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 
+import psutil
+
 from eval.overall_table import format_weights
+from scripts_visatb.workflow.cluster import executor, explained, status_flags
 from scripts_visatb.workflow.graph import TARGETS, Run, seeds_of
+from scripts_visatb.workflow.plan import LOCK, PID_VARIABLE, PLAN, count, lock_run, runs_folder
 from scripts_visatb.workflow.report import print_table
 from scripts_visatb.workflow.step import ROOT
 from visatb.benchmark import load_benchmark
@@ -28,6 +34,7 @@ from visatb.errors import InputError
 from visatb.files import read_json
 
 _PR_SET_PDEATHSIG = 1
+WAIT_SECONDS = 5  # after a signal, until a user is told what is waited for
 STEPS = ("prepare", "report", "weigh_seeds")  # those that a rule's name tells, and no file is needed to ask for
 PLAN_FLAGS = {"-n", "-np", "-pn", "--dry-run", "--dryrun"}
 # Lines of Snakemake's that tell a user nothing: the steps themselves tell when they start and end.
@@ -47,7 +54,22 @@ NOISE = (
     "CalledProcessError in file",
     "Command 'set -euo pipefail;",
     "Exiting because a job execution failed",
+    "Removing output files of failed job",
+    "Shutting down, this might take some time",
+    # Of a cluster.
+    "SLURM run ID:",
+    "No SLURM account given",
+    "No account was given",
+    "Unable to guess SLURM account",
+    "Cleaning up SLURM log files",
+    "Trying to restart job",
 )
+
+
+def refuse_second(folder: Path) -> None:
+    """Refuse a run that another process is making, before snakemake reads anything."""
+    if (folder / LOCK).is_file():
+        lock_run(folder).close()
 
 
 def die_with_parent() -> None:
@@ -64,17 +86,28 @@ def snakemake_command(
     benchmark: str, cores: int, seeds: list[int] | None, runs: str, flags: list[str], targets: list[str]
 ) -> list[str]:
     """The snakemake command that makes a benchmark's report, or other targets."""
-    settings = [f"runs={runs}"] + ([f"seeds={seeds}".replace(" ", "")] if seeds is not None else [])
+    # `./`: snakemake reads 2024_11 as a number.
+    settings = [f"runs={runs if os.path.isabs(runs) else f'./{runs}'}"]
+    if seeds is not None:
+        settings.append(f"seeds={seeds}".replace(" ", ""))
     return [
         *(sys.executable, "-m", "snakemake"),
         *("--configfile", benchmark),
         *("--config", *settings),
-        *("--quiet", "reason", "host", *(() if PLAN_FLAGS & set(flags) else ("rules", "progress"))),
+        *("--rerun-triggers", "mtime", "params"),  # also with a profile of the user's own: see profiles/default
+        *("--quiet", *quiet(flags)),
         *("--cores", str(cores)),
         *("-s", str(ROOT / "scripts_visatb" / "workflow" / "Snakefile")),
         *flags,
         *(("--", *targets) if targets else ()),  # else a flag that takes a list would swallow them
     ]
+
+
+def quiet(flags: list[str]) -> tuple[str, ...]:
+    """What Snakemake shall not say. On a cluster `rules`, which hides failures too: the step's own words stay there."""
+    if PLAN_FLAGS & set(flags):
+        return ("reason", "host")
+    return ("reason", "host", "progress") if executor(flags) else ("reason", "host", "rules", "progress")
 
 
 def split_targets(more: list[str]) -> tuple[list[str], list[str]]:
@@ -110,18 +143,76 @@ def split_targets(more: list[str]) -> tuple[list[str], list[str]]:
     return flags, targets
 
 
-def run_snakemake(command: list[str]) -> int:
-    """Run snakemake without its noise; returns its exit code, 128 + n if signal n ended it."""
+class Stop:
+    """Ends snakemake and its steps on SIGINT or SIGTERM.
+
+    Attributes:
+        number: the signal, once there was one.
+    """
+
+    def __init__(self, snakemake: subprocess.Popen):
+        self.number: int | None = None
+        self._snakemake = snakemake
+        signal.signal(signal.SIGALRM, self._tell_wait)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, _frame: object) -> None:
+        if self.number is None:
+            signal.alarm(WAIT_SECONDS)
+        self.number = number
+        # Its children are the steps, which let their programs save. At SIGTERM snakemake would wait for their end.
+        with suppress(psutil.NoSuchProcess):
+            for step in psutil.Process(self._snakemake.pid).children():
+                step.send_signal(signal.SIGTERM)
+        self._snakemake.send_signal(signal.SIGINT)
+
+    def _tell_wait(self, _number: int, _frame: object) -> None:
+        os.write(2, b"waiting until the steps that run have saved\n")
+
+
+def run_snakemake(command: list[str], folder: Path) -> int:
+    """Run snakemake without its noise; returns its exit code, 128 + n if signal n ended it or us."""
+    environment = os.environ | {PID_VARIABLE: str(os.getpid())}
     # preexec_fn is safe here: this process has no other thread.
-    snakemake = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, bufsize=1, preexec_fn=die_with_parent)
-    # A key press reaches the whole process group: snakemake ends its jobs, and we wait for that. Other ends are passed
-    # on by the kernel (die_with_parent) or here.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _frame: snakemake.send_signal(number))
-    for line in snakemake.stderr:
-        print(without_noise(line), end="", file=sys.stderr, flush=True)
+    snakemake = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, bufsize=1, env=environment, preexec_fn=die_with_parent
+    )
+    stop = Stop(snakemake)
+    for line in explained(snakemake.stderr):
+        if stop.number is None:
+            print(without_noise(line), end="", file=sys.stderr, flush=True)
     code = snakemake.wait()
+    signal.alarm(0)
+    if stop.number is not None and code != 0:
+        print(stopped(folder), file=sys.stderr)
+        return 128 + stop.number
     return code if code >= 0 else 128 - code
+
+
+def stopped(folder: Path) -> str:
+    """What is saved of a run that was stopped, and how it is resumed."""
+    plan = folder / PLAN
+    if not plan.is_file():
+        return "stopped before anything was started. The same command starts it."
+    done, total = count(plan)
+    saved = [f"{name} at step {step}" for name, step in unfinished(folder) if step]
+    lost = [name for name, step in unfinished(folder) if not step]
+    told = f"stopped: {done} of {total} steps are done"
+    told += f"; saved: {', '.join(saved)}" if saved else ""
+    told += f"; not far enough to be saved: {', '.join(lost)}" if lost else ""
+    return f"{told}. The same command resumes the run."
+
+
+def unfinished(folder: Path) -> list[tuple[str, int]]:
+    """Trainings of a run that were begun and not finished, with the step of their newest checkpoint (0: none)."""
+    found = []
+    for note in sorted(folder.glob("seed*/models/*.settings.json")):
+        if not read_json(note)["finished"]:
+            name = note.name.removesuffix(".settings.json")
+            steps = [int(path.name.rpartition("-")[2]) for path in (note.parent / name).glob("checkpoint-*[0-9]")]
+            found.append((f"{name} ({note.parents[1].name})", max(steps, default=0)))
+    return found
 
 
 def show_plan(command: list[str]) -> int:
@@ -160,11 +251,14 @@ def main() -> int:
     if args.seeds is not None:
         seeds_of({"seeds": args.seeds}, benchmark)
     flags, targets = split_targets(more)
-    command = snakemake_command(args.benchmark, args.cores, args.seeds, args.runs, flags, targets)
+    flags += status_flags(flags)
+    runs = runs_folder({"runs": args.runs})
+    command = snakemake_command(args.benchmark, args.cores, args.seeds, runs, flags, targets)
     if PLAN_FLAGS & set(flags):
         return show_plan(command)
-    code = run_snakemake(command)
-    folder = Path(args.runs) / benchmark.name
+    folder = Path(runs) / benchmark.name
+    refuse_second(folder)
+    code = run_snakemake(command, folder)
     report, seeds = folder / "report.json", args.seeds or [benchmark.seed]
     if code != 0:
         return code

@@ -1,6 +1,9 @@
 """The command line that the steps of the graph share."""
 
 import argparse
+import signal
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from scripts_visatb.workflow.graph import Run
@@ -34,3 +37,15 @@ def run_of(args: argparse.Namespace) -> Run:
 def find_script(name: str) -> Path:
     """A script named in a benchmark: relative to the working directory, else to this checkout."""
     return Path(name) if Path(name).is_file() else ROOT / name
+
+
+def run_program(words: list[str], environment: Mapping[str, str] | None = None) -> int:
+    """Run the program of a step to its end; returns its exit code, 128 + n if signal n ended it.
+
+    A signal to stop reaches the program as well, which saves and ends; we wait for that. The handlers do nothing, in
+    place of ignoring the signals, which the program would inherit.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: None)
+    code = subprocess.run(words, env=environment, check=False).returncode
+    return code if code >= 0 else 128 - code

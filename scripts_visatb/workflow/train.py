@@ -8,83 +8,47 @@ A killed training is continued by the script itself. A model that was trained wi
 
 import os
 import shutil
-import subprocess
 import sys
 from itertools import count
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from scripts_visatb.data.subsets import read_manifest
-from scripts_visatb.workflow.graph import Run, base_stamps, result_settings, task_weights
+from scripts_visatb.workflow.graph import (
+    DIGESTS,
+    Run,
+    base_stamps,
+    data_digests,
+    data_key,
+    mix_of,
+    result_settings,
+    settings_key,
+    short_key,
+    task_weights,
+)
+from scripts_visatb.workflow.job import exclusive
 from scripts_visatb.workflow.models import EW, Model, models_of
-from scripts_visatb.workflow.step import find_script, run_of, step_parser
+from scripts_visatb.workflow.step import find_script, run_of, run_program, step_parser
 from visatb.cli import run
 from visatb.errors import InputError
 from visatb.files import read_json, write_json
-
-OWN_VARIABLES = (
-    "DATA_PATH",
-    "IMAGE_FOLDER",
-    "OUTPUT_DIR",
-    "BENCHMARK",
-    "SEED",
-    "WEIGHT_METHOD",
-    "VISATB_WEIGHTS",
-)
+from visatb.training_section import RECIPE_VARIABLES, as_text
 
 KEPT = ("train_log.jsonl",)  # of a model whose weights are deleted: the report draws it
-
-# What the training script reads of its recipe. The graph takes it from the benchmark file alone: a variable that
-# happens to be set in the caller's shell would change the models and stand in no record.
-RECIPE_VARIABLES = frozenset(
-    [
-        "BASE_MODEL_PATH",
-        "VISION_TOWER",
-        "PRETRAIN_MM_MLP_ADAPTER",
-        "MM_PROJECTOR_TYPE",
-        "MM_VISION_SELECT_LAYER",
-        "IMAGE_ASPECT_RATIO",
-        "PROMPT_VERSION",
-        "PER_DEVICE_TRAIN_BATCH_SIZE",
-        "GRADIENT_ACCUMULATION_STEPS",
-        "NUM_TRAIN_EPOCHS",
-        "LEARNING_RATE",
-        "WEIGHT_DECAY",
-        "WARMUP_RATIO",
-        "LR_SCHEDULER_TYPE",
-        "MODEL_MAX_LENGTH",
-        "LOSS_NORMALIZATION",
-        "MM_PROJECTOR_LR",
-        "LORA_R",
-        "LORA_ALPHA",
-        "LORA_DROPOUT",
-        "LORA_WEIGHT_PATH",
-        "BITS",
-        "GRADIENT_CHECKPOINTING",
-        "SAVE_STRATEGY",
-        "SAVE_STEPS",
-        "SAVE_TOTAL_LIMIT",
-        "LOGGING_STEPS",
-        "REPORT_TO",
-        "DATALOADER_NUM_WORKERS",
-    ]
-)
 
 
 def training_environment(current: Run, model: Model) -> dict[str, str]:
     """The variables the training script gets for a model.
 
     Raises:
-        InputError: if the benchmark sets one that the graph sets, or the weights are not there.
+        InputError: if the weights are not there.
     """
     benchmark = current.benchmark
     given = benchmark.training.get("environment") or {}
-    for name in OWN_VARIABLES:
-        if name in given:
-            raise InputError(f"{benchmark.path}: training.environment.{name} is set by the run graph. Remove it.")
     entry = read_manifest(current.subsets)["files"][model.data]
     weights = model_weights(current, model)
-    return {name: _as_text(value) for name, value in given.items()} | {
+    return {name: as_text(value) for name, value in given.items()} | {
         "DATA_PATH": str(current.subsets / entry["file"]),
         "IMAGE_FOLDER": benchmark.image_folder,
         "OUTPUT_DIR": str(current.model(model.name)),
@@ -108,17 +72,37 @@ def model_weights(current: Run, model: Model) -> list[float] | None:
 
 
 def fingerprint(current: Run, model: Model) -> dict[str, Any]:
-    """Everything the graph hands to the training that shapes its result; data and base by content, not by place."""
-    entry = read_manifest(current.subsets)["files"][model.data]
+    """Everything the graph hands to the training that shapes its result; data and base by content, not by place.
+
+    Of tasks and weights only those of the model's own data: another task in the mix leaves single-task models as they
+    are.
+    """
+    tasks = list(mix_of(current.benchmark, model))
+    weights = model_weights(current, model)
+    by_task = None if weights is None else dict(zip(current.benchmark.task_names, weights, strict=True))
     return {
-        "data": entry["sha256"],
-        "tasks": current.benchmark.task_names,
+        "data": learned_from(current, model),
+        "tasks": tasks,
         "method": model.method,
-        "weights": model_weights(current, model),
+        "weights": None if by_task is None else [by_task[task] for task in tasks],
         "seed": current.seed,
         "training": result_settings(current.benchmark.training),
         "base": base_stamps(current.benchmark),
     }
+
+
+def learned_from(current: Run, model: Model) -> str:
+    """A digest of a model's data; of data that `prepare` makes, the digest of the training file."""
+    digests = data_digests(current.benchmark, current.folder / DIGESTS)
+    if not digests:
+        return read_manifest(current.subsets)["files"][model.data]["sha256"]
+    return short_key(settings_key(data_key(current.benchmark, model, digests)))
+
+
+def resumes_from(current: Run, model: Model) -> dict[str, Any]:
+    """What a training must find as it was to continue from a checkpoint, beside its fingerprint."""
+    entry = read_manifest(current.subsets)["files"][model.data]
+    return {"file": entry["sha256"], "tasks": current.benchmark.task_names}
 
 
 def settings_note(current: Run, model: str) -> Path:
@@ -141,29 +125,36 @@ def train(current: Run, model: Model) -> int:
         InputError: if the benchmark names no training script, or the script succeeds without leaving a model.
     """
     name = current.benchmark.training.get("script")
-    if not isinstance(name, str):
+    if name is None:
         raise InputError(f"{current.benchmark.path}: training.script must name a finetune script. Set it.")
-    environment = training_environment(current, model)
     folder = current.model(model.name)
     note = settings_note(current, model.name)
-    wanted = fingerprint(current, model)
+    # Sub-datasets that are drawn anew for the sake of other models are not there for a while.
+    with exclusive(current.done(".subsets").with_suffix(".lock"), wait=inf):
+        environment = training_environment(current, model)
+        wanted = fingerprint(current, model)
+        same_mix = resumes_from(current, model)
     earlier = read_json(note) if note.is_file() else None
-    if earlier is not None and earlier["settings"] != wanted:
+    if earlier is not None and (
+        earlier["settings"] != wanted or not earlier["finished"] and earlier.get("resumes_from") != same_mix
+    ):
         _move_aside(folder)
     elif earlier is not None and earlier["finished"] and (folder / "config.json").is_file():
         print(f"{folder}: already trained with these settings", flush=True)
         return 0
     elif earlier is not None and earlier["finished"]:
         discard(current, model.name, keep=())  # what is left of a model whose weights were deleted
-    write_json(note, {"settings": wanted, "finished": False})
+    write_json(note, {"settings": wanted, "finished": False, "resumes_from": same_mix})
+    # The recipe is the benchmark file's alone: a variable that happens to be set in the caller's shell would change the
+    # models and stand in no record.
     inherited = {name: value for name, value in os.environ.items() if name not in RECIPE_VARIABLES}
     inherited.setdefault("PYTHON", sys.executable)
-    code = subprocess.run(["bash", str(find_script(name))], env=inherited | environment, check=False).returncode
+    code = run_program(["bash", str(find_script(name))], inherited | environment)
     if code == 0:
         if not (folder / "config.json").is_file():
             raise InputError(f"{name}: ended without a model in {folder}. The script must save to OUTPUT_DIR.")
         write_json(note, {"settings": wanted, "finished": True})
-    return code if code >= 0 else 128 - code
+    return code
 
 
 def _move_aside(folder: Path) -> None:
@@ -185,10 +176,6 @@ def discard(current: Run, model: str, keep: tuple[str, ...] = KEPT) -> None:
             shutil.rmtree(path)
         elif path.name not in keep:
             path.unlink()
-
-
-def _as_text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def main() -> int:

@@ -3,15 +3,13 @@
 python -m scripts_visatb.workflow.zero_shot --benchmark B.yaml --run runs/demo --seed 0 --model VisATB
 """
 
-import subprocess
 import sys
-from pathlib import Path
 
 from llava.eval.zero_shot import ZERO_SHOT_TASKS
 from scripts_visatb.workflow.graph import Run, model_place
 from scripts_visatb.workflow.infer import flag_words
 from scripts_visatb.workflow.models import EW
-from scripts_visatb.workflow.step import run_of, step_parser
+from scripts_visatb.workflow.step import run_of, run_program, step_parser
 from visatb.cli import run
 
 
@@ -42,8 +40,7 @@ def main() -> int:
     args = parser.parse_args()
     current = run_of(args)
     (current.home / "zero_shot").mkdir(parents=True, exist_ok=True)
-    code = subprocess.run(suite_command(current, args.model), check=False, cwd=Path.cwd()).returncode
-    return code if code >= 0 else 128 - code
+    return run_program(suite_command(current, args.model))
 
 
 if __name__ == "__main__":

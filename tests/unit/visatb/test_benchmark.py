@@ -55,8 +55,48 @@ TASK = GOOD["tasks"][0]
         ({"tasks": [TASK | {"group": 3}]}, "group must be text"),
         ({"tasks": [TASK | {"group": "../G"}]}, r"tasks\[0\].group must be letters"),
         ({"tasks": [TASK | {"name": ".."}]}, "name must be letters"),
-        ({"tasks": [TASK | {"name": "mini"}]}, "'mini' is the name of a common model"),
-        ({"tasks": [TASK | {"group": "base"}]}, "'base' is the name of a common model"),
+        ({"tasks": [TASK | {"name": "mini"}]}, "'mini' is the name of the mini mix"),
+        ({"tasks": [TASK | {"group": "base"}]}, "'base' is the name of the base model"),
+        ({"tasks": [{"name": "base", "weight": 1, "files": FILES}]}, "'base' is the name of the base model"),
+        (
+            {"tasks": [TASK, TASK | {"name": "A-plus-mini"}]},
+            "'A-plus-mini' is the name of the model of A and the minis",
+        ),
+        ({"tasks": [TASK, TASK | {"name": "A-mini"}]}, "'A-mini' is the name of the mini subset of A"),
+        ({"tasks": [TASK, TASK | {"name": "STL-A"}]}, "'STL-A' is the name of the single-task model of A"),
+        ({"tasks": [TASK | {"name": "EW"}]}, "'EW' is the name of equal weights"),
+        ({"tasks": [TASK | {"name": "VisATB"}]}, "'VisATB' is the name of VisATB"),
+        ({"tasks": [TASK | {"name": "full"}]}, "'full' is the name of a table or folder"),
+        ({"tasks": [TASK | {"name": "model"}]}, "'model' is the name of a table or folder"),
+        ({"tasks": [TASK | {"name": "TLA"}], "baselines": ["TLA"]}, "'TLA' is the name of a baseline"),
+        ({"tasks": [TASK, TASK | {"name": "mix-mini"}]}, "'mix-mini' is the name of the mini subset of mix"),
+        ({"ablations": [{"name": "STL-A"}]}, "'STL-A' would be the name of an ablation and of the single-task"),
+        ({"ablations": [{"name": "superseded"}]}, "'superseded' would be the name of a table or folder"),
+        ({"baselines": ["EW"]}, "'EW' would be the name of equal weights and of a baseline"),
+        ({"baselines": ["mine.py:It's"]}, r"baselines must be of .*, got \"mine.py:It's\""),
+        ({"tasks": [TASK | {"name": "-n"}]}, "no '.' or '-' first, at most 100 characters, got '-n'"),
+        ({"tasks": [TASK | {"name": "n" * 101}]}, "at most 100 characters"),
+        ({"tasks": [TASK | {"name": "it's"}]}, "name must be letters"),
+        ({"tasks": [TASK | {"name": "{seed}"}]}, "name must be letters"),
+        ({"name": 202411}, "name must be text, got 202411. Put it in quotes"),
+        ({"tasks": [TASK | {"files": FILES | {"tset": "c.json"}}]}, r"unknown key tasks\[0\].files.tset"),
+        ({"tasks": [{"name": "A", "weight": 1, "files": {"train": 5}}]}, r"tasks\[0\].files.train must be text"),
+        ({"tasks": [{"name": "A", "weight": 1, "files": {"train": "a", "val": 5}}]}, r"files.val must be text"),
+        ({"tasks": [TASK, TASK | {"name": "B", "files": FILES | {"val": "x/b.json"}}]}, "answer files of one name"),
+        ({"training": {"script": 5}}, "training.script must be text"),
+        ({"training": {"gpus": -1}}, "training.gpus must be a whole number >= 0"),
+        ({"training": {"threads": "8"}}, "training.threads must be a whole number"),
+        ({"inference": {"gpus": True}}, "inference.gpus must be a whole number"),
+        ({"inference": {"launcher": ["torchrun"]}}, "inference.launcher must be text"),
+        ({"inference": {"batch-size": "many"}}, "inference.batch-size must be a whole number >= 1, got 'many'"),
+        ({"inference": {"batch-size": 0}}, "inference.batch-size must be a whole number >= 1, got 0"),
+        ({"inference": {"batch-size": 4, "batch_size": 8}}, "inference.batch_size is inference.batch-size again"),
+        ({"inference": {"script": "x.py", "speed": {"a": 1}}}, "inference.speed must be text, a number"),
+        ({"zero_shot": {"num_beams": 1.5}}, "zero_shot.num_beams must be a whole number >= 1"),
+        ({"judge": {"concurrency": "4"}}, "judge.concurrency must be a whole number >= 1, got '4'"),
+        ({"judge": {"context-file": {"vla": "x"}}}, "unknown key judge.context-file.vla"),
+        ({"ablations": ["a"]}, r"ablations\[0\] must be one of mappings"),
+        ({"seed": 2**70}, "seed must be a whole number >= 0"),
         ({"tasks": [TASK | {"metric": "bleu"}]}, "bootstrap must be 0: A's BLEU"),
         ({"name": "a/b"}, "name must be letters"),
         ({"prepare": ["make", "data"]}, "prepare must be text"),
@@ -101,6 +141,58 @@ def test_mistakes_are_refused_by_file_and_key(tmp_path, changes, told):
     with pytest.raises(InputError, match=told) as error:
         load_benchmark(write(tmp_path, **changes))
     assert "mix.yaml" in str(error.value)
+
+
+SHIPPED = "scripts_visatb/finetune_academic.sh"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("DATA_PATH", "x", "DATA_PATH is set by the run graph. Remove it"),
+        ("VISATB_WEIGHTS", "1 1", "is set by the run graph"),
+        ("PATH", "/bin", "is set by the run graph"),
+        ("LEARNING_RATE", {"x": 1}, "LEARNING_RATE must be text, a number, true or false, got {'x': 1}"),
+        ("LEARNING_RATE", None, "LEARNING_RATE has no value. Give it one, or remove it"),
+        ("LEARNING_RATE", "fast", "LEARNING_RATE must be a number >= 0, got 'fast'"),
+        ("LEARNING_RATE", [1e-3], "LEARNING_RATE must be one value"),
+        ("LEARNING_RATE", float("nan"), "LEARNING_RATE must be text, a number"),
+        ("LEARNING_RATE", "inf", "LEARNING_RATE must be a number >= 0"),
+        ("PRETRAIN_MM_MLP_ADAPTER", 5, "PRETRAIN_MM_MLP_ADAPTER must be text, got 5. Put it in quotes"),
+        ("BASE_MODEL_PATH", 2024.1, "BASE_MODEL_PATH must be text, got 2024.1. Put it in quotes"),
+        ("PER_DEVICE_TRAIN_BATCH_SIZE", 0, "must be a whole number >= 1, got 0"),
+        ("PER_DEVICE_TRAIN_BATCH_SIZE", 2.5, "must be a whole number >= 1, got 2.5"),
+        ("GRADIENT_CHECKPOINTING", "maybe", "must be true or false"),
+        ("LEARNING_RAET", 1e-3, f"LEARNING_RAET is no variable that {SHIPPED} reads"),
+        ("LORA_R", 8, f"LORA_R is no variable that {SHIPPED} reads"),
+        ("A B", 1, "A B must be the name of a variable"),
+        (1, 1, "training.environment.1 must be the name of a variable"),
+        ("X" * 500, "y", "no variable that"),
+        ("REPORT_TO", "a\0b", "REPORT_TO must be text"),
+    ],
+)
+def test_a_variable_that_training_could_not_take_is_refused(tmp_path, name, value, told):
+    path = write(tmp_path, training={"script": SHIPPED, "environment": {name: value}})
+    with pytest.raises(InputError) as error:
+        load_benchmark(path)
+    assert told in str(error.value) and "training.environment." in str(error.value) and len(str(error.value)) < 500
+
+
+def test_variables_of_scripts_libraries_and_of_ones_own_script_are_taken(tmp_path):
+    given = {"LEARNING_RATE": "2e-5", "NUM_GPUS": 4, "NCCL_DEBUG": "INFO", "GRADIENT_CHECKPOINTING": False}
+    training = {"script": SHIPPED, "environment": given}
+    assert load_benchmark(write(tmp_path, training=training)).training == training
+    lora = {"script": "/checkout/scripts_visatb/finetune_lora.sh", "environment": {"LORA_R": 8}}
+    assert load_benchmark(write(tmp_path, training=lora)).training == lora
+    own = {"script": "mine.sh", "environment": {"SPEED": "high", "LAYERS": [1, 2], "LEARNING_RATE": "cosine"}}
+    assert load_benchmark(write(tmp_path, training=own)).training == own
+
+
+def test_no_message_prints_a_long_value(tmp_path):
+    for changes in ({"name": ["x" * 5000]}, {"form": "x" * 5000}, {"k" * 5000: 1}, {"alpha": "y" * 5000}):
+        with pytest.raises(InputError) as error:
+            load_benchmark(write(tmp_path, **changes))
+        assert len(str(error.value)) < 600
 
 
 def test_a_doubled_key_is_refused_by_line(tmp_path):

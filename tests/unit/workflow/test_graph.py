@@ -1,6 +1,7 @@
 """Names, settings and environment that the graph hands to each step."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -10,11 +11,9 @@ import pytest
 
 from inference_visatb import build_parser as inference_parser
 from llava.eval.suite import build_parser as suite_parser
-from scripts_visatb.workflow import graph, models
+from scripts_visatb.workflow import graph, models, plan
 from scripts_visatb.workflow.infer import inference_command
 from scripts_visatb.workflow.train import (
-    OWN_VARIABLES,
-    RECIPE_VARIABLES,
     _move_aside,
     discard,
     fingerprint,
@@ -23,8 +22,9 @@ from scripts_visatb.workflow.train import (
     training_environment,
 )
 from transformers_patch.strategies import OTHER_NAMES, STRATEGIES
-from visatb.benchmark import INFERENCE_FLAGS, METHODS, ZERO_SHOT_FLAGS, Ablation, Benchmark, Task
+from visatb.benchmark import INFERENCE_KINDS, METHODS, ZERO_SHOT_KINDS, Ablation, Benchmark, Task
 from visatb.errors import InputError
+from visatb.training_section import LAUNCH_KINDS, OWN_VARIABLES, RECIPE_VARIABLES, variables_of
 
 CHUNKS = {"num-chunks", "chunk-idx"}  # a job of the graph answers all; a launcher shares them out
 FILES = {"train": "x_train-9.json", "val": "x_val-9.json", "test": "my_x_test-9.json"}
@@ -63,6 +63,10 @@ def run(tmp_path):
 
 def model(current: graph.Run, name: str) -> models.Model:
     return models.models_of(current.benchmark)[name]
+
+
+def trained_by(given: Benchmark, name: str = "mini") -> str:
+    return graph.training_settings(given, models.models_of(given)[name], {})
 
 
 def environment(current: graph.Run, name: str) -> dict[str, str]:
@@ -127,12 +131,6 @@ def test_baselines_and_ablations_are_models_of_the_whole_mix():
     assert graph.bootstrap_flags(benchmark(bootstrap=0), "h") == ""
 
 
-@pytest.mark.parametrize("changes", [{"baselines": ("EW",)}, {"ablations": (Ablation("STL-A", "standard", 1, ()),)}])
-def test_two_models_of_one_name_are_refused(changes):
-    with pytest.raises(InputError, match="would be the name of two models"):
-        models.models_of(benchmark(**changes))
-
-
 def test_visatb_gets_its_weights_at_their_ids_and_all_others_equal_ones(run):
     run.weights().write_text(json.dumps({"weights": {"B": 1.25, "A": 0.75, "Talk": 9.0}}))
     assert environment(run, "VisATB")["VISATB_WEIGHTS"] == "0.75 0.7 1.25"
@@ -156,15 +154,15 @@ def test_a_base_model_trained_anew_at_the_same_path_is_noticed(run, tmp_path):
     (base / "model.safetensors").write_bytes(b"a" * 3_000_000)
     recipe = {"script": "train.sh", "environment": {"BASE_MODEL_PATH": str(base), "VISION_TOWER": "on/the-hub"}}
     other = graph.Run(benchmark(training=recipe), run.folder, 3)
-    planned, trained = graph.training_settings(other.benchmark), fingerprint(other, model(other, "mini"))
+    planned, trained = trained_by(other.benchmark), fingerprint(other, model(other, "mini"))
     assert list(trained["base"]) == ["BASE_MODEL_PATH"]
     (base / "model.safetensors").write_bytes(b"a" * 2_999_999 + b"b")
-    assert graph.training_settings(other.benchmark) != planned
+    assert trained_by(other.benchmark) != planned
     assert fingerprint(other, model(other, "mini")) != trained
     made = benchmark(training=recipe, prepare="make it")
-    before = graph.training_settings(made)
+    before = trained_by(made)
     (base / "model.safetensors").write_bytes(b"c")
-    assert graph.training_settings(made) == before, "a plan made before `prepare` has run would repeat all trainings"
+    assert trained_by(made) == before, "a plan made before `prepare` has run would repeat all trainings"
 
 
 def test_a_model_is_current_until_its_settings_change(run):
@@ -222,12 +220,6 @@ def test_training_environment_has_the_benchmarks_variables_as_text(run):
     assert found["OUTPUT_DIR"] == str(run.model("mini"))
 
 
-def test_a_variable_that_the_graph_sets_is_refused_in_the_benchmark(run):
-    other = graph.Run(benchmark(training={"script": "x", "environment": {"SEED": 1}}), run.folder, 3)
-    with pytest.raises(InputError, match="training.environment.SEED is set by the run graph"):
-        environment(other, "mini")
-
-
 def test_weights_that_lack_a_task_are_refused():
     with pytest.raises(InputError, match=r"lack the task\(s\) B"):
         graph.task_weights(benchmark(), {"A": 1.0})
@@ -275,30 +267,63 @@ def test_the_base_is_what_the_trainings_start_from(run):
 
 
 def test_where_a_job_runs_is_no_setting_that_repeats_it():
-    plain = graph.training_settings(benchmark())
+    plain = trained_by(benchmark())
     moved = {"script": "train.sh", "threads": 64, "gpus": 8}
     moved["environment"] = {"LEARNING_RATE": 1e-3, "FREEZE": True, "LOGGING_STEPS": 50}
-    assert graph.training_settings(benchmark(training=moved)) == plain
+    assert trained_by(benchmark(training=moved)) == plain
     moved["environment"]["LEARNING_RATE"] = 2e-3
-    assert graph.training_settings(benchmark(training=moved)) != plain
+    assert trained_by(benchmark(training=moved)) != plain
 
 
 def test_a_fixed_weight_is_a_setting_of_the_weighting_only():
     first, talk, last = benchmark().tasks
     other = benchmark(tasks=(first, replace(talk, weight=2.0), last))
-    assert graph.subset_settings(other) == graph.subset_settings(benchmark())
-    assert graph.training_settings(other) == graph.training_settings(benchmark())
+    assert graph.subset_settings(other, {}) == graph.subset_settings(benchmark(), {})
+    assert trained_by(other) == trained_by(benchmark())
     own = models.models_of(benchmark())["VisATB"].weighting
     assert graph.weighting_settings(other, own) != graph.weighting_settings(benchmark(), own)
 
 
-def test_annotation_files_are_watched_unless_prepare_makes_them(tmp_path):
+def test_annotation_files_are_told_by_content_unless_prepare_makes_them(tmp_path):
     given = benchmark(data_folder=str(tmp_path))
-    assert graph.data_inputs(given) == []
+    assert graph.data_digests(given, tmp_path / "none.json") == {}
     for name in ("x_train-9.json", "x_val-9.json", "other.json"):
-        (tmp_path / name).touch()
-    assert graph.data_inputs(given) == [str(tmp_path / "x_train-9.json"), str(tmp_path / "x_val-9.json")]
-    assert graph.data_inputs(replace(given, prepare="make it")) == []
+        (tmp_path / name).write_text(name)
+    found = graph.data_digests(given, tmp_path / "none.json")
+    assert [Path(path).name for path in found] == ["x_train-9.json", "x_val-9.json"]
+    before = graph.inference_settings(given, models.models_of(given)["mini"], "val", found)
+    (tmp_path / "cache.json").write_text(json.dumps(found))
+    os.utime(tmp_path / "x_val-9.json", (1, 1))
+    again = graph.data_digests(given, tmp_path / "cache.json")
+    assert again != found and graph.inference_settings(given, models.models_of(given)["mini"], "val", again) == before
+    (tmp_path / "x_val-9.json").write_text("other")
+    changed = graph.data_digests(given, tmp_path / "cache.json")
+    assert graph.inference_settings(given, models.models_of(given)["mini"], "val", changed) != before
+    assert graph.data_digests(replace(given, prepare="make it"), tmp_path / "cache.json") == {}
+
+
+def test_one_value_written_in_two_ways_is_one_setting():
+    first = {"environment": {"LEARNING_RATE": 1e-3, "GRADIENT_CHECKPOINTING": False, "BASE_MODEL_PATH": "007"}}
+    second = {"environment": {"LEARNING_RATE": "0.001", "GRADIENT_CHECKPOINTING": "False", "BASE_MODEL_PATH": "7"}}
+    found, other = graph.result_settings(first)["environment"], graph.result_settings(second)["environment"]
+    assert {name for name in found if found[name] != other[name]} == {"BASE_MODEL_PATH"}
+
+
+def test_a_judges_rules_are_told_by_content(tmp_path):
+    (tmp_path / "rules.json").write_text("{}")
+    judged = tuple(replace(task, metric=task.metric and "judge") for task in benchmark().tasks)
+    given = benchmark(tasks=judged, judge={"judge-model": "m", "rule-file": str(tmp_path / "rules.json")})
+    before = graph.scoring_settings(given, models.models_of(given)["mini"], "val")
+    faster = replace(given, judge=given.judge | {"concurrency": 9})
+    assert graph.scoring_settings(faster, models.models_of(given)["mini"], "val") == before
+    (tmp_path / "rules.json").write_text("[]")
+    assert graph.scoring_settings(given, models.models_of(given)["mini"], "val") != before
+
+
+@pytest.mark.parametrize("folder", [202411, 7, 1000.0, "", "a{b}", "-n", "a\nb", "it's", "a: b", "a #b"])
+def test_a_runs_folder_that_a_run_could_not_hold_is_refused(folder):
+    with pytest.raises(InputError, match="runs"):
+        plan.runs_folder({"runs": folder})
 
 
 @pytest.mark.parametrize(
@@ -344,17 +369,23 @@ def test_every_recipe_variable_of_the_finetune_script_comes_from_the_benchmark_f
     scripts = [repository / "scripts_visatb" / f"finetune{name}.sh" for name in ("", "_lora", "_qlora")]
     read = set(re.findall(r"(?:\$\{|\brequire )([A-Z_]+)[: ]", "".join(script.read_text() for script in scripts)))
     assert read - {"DEEPSPEED_CONFIG"} == RECIPE_VARIABLES | set(OWN_VARIABLES)  # launch.sh's: where it runs
+    launch = (repository / "scripts_visatb/launch.sh").read_text()
+    assert all(re.search(rf"\$\{{?{name}\b", launch) for name in LAUNCH_KINDS)
+    for name in ("finetune_academic", "finetune_lora", "finetune_qlora"):
+        path = f"scripts_visatb/{name}.sh"
+        own = set(re.findall(r"\$\{(LORA_[A-Z_]+|BITS)", (repository / path).read_text()))
+        assert own <= variables_of(path).keys() and ("LORA_R" in variables_of(path)) == (name != "finetune_academic")
 
 
 def test_flags_that_a_benchmark_may_name_are_those_of_the_programs_that_the_graph_does_not_set():
     fixed = {"model-path", "model-base", "model-name", "overwrite"}
     graphs = {
-        inference_parser: (INFERENCE_FLAGS, fixed | {"question-file", "image-folder", "answers-folder"} | CHUNKS),
-        suite_parser: (ZERO_SHOT_FLAGS, fixed | {"output", "metrics-folder", "baseline"}),
+        inference_parser: (INFERENCE_KINDS, fixed | {"question-file", "image-folder", "answers-folder"} | CHUNKS),
+        suite_parser: (ZERO_SHOT_KINDS, fixed | {"output", "metrics-folder", "baseline"}),
     }
     for parser, (known, set_by_graph) in graphs.items():
         flags = {flag[2:] for flag in parser()._option_string_actions if flag.startswith("--")} - {"help"}
-        assert set(known.split()) == flags - set_by_graph
+        assert set(known) == flags - set_by_graph
 
 
 def test_baselines_that_a_benchmark_may_name_are_the_weight_methods():

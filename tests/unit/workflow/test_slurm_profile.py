@@ -70,6 +70,7 @@ def test_gpus_cores_time_and_memory_of_a_training_reach_sbatch(repository, tmp_p
     at_once = ("--slurm-init-seconds-before-status-checks", "1")
     refused = run(*slurm, *at_once, "runs/toy/seed0/done/train_mini.json")
     assert refused.returncode != 0, refused.stdout + refused.stderr
+    assert "train failed: SLURM" in refused.stderr and "no cluster here" in refused.stderr
     asked = (tmp_path / "log").read_text()
     assert asked.count("--parsable") == 1  # the training alone was missing
     for word in ("--gres=gpu:4", "--cpus-per-task=64", "-t 1440", "--mem 500000", "--requeue", "rule_train"):

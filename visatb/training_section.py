@@ -1,0 +1,161 @@
+"""The `training` section of a benchmark file: script, place, and the variables of the script (`environment`).
+
+What the shipped scripts read is known by name and kind, so that a mistake is refused when the file is read and not by
+the first training. A script of the user's own may read what it likes.
+"""
+
+import re
+from pathlib import Path, PurePath
+from typing import Any
+
+from visatb.benchmark_values import (
+    broken_rule,
+    check_keys,
+    check_word,
+    cut,
+    mapping_of,
+    number_of,
+    switch,
+    text,
+    whole,
+)
+from visatb.errors import InputError, shown
+
+_KEYS = "script environment gpus threads keep_models"
+
+# Set by the run graph for every training.
+OWN_VARIABLES = (
+    "DATA_PATH",
+    "IMAGE_FOLDER",
+    "OUTPUT_DIR",
+    "BENCHMARK",
+    "SEED",
+    "WEIGHT_METHOD",
+    "VISATB_WEIGHTS",
+)
+# Also the graph's own: how its steps find their interpreter, the checkout and each other.
+_RESERVED = frozenset((*OWN_VARIABLES, "PYTHON", "PYTHONPATH", "PATH", "VISATB_STEP"))
+
+# What a training starts from: the graph reads these too, whatever the script.
+BASE_VARIABLES = ("BASE_MODEL_PATH", "VISION_TOWER", "PRETRAIN_MM_MLP_ADAPTER", "LORA_WEIGHT_PATH")
+
+# Variable of the shipped scripts -> kind (benchmark_values.broken_rule).
+_KINDS = {
+    "BASE_MODEL_PATH": "text",
+    "VISION_TOWER": "text",
+    "PRETRAIN_MM_MLP_ADAPTER": "text",
+    "MM_PROJECTOR_TYPE": "text",
+    "MM_VISION_SELECT_LAYER": "integer",
+    "IMAGE_ASPECT_RATIO": "text",
+    "PROMPT_VERSION": "text",
+    "PER_DEVICE_TRAIN_BATCH_SIZE": "count",
+    "GRADIENT_ACCUMULATION_STEPS": "count",
+    "NUM_TRAIN_EPOCHS": "number",
+    "LEARNING_RATE": "number",
+    "WEIGHT_DECAY": "number",
+    "WARMUP_RATIO": "number",
+    "LR_SCHEDULER_TYPE": "text",
+    "MODEL_MAX_LENGTH": "count",
+    "LOSS_NORMALIZATION": "text",
+    "MM_PROJECTOR_LR": "number",
+    "GRADIENT_CHECKPOINTING": "truth",
+    "SAVE_STRATEGY": "text",
+    "SAVE_STEPS": "number",
+    "SAVE_TOTAL_LIMIT": "count",
+    "LOGGING_STEPS": "number",
+    "REPORT_TO": "text",
+    "DATALOADER_NUM_WORKERS": "whole",
+}
+_LORA_KINDS = {"LORA_R": "count", "LORA_ALPHA": "number", "LORA_DROPOUT": "number", "LORA_WEIGHT_PATH": "text"}
+_QLORA_KINDS = {"BITS": "count"}
+
+# What the graph takes from the benchmark file alone, whatever the caller's shell has set.
+RECIPE_VARIABLES = frozenset(_KINDS | _LORA_KINDS | _QLORA_KINDS)
+
+# Of scripts_visatb/launch.sh: where a training runs.
+LAUNCH_KINDS = {
+    "NUM_GPUS": "whole",
+    "NUM_PROCESSES": "count",
+    "LAUNCHER": "text",
+    "HOSTFILE": "text",
+    "NNODES": "count",
+    "NODE_RANK": "whole",
+    "MASTER_ADDR": "text",
+    "MASTER_PORT": "count",
+    "TF32": "truth",
+    "DEEPSPEED_CONFIG": "text",
+}
+# What a training shows and saves, how it reads and where it runs: another value does not change the model.
+PLACEMENT_VARIABLES = frozenset(
+    ("LOGGING_STEPS", "SAVE_STEPS", "SAVE_STRATEGY", "SAVE_TOTAL_LIMIT", "REPORT_TO", "DATALOADER_NUM_WORKERS")
+    + ("LAUNCHER", "HOSTFILE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+)
+# The libraries below read variables of their own.
+_LIBRARY_VARIABLE = re.compile(
+    r"(?:CUDA|NVIDIA|NCCL|GLOO|UCX|TORCH|PYTORCH|TORCHINDUCTOR|TRITON|HF|HUGGINGFACE|TRANSFORMERS|TOKENIZERS|ACCELERATE|"
+    r"DEEPSPEED|DS|OMP|MKL|KMP|OPENBLAS|WANDB|TENSORBOARD|LD|XDG|HTTPS?|NO|SLURM)_\w+|TMPDIR|HOME|https?_proxy|no_proxy"
+)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SHIPPED = re.compile(r"(?:.*/)?scripts_visatb/(finetune\w*\.sh)")
+
+
+def read_training(content: dict, file: Path) -> dict[str, Any]:
+    """The checked section of a benchmark file.
+
+    Raises:
+        InputError: naming file, key and rule.
+    """
+    training = mapping_of(content, "training", file)
+    check_keys(training, _KEYS, file, "training.")
+    if "script" in training:
+        text(training, "script", file, "training.")
+    for key in ("gpus", "threads"):
+        whole(training.get(key, 0), f"training.{key}", file)
+    switch(training, "keep_models", True, file, "training.")
+    kinds = variables_of(training.get("script"))
+    for name, value in mapping_of(training, "environment", file, "training.").items():
+        _check_variable(name, value, kinds, training.get("script"), file)
+    return training
+
+
+def variables_of(script: str | None) -> dict[str, str] | None:
+    """The variables that a shipped script reads, with their kinds; None for a script of the user's own."""
+    found = _SHIPPED.fullmatch(PurePath(script).as_posix()) if script else None
+    if found is None:
+        return None
+    lora = _LORA_KINDS if "lora" in found[1] else {}
+    return _KINDS | LAUNCH_KINDS | lora | (_QLORA_KINDS if "qlora" in found[1] else {})
+
+
+def plain_value(name: str, value: Any) -> float | str:
+    """A variable's value in the one form in which two values are compared: 8, 8.0 and "8" are one batch size."""
+    kind = (_KINDS | LAUNCH_KINDS | _LORA_KINDS | _QLORA_KINDS).get(name)
+    number = None if kind in (None, "text", "truth") else number_of(value)
+    return as_text(value) if number is None else float(number)
+
+
+def as_text(value: Any) -> str:
+    """A variable's value as the script gets it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _check_variable(name: Any, value: Any, kinds: dict[str, str] | None, script: str | None, file: Path) -> None:
+    key = f"training.environment.{cut(name)}"
+    if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+        raise InputError(f"{file}: {key} must be the name of a variable: letters, digits, '_'. Rename it.")
+    if name in _RESERVED:
+        raise InputError(f"{file}: {key} is set by the run graph. Remove it.")
+    if value is None or isinstance(value, list) and None in value:
+        raise InputError(f"{file}: {key} has no value. Give it one, or remove it for the script's default.")
+    if name in BASE_VARIABLES and not isinstance(value, str):
+        raise InputError(f"{file}: {key} must be text, got {shown(value)}. Put it in quotes.")
+    check_word(value, key, file)
+    if kinds is None:
+        return
+    if isinstance(value, list):
+        raise InputError(f"{file}: {key} must be one value, got {shown(value)}. Correct it.")
+    if name not in kinds and not _LIBRARY_VARIABLE.fullmatch(name):
+        raise InputError(f"{file}: {key} is no variable that {script} reads. Correct the name (docs/training.md).")
+    rule = broken_rule(value, kinds.get(name, "any"))
+    if rule:
+        raise InputError(f"{file}: {key} must be {rule}, got {shown(value)}. Correct it.")
