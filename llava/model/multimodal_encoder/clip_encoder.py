@@ -28,6 +28,7 @@ _UNUSABLE = (AttributeError, KeyError, OSError, TypeError, ValueError)
 _LARGEST = 2**14
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
 _CONFIG = dict.fromkeys((*_SIZES, "num_channels", "projection_dim"), whole(1, _LARGEST)) | {
+    "model_type": one_of("clip_vision_model", "clip") | NULL,
     "num_channels": one_of(3),
     "hidden_act": one_of(*ACT2FN),
     "layer_norm_eps": number(0, 1),

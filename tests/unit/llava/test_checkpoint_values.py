@@ -60,6 +60,7 @@ FILES = [
     ("llava-tiny", "special_tokens_map.json", "bos_token", None),
     ("llava-tiny", "added_tokens.json", "<x>", "400"),
     ("vision_tower", "config.json", "hidden_size", "32"),
+    ("vision_tower", "config.json", "model_type", "siglip_vision_model"),
     ("vision_tower", "config.json", "initializer_range", -1),
     ("vision_tower", "config.json", "num_labels", 10**12),
     ("vision_tower", "preprocessor_config.json", "image_mean", 7),

@@ -44,6 +44,24 @@ def test_the_template_of_the_training_is_saved_with_the_model(place, tmp_path, v
     assert json.loads((tmp_path / "config.json").read_text())["conversation_version"] == recorded
 
 
+@pytest.mark.parametrize("stage", ["lora", "stage 1"])
+def test_a_llava_llama_checkpoint_is_trained_and_saved_as_llava(place, tmp_path, stage):
+    folder = shutil.copytree(place / "llava-tiny", tmp_path / "later")
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "llava_llama"}
+    (folder / "config.json").write_text(json.dumps(config))
+    projector_only = [
+        "--tune_mm_mlp_adapter",
+        "True",
+        "--version",
+        "plain",
+        "--vision_tower",
+        str(place / "vision_tower"),
+    ]
+    model = build(place, folder, *(["--lora_enable", "True"] if stage == "lora" else projector_only))
+    model.config.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["model_type"] == "llava"
+
+
 def test_where_a_projector_starts_unexpectedly_is_told(place, capsys):
     build(place, place / "llama", "--vision_tower", str(place / "vision_tower"), "--mm_vision_select_layer", "-2")
     assert "warning: the projector starts at random" in capsys.readouterr().err
