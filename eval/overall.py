@@ -9,7 +9,6 @@ has a column `<task>:<metric>` for each.
 """
 
 import json
-import math
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json, write_text
 
+_LARGEST_CHANGE = 1e12  # beyond it scores are of different units, and sums of percentages leave the range of float64
 FORMATS = ("text", "markdown", "latex", "json")
 
 
@@ -49,7 +49,7 @@ def improvements(
             raise InputError(f"{column}: the baseline must be above 0 to be divided by, got {base:g}. Leave it out.")
         sign = -1.0 if column in lower_is_better else 1.0
         change = sign * (scores[column] - base) / base
-        if not math.isfinite(change):
+        if not abs(change) <= _LARGEST_CHANGE:
             raise InputError(
                 f"{column}: {scores[column]:g} against {base:g} is no change in percent. Check the scores."
             )

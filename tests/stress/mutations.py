@@ -29,6 +29,7 @@ KINDS = {  # kind -> module
     "checkpoints": "tests.stress.checkpoints",
     "judge": "tests.stress.judge",
     "benchmark": "tests.stress.benchmarks",
+    "scores": "tests.stress.scores",
 }
 
 

@@ -74,6 +74,7 @@ def test_the_baseline_against_itself_is_zero(values):
         ({"A": 1.0}, {"A": 0.0}, ()),
         ({"A": 1.0}, {"A": 1.0}, ("B",)),
         ({"A": 1e308}, {"A": 1e-308}, ()),
+        ({"A": 1e308}, {"A": 1.0}, ()),  # finite as a fraction, not in percent
     ],
 )
 def test_scores_that_cannot_be_compared_are_refused(ours, base, lower):
