@@ -186,8 +186,9 @@ def test_the_scripts_are_one_runner_and_one_for_each_benchmark(repository, tmp_p
         variables = {"CKPT": "a model", "PYTHON": "echo", "SPLIT": "s", "JUDGE_MODEL": "j", "MODEL_BASE": "b"}
         variables["PATH"] = os.environ["PATH"]
         told = subprocess.run(["bash", str(path), "--seed", "3"], capture_output=True, text=True, env=variables).stdout
-        assert f"-m llava.eval.suite --benchmarks {name} --model-path a model --data playground/data/eval" in told
-        assert "--split s" in told and told.endswith("--judge-model j --seed 3\n")
+        assert f"-m llava.eval.suite --benchmarks={name} --model-path=a model --data=playground/data/eval" in told
+        assert "--split=s" in told and told.endswith("--judge-model=j --seed 3\n")
+        assert "--conv-mode" not in told, "the checkpoint decides"
 
 
 def test_another_split_leaves_the_metric_file_of_the_first(tiny_checkpoint, own_data):
