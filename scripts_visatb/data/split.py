@@ -184,7 +184,7 @@ def split_file(
     with ExitStack() as stack:
         writers = {key: stack.enter_context(writing_records(path)) for key, path in paths.items()}
         bar = stack.enter_context(tqdm(total=size, desc="writing", unit="B", unit_scale=True))
-        for split, record in zip(split_of.tolist(), stream_records(source, bar.update), strict=True):
+        for split, record in zip(split_of.tolist(), stream_records(source, bar.update, again=True), strict=True):
             if split != LEFT_OUT:
                 name = record.setdefault("task", task)
                 if SPLITS[split] in HELD_OUT:  # training drops a leading gpt turn, an evaluation has no use for it

@@ -237,7 +237,7 @@ def encode_tasks(
     files = [data_folder / file for file in files_of(benchmark, "train")]
     with tqdm(total=file_sizes(files), desc="sorting by task", unit="B", unit_scale=True) as bar:
         for file in files:
-            for record in stream_records(file, bar.update):
+            for record in stream_records(file, bar.update, again=True):
                 task, identifier = record["task"], record.get("id")
                 if identifier is not None and digest(identifier) in ids_in_common:
                     record["id"] = f"{task}/{identifier}"

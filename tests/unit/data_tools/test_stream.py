@@ -54,6 +54,7 @@ def test_records_are_those_of_reading_the_file_whole(tmp_path, narrow, records, 
     for name in ("a.json", "a.jsonl"):
         streamed = list(stream_records(tmp_path / name))
         assert streamed == read_records(tmp_path / name) == records
+        assert list(stream_records(tmp_path / name, again=True)) == records
         # ints stay ints and floats floats, to the last digit
         assert json.dumps(streamed) == json.dumps(records)
 
