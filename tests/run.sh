@@ -1,8 +1,27 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs the test suite: bash tests/run.sh [pytest arguments]
+# Sets up .venv and .venv-hf and runs the test suite: bash tests/run.sh [pytest arguments]
+#
+#   bash tests/run.sh                       everything
+#   bash tests/run.sh tests/unit/eval       a part of it
+#   bash tests/run.sh tests/hf              the tests of visatb_hf, in their own environment
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts_visatb/setup.sh
-set_up
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-exec python -m pytest --numprocesses="${TEST_PROCESSES:-2}" --dist loadfile -q "$@"
+
+run_tests() {
+    "$1/bin/python" -m pytest --numprocesses="${TEST_PROCESSES:-2}" --dist loadfile -q "${@:2}"
+}
+
+case " $*" in
+*" tests/hf"*)
+    set_up_hf
+    HF_HUB_OFFLINE=1 run_tests .venv-hf "$@"
+    ;;
+*)
+    set_up
+    [ $# -gt 0 ] || set_up_hf
+    run_tests .venv "$@"
+    [ $# -gt 0 ] || HF_HUB_OFFLINE=1 run_tests .venv-hf tests/hf
+    ;;
+esac

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,13 @@ def flush(folder: Path) -> None:
         _fsync(path)
 
 
-def verify(folder: Path, run: str) -> dict[str, Any]:
+def verify(folder: Path, run: str, needed: Collection[str] | None = None) -> dict[str, Any]:
     """The manifest of a checkpoint whose every file is as it was saved. Files that it does not name are passed over.
 
     Args:
         folder: a published checkpoint.
         run: the digest of the run that must have written it.
+        needed: files that must be there; None: those of `transformers_patch.Trainer`.
 
     Raises:
         DamagedError: naming the file and what has become of it.
@@ -72,7 +74,7 @@ def verify(folder: Path, run: str) -> dict[str, Any]:
     if manifest["run"] != run:
         raise DamagedError("it is of a run with other settings")
     files = {folder / name: facts for name, facts in manifest["files"].items()}
-    lost = sorted(_needed(manifest) - set(manifest["files"]))
+    lost = sorted(set(_needed(manifest) if needed is None else needed) - set(manifest["files"]))
     lost += [path.relative_to(folder).as_posix() for path in files if not path.is_file()]
     if lost:
         raise DamagedError(f"{', '.join(lost)} is missing")

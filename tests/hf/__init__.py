@@ -1,0 +1,1 @@
+"""Tests of visatb_hf, which run in the environment of requirements-hf.txt (tests/run.sh starts them there)."""
