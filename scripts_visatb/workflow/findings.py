@@ -55,7 +55,7 @@ def weight_sentence(data: dict[str, Any]) -> str:
 def _clearly_above(weighting: dict[str, Any]) -> list[list[bool]] | None:
     """Whether a weight [row] is above another [column] by more than the interval of their difference; None without."""
     spread = weighting["spread"]
-    if spread is None:
+    if spread is None or "weight_difference" not in spread["low"]:
         return None
     return [[least > 0 for least in row] for row in spread["low"]["weight_difference"]]
 

@@ -135,7 +135,9 @@ def main() -> None:
     args = parser.parse_args()
     page = args.run / "report.html"
     if args.print_table:
-        print_table(read_json(args.run / "report.json"), page)
+        # A report of an earlier version has no intervals of dI% and dE%.
+        data = {"overall_spread": {"models": {}}} | read_json(args.run / "report.json")
+        print_table(data, page)
         return
     if args.benchmark is None:
         raise InputError("--benchmark must name the benchmark file of the run. For the table alone: --print-table.")

@@ -81,7 +81,7 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
         "tasks": tasks,
         "seeds": seeds,
         "matrix": score_table(first, tables_of(benchmark.form)[0]),
-        "weighting": {"spread": None, "failed": []} | read_json(first.weights()),
+        "weighting": read_weighting(first.weights()),
         "test": test,
         "overall": overall(test),
         "overall_spread": overall_spread(first),
@@ -101,6 +101,20 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
         "settings": settings(benchmark),
         "versions": versions(),
     }
+
+
+def read_weighting(file: Path) -> dict[str, Any]:
+    """A weights.json. What files of earlier versions lack is filled in, so that their runs need no new weighing."""
+    content = {"spread": None, "failed": []} | read_json(file)
+    spread = content["spread"]
+    if spread is None:
+        return content
+    low, high = (spread[end]["weight"] for end in ("low", "high"))
+    error = {"weight": [(upper - lower) / 2 for lower, upper in zip(low, high, strict=True)]}
+    spread = {"rule": "those are left out", "error": error} | spread
+    if "weight_difference" not in spread["low"]:  # says less than the interval of the difference
+        spread["low"] |= {"weight_difference": [[lower - upper for upper in high] for lower in low]}
+    return content | {"spread": spread}
 
 
 def trained_models(current: Run) -> tuple[list[str], list[str]]:
@@ -285,7 +299,7 @@ def seed_order(runs: list[Run], together: Path) -> dict[str, Any]:
         )
     mean = None
     if len(runs) > 1 and together.is_file():
-        content = read_json(together)
+        content = read_weighting(together)
         spread = content["spread"]
         error = dict(zip(content["tasks"], spread["error"]["weight"], strict=True))
         units = {task.name: unit for unit, tasks in balanced_units(benchmark).items() for task in tasks}

@@ -11,7 +11,7 @@ import pytest
 
 from scripts_visatb.workflow.findings import overall_sentences, seed_sentence, weight_sentence
 from scripts_visatb.workflow.report import duration, main, print_table, write_report
-from scripts_visatb.workflow.report_data import comparison, curves, jobs, overall
+from scripts_visatb.workflow.report_data import comparison, curves, jobs, overall, read_weighting
 
 TASKS = ["SceneCaption", "RegionCaption", "ShapeVQA", "TextChartQA", "Grounding"]
 METRICS = ["CIDEr", "CIDEr", "exact match", "exact match", "IoU > 0.5"]
@@ -344,6 +344,23 @@ def test_weights_are_ranked_only_as_far_as_their_intervals_allow():
     assert "highest weight (1.06); RegionCaption" in weight_sentence(data)
     weighting["spread"] = None
     assert weight_sentence(data).endswith("Without intervals this order may be chance.")
+
+
+def test_a_run_of_an_earlier_version_is_reported_without_weighing_again(tmp_path, capsys, monkeypatch):
+    data = synthetic_data()
+    old = data["weighting"]
+    del old["failed"], old["spread"]["rule"], old["spread"]["low"]["weight_difference"]
+    (tmp_path / "weights.json").write_text(json.dumps(old))
+    data["weighting"] = read_weighting(tmp_path / "weights.json")
+    spread = data["weighting"]["spread"]
+    assert spread["low"]["weight_difference"][3][1] == pytest.approx(1.05 - 0.9)
+    assert spread["error"]["weight"][0] == pytest.approx(0.4)
+    assert "those are left out" in write_report(data, tmp_path).read_text()
+    del data["overall_spread"]
+    (tmp_path / "report.json").write_text(json.dumps(data | {"weighting": old}))
+    monkeypatch.setattr("sys.argv", ["report", "--run", str(tmp_path), "--print-table"])
+    main()
+    assert "Without intervals this order may be chance" in capsys.readouterr().out
 
 
 def test_print_table_reads_report_json(written, capsys, monkeypatch):
