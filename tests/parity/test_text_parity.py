@@ -10,7 +10,7 @@ from llava.conversation import conv_templates
 from llava.data.preprocess import check_fits, check_trainable, encode_segments, preprocess, preprocess_question
 from llava.mm_utils import tokenizer_image_token
 from visatb.errors import InputError
-from visatb.records import check_records
+from visatb.records import check_records, is_empty
 
 pytestmark = pytest.mark.golden
 
@@ -54,12 +54,17 @@ def has_special_string(case):
     return any(string in turn["value"] for turn in case["sources"] for string in SPECIAL_STRINGS)
 
 
+def has_empty_turn(case):
+    """The reference leaves such turns open, without their end, which mislabels what follows; ours have theirs."""
+    return any(is_empty(turn["value"]) for turn in case["sources"])
+
+
 def expected_answers(tokenizer, case):
     """The texts that must be supervised, from the record alone."""
     turns = case["sources"][1:] if case["sources"][0]["from"] == "gpt" else case["sources"]
     end = {"mpt": "<|im_end|>", "llava_llama_2": " </s>"}.get(case["default_conversation"], "</s>")
     lead = "" if case["default_conversation"] == "mpt" else " "
-    return [lead + turn["value"] + end for turn in turns if turn["from"] == "gpt" and turn["value"]]
+    return [lead + turn["value"] + end for turn in turns if turn["from"] == "gpt" and not is_empty(turn["value"])]
 
 
 def supervised_stretches(ids, labels):
@@ -79,6 +84,8 @@ def test_ids_and_labels_equal_the_recorded_ones(golden):
     for case in cases(golden, "preprocess.json") + cases(golden, "preprocess_extra.json"):
         if case["mismatch"] or has_special_string(case) or case["default_conversation"] in HASH_STYLES:
             continue
+        if has_empty_turn(case):
+            continue
         _, ids, labels = ours(golden, case)
         assert ids == case["input_ids"], case["name"]
         # An image token in an answer is a label of -200 in the reference; no token like that can be predicted.
@@ -94,7 +101,7 @@ def test_where_the_reference_drops_all_labels_ours_are_the_answers(golden):
         if not case["mismatch"] or has_special_string(case):
             continue
         tokenizer, ids, labels = ours(golden, case)
-        assert ids == case["input_ids"], case["name"]
+        assert ids == case["input_ids"] or has_empty_turn(case), case["name"]
         stretches = supervised_stretches(ids, labels)
         found = [tokenizer.decode(stretch, spaces_between_special_tokens=False) for stretch in stretches]
         expected = expected_answers(tokenizer, case)
@@ -135,7 +142,8 @@ REFUSALS = {
     ),
     "v1_unknown_role": (
         "turn 0 must be from 'human', got 'system'. Let human and gpt take turns.",
-        ": conversations[0].from must be 'human', got 'system'. Let human and gpt take turns.",
+        ": conversations[0].from must be 'human', got 'system'. The system prompt is the template's "
+        "(--version): drop the turn, or put its text into a question.",
     ),
     "v1_capital_role": (
         "turn 0 must be from 'human', got 'Human'. Let human and gpt take turns.",
@@ -152,10 +160,6 @@ REFUSALS = {
     "plain_no_image_token": (NOT_PLAIN, f": {NOT_PLAIN}"),
     "plain_two_turns": (NOT_PLAIN, f": {NOT_PLAIN}"),
     "plain_first_from_gpt": (NOT_PLAIN, f": {NOT_PLAIN}"),
-    "l2_empty_first_human": (
-        "the first message must not be empty: llama_2 puts the system prompt into it. Fill it.",
-        ": the first message must not be empty: llama_2 puts the system prompt into it. Fill it.",
-    ),
     "l2_empty_conversation": (
         "conversations must hold at least one turn, got none. Add the conversation.",
         ": conversations must be a list of turns, got an empty list. Add the conversation.",
@@ -165,9 +169,11 @@ REFUSALS = {
 
 def test_conversations_that_raise_in_the_reference_are_refused_with_what_to_mend(golden):
     recorded = cases(golden, "preprocess_errors.json")
-    assert {case["name"] for case in recorded} == REFUSALS.keys()
+    assert {case["name"] for case in recorded} == REFUSALS.keys() | {"l2_empty_first_human"}  # that one is rendered
     tokenizer = load_tokenizer(golden)
     for case in recorded:
+        if case["name"] not in REFUSALS:
+            continue
         template, image_count = conv_templates[case["default_conversation"]], None if case["has_image"] else 0
         by_preprocess, by_checks = REFUSALS[case["name"]]
         with pytest.raises(ValueError) as refusal:
@@ -221,7 +227,7 @@ def test_hash_templates_are_trained_as_they_are_prompted_not_as_the_reference_tr
         template = conv_templates[case["default_conversation"]]
         turns = case["sources"][1:] if case["sources"][0]["from"] == "gpt" else case["sources"]
         assert ids == tokenizer_image_token(prompt_text(template, turns, case), tokenizer), case["name"]
-        answers = [turn["value"] for turn in turns if turn["from"] == "gpt" and turn["value"]]
+        answers = [turn["value"] for turn in turns if turn["from"] == "gpt" and not is_empty(turn["value"])]
         pieces = [tokenizer.convert_ids_to_tokens(stretch) for stretch in supervised_stretches(ids, labels)]
         found = [tokenizer.sp_model.decode(stretch) for stretch in pieces]
         assert [text.strip() for text in found] == [f"{answer}###".strip() for answer in answers], case["name"]
@@ -274,7 +280,6 @@ def test_prompts_equal_the_recorded_ones(golden, name):
         "prompt_open": ([], [question, first, second, None]),
         "prompt_one_open": ([], [question, None]),
         "prompt_kept_template_messages": (template.copy().messages, [question, first, second, last]),
-        "prompt_empty_answer": ([], [question, "", second, last]),
         "prompt_image_tuple": ([], [(question, None, "Default"), None]),
     }
     for key, (kept, texts) in prompts.items():
