@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.scores import Source
 from visatb.errors import InputError
 from visatb.records import Record, name_of, omitted_file, read_records
 
@@ -38,6 +39,11 @@ class Answer:
         """`conversations[0].value`."""
         return str(self.record["conversations"][0].get("value", ""))
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields of a score entry that identify the record."""
+        return {"position": self.position, "id": self.identifier}
+
 
 @dataclass(frozen=True)
 class AnswerFile:
@@ -46,9 +52,9 @@ class AnswerFile:
     Attributes:
         path: the file.
         answers: in file order, at least one.
-        generator: the model's name; None if the file does not tell.
-        tasks: the distinct task names, in order of appearance; empty if the file does not tell.
-        omitted: number of records that the inference was told to leave out (`--on-bad-image skip`).
+        generator: the model's name; None if the file has none.
+        tasks: the distinct task names, in order of appearance; empty if the file has none.
+        omitted: number of records that inference left out (`--on-bad-image skip`).
     """
 
     path: Path
@@ -59,8 +65,18 @@ class AnswerFile:
 
     @property
     def task(self) -> str | None:
-        """The one task of the file; None if it has several or does not tell."""
+        """The one task of the file; None if it has several or none."""
         return self.tasks[0] if len(self.tasks) == 1 else None
+
+    @property
+    def source(self) -> Source:
+        """What is scored, with notes on omitted records and on several tasks."""
+        notes = []
+        if self.omitted:
+            notes.append(f"{self.omitted} records were left out by the inference and are not scored")
+        if len(self.tasks) > 1:
+            notes.append(f"the file holds {len(self.tasks)} tasks ({', '.join(self.tasks)}), scored as one")
+        return Source(self.path, self.generator, self.task, self.omitted, tuple(notes))
 
 
 def read_answers(
@@ -70,10 +86,10 @@ def read_answers(
 
     Args:
         path: the answer file (JSON list or JSON Lines).
-        question_file: the annotation file that was asked. If None, the one that the answer file's name tells is taken
-            where it lies in the same folder (see `question_file_beside`); where there is none, nothing is compared.
+        question_file: the annotation file that was asked. If None, the one that fits the answer file's name in the
+            same folder is taken (see `question_file_beside`); where there is none, nothing is compared.
             Records that the list of omissions beside the answer file names need no answer.
-        key_by_position: tell records apart by their position in the file, so that ids may repeat or be absent.
+        key_by_position: identify records by their position in the file, so that ids may repeat or be absent.
 
     Returns:
         The answers.
@@ -142,7 +158,7 @@ def _answer(record: Record, position: int, file: Path) -> Answer:
 
 
 def _refuse_repeated_ids(answers: tuple[Answer, ...]) -> None:
-    remedy = "Fix the file, or pass --key-by-position to tell records apart by position."
+    remedy = "Fix the file, or pass --key-by-position to identify records by position."
     seen: dict[str | int, int] = {}
     for answer in answers:
         if answer.identifier is None:

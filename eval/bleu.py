@@ -7,14 +7,17 @@ counts of two words and more (Lin and Och 2004); their mean is not the score of 
 from collections.abc import Sequence
 
 from eval.answers import Answer
-from eval.command import Scores, answer_parser, answers_of, record_score, report, scores_of
+from eval.command import evaluator
 from eval.gleu import reference_words
+from eval.registry import metric
+from eval.scores import Scores, entry, scores_of
 from visatb.cli import run
 from visatb.errors import InputError
 
 _ORDER = 4
 
 
+@metric("bleu", "BLEU")
 def score(answers: Sequence[Answer]) -> Scores:
     """Corpus BLEU-4, in [0, 1], with the brevity penalty.
 
@@ -37,7 +40,12 @@ def score(answers: Sequence[Answer]) -> Scores:
     whole = BLEU(tokenize="none", smooth_method="none").corpus_score(predictions, columns).score / 100
     by_sentence = BLEU(tokenize="none", smooth_method="add-k", smooth_value=1, effective_order=True)
     per_record = [
-        record_score(answer, by_sentence.sentence_score(said, texts).score / 100, malformed=answer.prediction is None)
+        entry(
+            answer,
+            by_sentence.sentence_score(said, texts).score / 100,
+            answer.truth,
+            malformed=answer.prediction is None,
+        )
         for answer, texts, said in zip(answers, references, predictions, strict=True)
     ]
     return scores_of("BLEU", whole, per_record, notes=_degenerate(references, predictions))
@@ -51,12 +59,7 @@ def _degenerate(references: Sequence[Sequence[str]], predictions: Sequence[str])
     return []
 
 
-def main() -> int:
-    """The command. Prints `BLEU:  score`."""
-    options = answer_parser("bleu.py", __doc__).parse_args()
-    answers = answers_of(options)
-    return report(score(answers.answers), answers, options)
-
+main = evaluator("bleu.py", __doc__, score)
 
 if __name__ == "__main__":
     run(main)

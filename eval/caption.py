@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 
 from eval.answers import Answer
-from eval.command import Scores, answer_parser, answers_of, record_score, report, scores_of
+from eval.command import evaluator
+from eval.registry import metric
+from eval.scores import Scores, entry, scores_of
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 
 TOKENIZERS = ("whitespace", "ptb")
 
 
+@metric("cider", "CIDEr", range=(0.0, 10.0))
 def score(answers: Sequence[Answer], tokenizer: str = "whitespace") -> Scores:
     """CIDEr (arXiv 1411.5726) of predictions with one reference each.
 
@@ -63,14 +66,14 @@ def cider_scores(answers: Sequence[Answer], references: Sequence[list[str]], tok
             raise InputError(f"{answers[0].where}: no reference of the file keeps a word under ptb. Use whitespace.")
     mean, per_answer = Cider().compute_score(truth, predicted)
     per_record = [
-        record_score(answer, float(value), malformed=answer.prediction is None)
+        entry(answer, value, answer.truth, malformed=answer.prediction is None)
         for answer, value in zip(answers, per_answer, strict=True)
     ]
     return scores_of("CIDEr", float(mean), per_record, notes=_degenerate(truth))
 
 
 def _degenerate(references: Mapping[int, Sequence[str]]) -> list[str]:
-    """A note if CIDEr is 0 whatever the predictions say: no n-gram of words tells one record from another."""
+    """A note if CIDEr is 0 whatever the predictions say: all records have the same n-grams of words."""
     if len({tuple(sorted({tuple(text.split()) for text in texts})) for texts in references.values()}) > 1:
         return []
     return [
@@ -79,23 +82,14 @@ def _degenerate(references: Mapping[int, Sequence[str]]) -> list[str]:
     ]
 
 
-def caption_parser(script: str, description: str) -> ArgumentParser:
-    """The flags of the two caption evaluators."""
-    parser = answer_parser(script, description)
+def add_tokenizer_flag(parser: ArgumentParser) -> None:
+    """The flag of the two caption evaluators."""
     parser.add_argument(
         "--tokenizer",
         choices=TOKENIZERS,
         default="whitespace",
         help="how captions are split into words; ptb lower-cases, drops punctuation and needs Java",
     )
-    return parser
-
-
-def main() -> int:
-    """The command. Prints `CIDEr:  score`."""
-    options = caption_parser("caption.py", __doc__).parse_args()
-    answers = answers_of(options)
-    return report(score(answers.answers, options.tokenizer), answers, options)
 
 
 def _ptb_tokenized(captions: dict[int, list[str]]) -> dict[int, list[str]]:
@@ -108,6 +102,8 @@ def _ptb_tokenized(captions: dict[int, list[str]]) -> dict[int, list[str]]:
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         return PTBTokenizer().tokenize(boxed)
 
+
+main = evaluator("caption.py", __doc__, score, add_tokenizer_flag)
 
 if __name__ == "__main__":
     run(main)

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 from eval.answers import Answer
-from eval.caption import caption_parser, cider_scores
-from eval.command import Scores, answers_of, report
+from eval.caption import add_tokenizer_flag, cider_scores
+from eval.command import evaluator
+from eval.registry import REFERENCE_LISTS, metric
+from eval.scores import Scores
 from visatb.cli import run
 from visatb.errors import InputError
 
 
+@metric("cider_list", "CIDEr", range=(0.0, 10.0), needs=REFERENCE_LISTS)
 def score(answers: Sequence[Answer], tokenizer: str = "whitespace") -> Scores:
     """CIDEr (arXiv 1411.5726) of predictions with a list of references each.
 
@@ -30,12 +33,7 @@ def score(answers: Sequence[Answer], tokenizer: str = "whitespace") -> Scores:
     return cider_scores(answers, [answer.truth for answer in answers], tokenizer)
 
 
-def main() -> int:
-    """The command. Prints `CIDEr:  score`."""
-    options = caption_parser("caption_list.py", __doc__).parse_args()
-    answers = answers_of(options)
-    return report(score(answers.answers, options.tokenizer), answers, options)
-
+main = evaluator("caption_list.py", __doc__, score, add_tokenizer_flag)
 
 if __name__ == "__main__":
     run(main)

@@ -1,25 +1,14 @@
 """Whether scores can be compared: the same metric, on the same records. Metric files say how a score was measured."""
 
-import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.registry import all_metrics
 from visatb.errors import InputError
 
-# What the evaluators write as `metric`, by its name in a benchmark file.
-METRIC_OF = {
-    "cider": "CIDEr",
-    "cider_list": "CIDEr",
-    "exact_match": "exact_match",
-    "iou": "iou_accuracy",
-    "gleu": "GLEU",
-    "bleu": "BLEU",
-    "judge": "relative_score",
-}
 ALLOW = "--allow-different-records"
 _SPLITS = ("train", "val", "test", "dev", "testdev", "validation")
 _SHOWN = 5  # differences named in one message
@@ -33,7 +22,7 @@ class Measured:
         file: the metric file.
         metric: name of the metric.
         n, omitted: number of records scored, and left out by the inference.
-        records: digest of the scored records (`records_digest`).
+        records: digest of the scored records (`eval.scores.records_digest`).
         split: as the name of the answer file says.
     """
 
@@ -52,15 +41,6 @@ class Cell:
     model: str
     column: str
     measured: Measured
-
-
-def records_digest(entries: Iterable[Mapping[str, Any]]) -> str:
-    """What tells the scored records from others: a digest of their ids and truths, whatever their order."""
-    lines = sorted(
-        json.dumps([entry.get("id", entry.get("question_id")), entry.get("truth")], sort_keys=True, default=str)
-        for entry in entries
-    )
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def measured_of(content: Mapping[str, Any], file: Path) -> Measured:
@@ -108,9 +88,10 @@ def check_comparable(
     """
     first: dict[str, Cell] = {}
     different, notes = [], []
+    written = {metric.name: metric.written for metric in all_metrics()} if metrics else {}
     for cell in cells:
-        expected = METRIC_OF.get((metrics or {}).get(cell.column, ""))
-        if expected is not None and cell.measured.metric in METRIC_OF.values() and cell.measured.metric != expected:
+        expected = written.get((metrics or {}).get(cell.column, ""), cell.measured.metric)
+        if cell.measured.metric in written.values() and cell.measured.metric != expected:
             raise InputError(
                 f"{cell.measured.file}: metric must be {expected!r}, the metric of {cell.column} in the benchmark "
                 f"file, got {cell.measured.metric!r}. Score with the metric of the benchmark file."

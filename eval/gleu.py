@@ -6,11 +6,14 @@ A record has one reference or a list of them; the best counts.
 from collections.abc import Sequence
 
 from eval.answers import Answer
-from eval.command import Scores, answer_parser, answers_of, record_score, report, scores_of
+from eval.command import evaluator
+from eval.registry import metric
+from eval.scores import Scores, entry, scores_of
 from visatb.cli import run
 from visatb.errors import InputError
 
 
+@metric("gleu", "GLEU")
 def score(answers: Sequence[Answer]) -> Scores:
     """Mean GLEU, in [0, 1]: n-grams of one to four words, the lesser of precision and recall.
 
@@ -26,14 +29,15 @@ def score(answers: Sequence[Answer]) -> Scores:
         raise InputError("GLEU needs nltk, which is not installed. Run pip install nltk.") from None
 
     per_record = [
-        record_score(
+        entry(
             answer,
-            float(sentence_gleu(words, (answer.prediction or "").split())),
+            sentence_gleu(words, (answer.prediction or "").split()),
+            answer.truth,
             malformed=answer.prediction is None,
         )
         for answer, words in zip(answers, reference_words(answers), strict=True)
     ]
-    return scores_of("GLEU", sum(entry["score"] for entry in per_record) / len(per_record), per_record)
+    return scores_of("GLEU", sum(one["score"] for one in per_record) / len(per_record), per_record)
 
 
 def reference_words(answers: Sequence[Answer]) -> list[list[list[str]]]:
@@ -55,12 +59,7 @@ def reference_words(answers: Sequence[Answer]) -> list[list[list[str]]]:
     return found
 
 
-def main() -> int:
-    """The command. Prints `GLEU:  score`."""
-    options = answer_parser("gleu.py", __doc__).parse_args()
-    answers = answers_of(options)
-    return report(score(answers.answers), answers, options)
-
+main = evaluator("gleu.py", __doc__, score)
 
 if __name__ == "__main__":
     run(main)

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.answers import Answer
-from eval.command import Scores, answer_parser, answers_of, hit_scores, print_notes, record_score, report
+from eval.command import evaluator
+from eval.registry import metric
+from eval.scores import Scores, entry, hit_scores
 from visatb.boxes import Box, box_fault, read_box
-from visatb.cli import run
+from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 
 
@@ -18,7 +20,7 @@ def box_iou(box: Box, other: Box) -> float:
     """Intersection over union of two boxes.
 
     In float32, as the published scores were computed: at an overlap of a half the last bit decides. Shapely would use
-    float64 and mend swapped corners; here a box with x2 <= x1 or y2 <= y1 meets nothing.
+    float64 and swap corners into order; here a box with x2 <= x1 or y2 <= y1 meets nothing.
 
     Returns:
         The overlap in [0, 1]; 0 if it is not defined (both boxes empty, or numbers beyond float32).
@@ -32,6 +34,7 @@ def box_iou(box: Box, other: Box) -> float:
     return iou if np.isfinite(iou) else 0.0
 
 
+@metric("iou", "iou_accuracy")
 def score(answers: Sequence[Answer], broken_truth: str = "fail") -> Scores:
     """The share of predicted boxes with IoU > 0.5 (strictly).
 
@@ -43,20 +46,23 @@ def score(answers: Sequence[Answer], broken_truth: str = "fail") -> Scores:
     Raises:
         InputError: if a truth is not text, or is broken and `broken_truth` is "fail".
     """
-    per_record, outside = [], 0
+    per_record, outside, unmatched = [], 0, 0
     for answer in answers:
         truth = _true_box(answer, broken_truth)
         predicted = None if answer.prediction is None else read_box(answer.prediction)
+        unmatched += truth is None
         outside += predicted is not None and box_fault(predicted) == "out of range"
         iou = 0.0 if truth is None or predicted is None else box_iou(truth, predicted)
-        per_record.append(record_score(answer, float(iou > 0.5), malformed=predicted is None, iou=iou))
-    notes = [f"{outside} of {len(per_record)} predicted boxes lie outside [0, 1], as pixels do"] if outside else []
+        per_record.append(entry(answer, iou > 0.5, answer.truth, malformed=predicted is None, iou=iou))
+    notes, total = [], len(per_record)
+    if unmatched:
+        notes.append(f"{unmatched} of {total} truths hold no box that can be matched and count as misses")
+    if outside:
+        notes.append(f"{outside} of {total} predicted boxes lie outside [0, 1], as pixels do")
     return hit_scores("iou_accuracy", per_record, notes)
 
 
-def main() -> int:
-    """The command. Prints `hits / total = share`."""
-    parser = answer_parser("grounding.py", __doc__)
+def _add_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--broken-truth",
         choices=("fail", "miss"),
@@ -64,13 +70,6 @@ def main() -> int:
         help="what to do with a truth that holds no box or an empty one, which no prediction can match, or one outside "
         "[0, 1]: refuse the file; or count the first two as a miss and compare the last as it stands",
     )
-    options = parser.parse_args()
-    answers = answers_of(options)
-    scores = score(answers.answers, options.broken_truth)
-    broken = sum(1 for answer in answers.answers if _true_box(answer, "miss") is None)
-    if broken:
-        print_notes([f"{broken} of {scores['n']} truths hold no box that can be matched and count as misses"])
-    return report(scores, answers, options)
 
 
 def _true_box(answer: Answer, broken_truth: str) -> Box | None:
@@ -93,6 +92,8 @@ def _true_box(answer: Answer, broken_truth: str) -> Box | None:
         "Fix the record, or pass --broken-truth miss to count it as a miss."
     )
 
+
+main = evaluator("grounding.py", __doc__, score, _add_flags)
 
 if __name__ == "__main__":
     run(main)

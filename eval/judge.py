@@ -6,24 +6,24 @@ from 1 to 10. The score is 100 times the model's sum of ratings over the referen
 read from OPENAI_API_KEY. Replies are kept beside the answer file; only what has no readable reply is asked again.
 """
 
-import argparse
+import math
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.answers import Answer, AnswerFile
-from eval.command import Scores, answer_parser, answers_of, record_score, report, scores_of
+from eval.answers import Answer
+from eval.command import evaluator
 from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, collect, excerpt
-from visatb.cli import one_line, run
+from eval.registry import JUDGE, metric
+from eval.scores import Entry, Scores, entry, scores_of
+from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import read_json
 from visatb.records import IMAGE_TOKEN, image_names, read_records
 
 CATEGORY = "default"
-KEPT = "Replies so far are kept in {}; run the command again."
 RULES = {
     CATEGORY: {
         "role": "Assistant",
@@ -112,6 +112,7 @@ def read_contexts(path: str | os.PathLike | None) -> dict[str, str]:
     return contexts
 
 
+@metric("judge", "relative_score", range=(0.0, math.inf), needs=JUDGE)
 def score(
     answers: Sequence[Answer],
     judge: Judge,
@@ -138,10 +139,7 @@ def score(
     """
     prompts = [prompt_of(answer, rules, contexts or {}) for answer in answers]
     asked = [n for n, answer in enumerate(answers) if (answer.prediction or "").strip()]
-    ratings = collect(judge, [prompts[n] for n in asked], replies, parse_ratings, concurrency=concurrency)
-    unread = [n for n, rating in zip(asked, ratings, strict=True) if rating is None]
-    if unread:
-        raise _unreadable(judge, len(unread), len(asked), answers[unread[0]], replies.of(judge, prompts[unread[0]])[0])
+    ratings = _ratings([answers[n] for n in asked], [prompts[n] for n in asked], judge, replies, concurrency)
     by_answer = dict(zip(asked, ratings, strict=True))
     mean = sum(reference for reference, _ in ratings) / len(ratings) if ratings else 10.0
     pairs = [by_answer.get(n, (mean, 1.0)) for n in range(len(answers))]
@@ -149,9 +147,10 @@ def score(
     if total == 0:
         raise InputError(f"{judge.model} rated every reference 0, which leaves no relative score. Ask another judge.")
     per_record = [
-        record_score(
+        entry(
             answer,
             100 * rating * len(pairs) / total,
+            answer.truth,
             malformed=n not in by_answer,
             category=category_of(answer, rules),
             reference_rating=reference,
@@ -163,11 +162,24 @@ def score(
     return scores_of("relative_score", mean_share, per_record, _summary(per_record))
 
 
-def _unreadable(judge: Judge, count: int, asked: int, first: Answer, reply: str) -> JudgeError:
-    return JudgeError(
-        f"the replies of {judge.model} to {count} of {asked} answers hold no two ratings from 0 to 10 "
-        f"on the first line, first: {first.where}, got {excerpt(repr(reply))}. The next run asks for these again."
-    )
+def _ratings(
+    answers: Sequence[Answer], prompts: Sequence[Any], judge: Judge, replies: ReplyFile, concurrency: int
+) -> list[tuple[float, float]]:
+    """The ratings of reference and model for every answer. Raises JudgeError if one is lacking."""
+    kept = f"Replies so far are kept in {replies.path}; run the command again."
+    try:
+        ratings = collect(judge, prompts, replies, parse_ratings, concurrency=concurrency)
+    except JudgeError as error:
+        raise JudgeError(f"{error} {kept}") from None
+    unread = [n for n, rating in enumerate(ratings) if rating is None]
+    if unread:
+        first = unread[0]
+        reply = excerpt(repr(replies.of(judge, prompts[first])[0]))
+        raise JudgeError(
+            f"the replies of {judge.model} to {len(unread)} of {len(answers)} answers hold no two ratings from 0 to 10 "
+            f"on the first line, first: {answers[first].where}, got {reply}. The next run asks for these again. {kept}"
+        )
+    return ratings
 
 
 def category_of(answer: Answer, rules: Mapping[str, Any]) -> str:
@@ -194,11 +206,11 @@ def prompt_of(answer: Answer, rules: Mapping[str, Any], contexts: Mapping[str, s
     return review_prompt(answer, rules[category_of(answer, rules)], "\n\n".join(known))
 
 
-def _summary(per_record: Sequence[Mapping[str, Any]]) -> str:
+def _summary(per_record: Sequence[Entry]) -> str:
     """LLaVA's lines: category, relative score, mean ratings of reference and model times ten."""
-    groups: dict[str, list[Mapping[str, Any]]] = {"all": list(per_record)}
-    for entry in per_record:
-        groups.setdefault(entry["category"], []).append(entry)
+    groups: dict[str, list[Entry]] = {"all": list(per_record)}
+    for one in per_record:
+        groups.setdefault(one["category"], []).append(one)
     lines = []
     for name, entries in groups.items():
         reference, rating = (sum(e[key] for e in entries) for key in ("reference_rating", "rating"))
@@ -208,43 +220,65 @@ def _summary(per_record: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines[:1] if len(groups) == 2 else lines)
 
 
-def main() -> int:
-    """The command. Prints a line per category and one for all."""
-    options = _parser().parse_args()
-    answers = answers_of(options)
-    if options.concurrency < 1:
-        raise InputError(f"--concurrency must be at least 1, got {options.concurrency}. Raise it.")
-    judge = Judge(options.judge_model, options.judge_url, options.judge_temperature, options.judge_max_tokens)
-    replies = ReplyFile(options.replies or answers.path.with_suffix(".judge.jsonl"))
-    rules, contexts = read_rules(options.rule_file), read_contexts(options.context_file)
-    return _judged(answers, judge, replies, rules, contexts, options)
+def judged_by(
+    answers: Path,
+    judge_model: str,
+    judge_url: str | None = None,
+    judge_temperature: float = 0.2,
+    judge_max_tokens: int = 1024,
+    rule_file: str | None = None,
+    context_file: str | None = None,
+    replies: str | os.PathLike | None = None,
+    concurrency: int = 4,
+) -> dict[str, Any]:
+    """What `score` needs beside answers, out of the values of the command's flags.
+
+    Args:
+        answers: the answer file.
+
+    Raises:
+        InputError: a flag out of range, a file of another shape.
+    """
+    if concurrency < 1:
+        raise InputError(f"--concurrency must be at least 1, got {concurrency}. Raise it.")
+    url = judge_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    return {
+        "judge": Judge(judge_model, url, judge_temperature, judge_max_tokens),
+        "replies": ReplyFile(replies or answers.with_suffix(".judge.jsonl")),
+        "rules": read_rules(rule_file),
+        "contexts": read_contexts(context_file),
+        "concurrency": concurrency,
+    }
 
 
-def _judged(answers: AnswerFile, judge: Judge, replies: ReplyFile, rules: Any, contexts: Any, options: Any) -> int:
-    try:
-        scores = score(answers.answers, judge, replies, rules, contexts, options.concurrency)
-    except JudgeError as error:
-        print(f"error: {one_line(error)} {KEPT.format(replies.path)}", file=sys.stderr)
-        return 1
-    return report(scores, answers, options)
+def add_judge_flags(parser: ArgumentParser, model: str | None = None, max_tokens: str = "--judge-max-tokens") -> None:
+    """The flags of an endpoint.
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = answer_parser("judge.py", __doc__, more="--judge-model gpt-4o")
-    parser.add_argument("--judge-model", required=True, help="name of the judging model at the endpoint")
+    Args:
+        model: default of --judge-model; required without one.
+        max_tokens: name of the flag of the longest reply.
+    """
+    parser.add_argument(
+        "--judge-model", default=model, required=model is None, help="name of the judging model at the endpoint"
+    )
     parser.add_argument(
         "--judge-url",
         default=os.environ.get(URL_VARIABLE) or DEFAULT_URL,
         help=f"base address of the endpoint (or {URL_VARIABLE})",
     )
+    parser.add_argument(max_tokens, dest="judge_max_tokens", type=int, default=1024, help="longest reply of the judge")
+    parser.add_argument("--concurrency", type=int, default=4, help="requests at a time")
+
+
+def _add_flags(parser: ArgumentParser) -> None:
+    add_judge_flags(parser)
     parser.add_argument("--judge-temperature", type=float, default=0.2, help="of the judge's replies")
-    parser.add_argument("--judge-max-tokens", type=int, default=1024, help="longest reply")
     parser.add_argument("--rule-file", help="rules by category in the format of LLaVA's rule.json; our own if left out")
     parser.add_argument("--context-file", help="what is known of each image as text, in LLaVA-Bench's format")
     parser.add_argument("--replies", help="where replies are kept; <answers>.judge.jsonl if left out")
-    parser.add_argument("--concurrency", type=int, default=4, help="requests at a time")
-    return parser
 
+
+main = evaluator("judge.py", __doc__, score, _add_flags, judged_by, "--judge-model gpt-4o")
 
 if __name__ == "__main__":
     run(main)

@@ -14,16 +14,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import requests
-from requests.adapters import HTTPAdapter
-from tqdm import tqdm
-from urllib3.util import Retry
 
 from visatb.errors import InputError
 from visatb.files import naming, parse_json, read_text
+
+if TYPE_CHECKING:  # imported where a judge is asked, so that the other metrics do without
+    import requests
 
 KEY_VARIABLE, URL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -60,7 +58,7 @@ class Judge:
     timeout: float = 120.0
 
     def key_of(self, messages: Sequence[dict[str, str]], draw: int = 0) -> str:
-        """What tells a request from all others; the address of the endpoint is not part of it.
+        """The identity of a request; the address of the endpoint is not part of it.
 
         Args:
             messages: chat messages with role and content.
@@ -69,12 +67,16 @@ class Judge:
         content = [self.model, self.temperature, self.max_tokens, list(messages), draw]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
-    def session(self) -> requests.Session:
+    def session(self) -> "requests.Session":
         """A connection pool that retries.
 
         Raises:
             InputError: an address that is none, a setting that no request can hold, or no key in the environment.
         """
+        import requests
+        from requests.adapters import HTTPAdapter
+        from urllib3.util import Retry
+
         self._check()
         key = os.environ.get(KEY_VARIABLE, "")
         if not key.isascii() or not key.isprintable() or not key.strip():
@@ -99,7 +101,7 @@ class Judge:
         session.headers["Authorization"] = f"Bearer {key}"
         return session
 
-    def ask(self, session: requests.Session, messages: Sequence[dict[str, str]]) -> str:
+    def ask(self, session: "requests.Session", messages: Sequence[dict[str, str]]) -> str:
         """The text of one reply.
 
         Raises:
@@ -145,8 +147,10 @@ class Judge:
                 f"got {self.temperature} and {self.max_tokens}. Change the flag."
             )
 
-    def _post(self, session: requests.Session, body: dict[str, Any]) -> tuple[int, str]:
+    def _post(self, session: "requests.Session", body: dict[str, Any]) -> tuple[int, str]:
         """Status and text of one reply. Raises JudgeError without one, _UnfinishedError if its body is cut short."""
+        import requests
+
         address = f"{self.url.rstrip('/')}/chat/completions"
         try:
             reply = session.post(address, json=body, timeout=self.timeout, stream=True)
@@ -221,6 +225,7 @@ class ReplyFile:
         """Append a reply and flush it to the disk."""
         line = json.dumps({"key": key, "reply": reply}, ensure_ascii=True) + "\n"
         with self._lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with naming(self.path), open(self.path, "ab") as stream:
                 stream.write(line.encode())
                 stream.flush()
@@ -260,6 +265,8 @@ def collect(
     found = {n: first_readable(replies.of(judge, requests_[n]), parse)[1] for n in first_of.values()}
     missing = [n for n, value in found.items() if value is None]
     if missing:
+        from tqdm import tqdm
+
         session = judge.session()
 
         def work(n: int) -> tuple[int, Any]:
@@ -274,7 +281,7 @@ def collect(
 
 def _read(
     judge: Judge,
-    session: requests.Session,
+    session: "requests.Session",
     messages: Sequence[dict[str, str]],
     replies: ReplyFile,
     parse: Callable[[str], Any],

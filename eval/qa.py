@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from eval.answers import Answer
-from eval.command import Scores, answer_parser, answers_of, hit_scores, record_score, report
+from eval.command import evaluator
+from eval.registry import metric
+from eval.scores import Scores, entry, hit_scores
 from visatb.cli import run
 from visatb.errors import InputError
 
@@ -13,6 +15,7 @@ def normalize(text: str) -> str:
     return text.strip().lower().removesuffix(".")
 
 
+@metric("exact_match", "exact_match")
 def score(answers: Sequence[Answer]) -> Scores:
     """The share of predictions that equal their truth.
 
@@ -27,16 +30,11 @@ def score(answers: Sequence[Answer]) -> Scores:
         if not isinstance(answer.truth, str):
             raise InputError(f"{answer.where}: conversations[1].value must be text for exact match. Fix the record.")
         hit = answer.prediction is not None and normalize(answer.prediction) == normalize(answer.truth)
-        per_record.append(record_score(answer, float(hit), malformed=answer.prediction is None))
+        per_record.append(entry(answer, hit, answer.truth, malformed=answer.prediction is None))
     return hit_scores("exact_match", per_record)
 
 
-def main() -> int:
-    """The command. Prints `hits / total = share`."""
-    options = answer_parser("qa.py", __doc__).parse_args()
-    answers = answers_of(options)
-    return report(score(answers.answers), answers, options)
-
+main = evaluator("qa.py", __doc__, score)
 
 if __name__ == "__main__":
     run(main)

@@ -3,14 +3,12 @@
 python -m scripts_visatb.workflow.score --benchmark B.yaml --run runs/demo --seed 0 --model mini --split val
 """
 
-import os
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
-from eval import bleu, caption, caption_list, gleu, grounding, judge, qa
+from eval import judge
 from eval.answers import read_answers
-from eval.command import Scores, notes_on, print_notes, write_scores
-from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, ReplyFile
+from eval.registry import JUDGE, find_metric
+from eval.scores import report
 from scripts_visatb.workflow.graph import Run, metrics_of
 from scripts_visatb.workflow.models import Model, models_of
 from scripts_visatb.workflow.step import run_of, step_parser
@@ -19,38 +17,13 @@ from visatb.cli import run
 from visatb.errors import InputError
 
 
-def scorer(metric: str) -> Callable[..., Scores]:
-    """The function of eval/ that computes a metric, other than the judge's."""
-    functions = {
-        "cider": caption.score,
-        "cider_list": caption_list.score,
-        "exact_match": qa.score,
-        "iou": grounding.score,
-        "gleu": gleu.score,
-        "bleu": bleu.score,
-    }
-    return functions[metric]
-
-
-def judging(current: Run, model: str, split: str, task: Task) -> Callable[..., Scores]:
-    """The judge's function with the benchmark's settings; its replies are kept in the run."""
-    settings = {"judge-url": os.environ.get(URL_VARIABLE) or DEFAULT_URL} | current.benchmark.judge
-    contexts = settings.pop("context-file", None)
-    if isinstance(contexts, dict):
-        contexts = contexts.get(split)
-    rules = judge.read_rules(settings.pop("rule-file", None))
-    concurrency = settings.pop("concurrency", 4)
-    asked = Judge(**{name.removeprefix("judge-").replace("-", "_"): value for name, value in settings.items()})
-    replies = current.reply_file(model, split, task.name)
-    replies.parent.mkdir(parents=True, exist_ok=True)
-    return partial(
-        judge.score,
-        judge=asked,
-        replies=ReplyFile(replies),
-        rules=rules,
-        contexts=judge.read_contexts(contexts),
-        concurrency=concurrency,
-    )
+def judging(current: Run, model: str, split: str, task: Task) -> dict[str, Any]:
+    """What the judge's metric needs, from the benchmark's settings; its replies are kept in the run."""
+    settings = {name.replace("-", "_"): value for name, value in current.benchmark.judge.items()}
+    if isinstance(settings.get("context_file"), dict):
+        settings["context_file"] = settings["context_file"].get(split)
+    path = current.answer_file(model, split, task)
+    return judge.judged_by(path, replies=current.reply_file(model, split, task.name), **settings)
 
 
 def score_model(current: Run, model: Model, split: str) -> None:
@@ -67,15 +40,13 @@ def score_model(current: Run, model: Model, split: str) -> None:
             raise InputError(
                 f"{path}: generator must be {model.name!r}, got {answers.generator!r}. Run the inference again."
             )
-        for metric in metrics_of(task, split):
-            judged = metric == "judge"
-            score = judging(current, model.name, split, task) if judged else scorer(metric)
-            outcome = score(answers.answers)
-            name = task.name if metric == task.metric else f"{task.name}:{metric}"
-            target = current.metric_file(model.name, split, name)
-            write_scores(outcome, answers, output=target, per_record=target.with_suffix(".per_record.jsonl"))
-            print(f"{name}: {outcome['summary']}", flush=True)
-            print_notes([f"{name}: {note}" for note in notes_on(outcome, answers)])
+        for name in metrics_of(task, split):
+            metric = find_metric(name)
+            needed = judging(current, model.name, split, task) if metric.needs == JUDGE else {}
+            column = task.name if name == task.metric else f"{task.name}:{name}"
+            target = current.metric_file(model.name, split, column)
+            scores = metric.score(answers.answers, **needed)
+            report(scores, answers.source, target, target.with_suffix(".per_record.jsonl"), label=f"{column}: ")
 
 
 def main() -> None:

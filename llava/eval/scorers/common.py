@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from eval.comparable import records_digest
+from eval.scores import records_digest
 from visatb.cli import ArgumentParser
 from visatb.errors import InputError
 from visatb.files import parse_json, read_json, read_text, refuse_unwritable, write_json, write_text

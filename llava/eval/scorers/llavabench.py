@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.answers import Answer
-from eval.judge import KEPT, parse_ratings, prompt_of, read_contexts, read_rules
+from eval.judge import parse_ratings, prompt_of, read_contexts, read_rules
 from eval.judge import score as judge_score
 from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, first_readable
 from llava.eval.scorers.common import (
@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         reviews = _reviewed(options, cases, replies)
     except JudgeError as error:
-        print(f"error: {one_line(error)} {KEPT.format(replies.path)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     write_text(options.reviews_file, "".join(json.dumps(one) + "\n" for one in reviews))
     return report(score(reviews), answers.generator, answers.path, options)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import weighting_visatb
 from eval import overall
-from eval.comparable import records_digest
 from eval.score_tables import read_score_table
+from eval.scores import records_digest
 from llava.eval.suite_report import zero_shot_line
 from visatb.errors import InputError
 

@@ -1,0 +1,64 @@
+"""The metrics of a benchmark file. Each is one decorated function in a module of its own.
+
+A new metric is a module `eval/<name>.py` with a function `score(answers)` under `@metric(...)`, and its name in
+`visatb.benchmark.METRICS`.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+from eval.scores import Scores
+
+JUDGE, REFERENCE_LISTS = "a judging model", "lists of references"
+
+# Modules whose names the VisATB reference chose; any other metric is in the module of its own name.
+_MODULES = {"cider": "caption", "cider_list": "caption_list", "exact_match": "qa", "iou": "grounding"}
+
+Score = TypeVar("Score", bound=Callable[..., Scores])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+        name: in a benchmark file.
+        written: in metric files.
+        score: answers -> scores.
+        range: least and greatest score.
+        lower_is_better: the direction of improvement (delta of Eq. 9).
+        needs: what it cannot be computed without, JUDGE or REFERENCE_LISTS; None if answers suffice.
+    """
+
+    name: str
+    written: str
+    score: Callable[..., Scores]
+    range: tuple[float, float] = (0.0, 1.0)
+    lower_is_better: bool = False
+    needs: str | None = None
+
+
+def metric(name: str, written: str, **properties) -> Callable[[Score], Score]:
+    """Decorate the function that computes a metric: sets its `metric`; see `Metric` for the properties."""
+
+    def decorate(score: Score) -> Score:
+        score.metric = Metric(name, written, score, **properties)
+        return score
+
+    return decorate
+
+
+@cache
+def find_metric(name: str) -> Metric:
+    """The metric of that name in `visatb.benchmark.METRICS`."""
+    return importlib.import_module(f"eval.{_MODULES.get(name, name)}").score.metric
+
+
+def all_metrics() -> list[Metric]:
+    """The metrics that a benchmark file may name."""
+    from visatb.benchmark import METRICS  # here, for it needs PyYAML
+
+    return [find_metric(name) for name in METRICS]
