@@ -70,7 +70,7 @@ def test_bad_science_questions_are_refused_by_name(tmp_path, record, message):
 def test_mmbench_questions_have_llavas_prompt(tmp_path):
     path = table(
         tmp_path,
-        ["7", "What?", "Look.", "a", "b", "nan", "", encoded(b"one")],
+        ["7", "What?", "Look.", "a", "b", "", "", encoded(b"one")],
         ["1000007", "What?", "", "b", "a", "", "", "7"],
     )
     first, turned = model_vqa_mmbench.read(path, single_pred_prompt=True)

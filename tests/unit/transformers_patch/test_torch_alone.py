@@ -19,7 +19,7 @@ from transformers_patch import (
     DynamicWeightAverage, EqualWeighting, EqualWeightingTaskBalancing, ImprovableGapBalancing, RandomLossWeighting,
     UncertaintyWeighting, Weighter, build_weighter,
 )
-from transformers_patch.loss import count_supervised_tokens, supervised_token_losses, weighted_token_loss
+from transformers_patch.loss import count_supervised_tokens, task_loss_sums, weighted_token_loss
 
 weighter = build_weighter("EW", 2, [3.0, 1.0])
 assert isinstance(weighter, Weighter)
