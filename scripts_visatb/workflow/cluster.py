@@ -122,7 +122,7 @@ class Failure:
 
     def reason(self) -> list[str]:
         """What is known: Snakemake's message, the end of the step's own log, else that of the cluster's."""
-        message = " ".join(" ".join(self._message).split()).partition(" For further error details")[0]
+        message = re.sub(r"\s*For further error details.*", "", " ".join(" ".join(self._message).split()))
         message = message.replace("Detailed failure reason unavailable (status command is not 'sacct').", "")
         told = [f"{self.job} failed: {message.strip() or 'the command ended with an error'}\n"]
         logs = re.sub(r" \(check log file.*", "", self._fields.get("log", "")).split(", ")

@@ -73,11 +73,14 @@ def refuse_second(folder: Path) -> None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel (Linux) to kill this process when its parent dies; elsewhere do nothing.
+    """Ask the kernel (Linux) to kill this process when its parent dies; and let SIGINT end it.
+
+    A shell starts commands with `&` with SIGINT ignored, and snakemake would inherit that.
 
     Snakemake ends with the process that a user sees, and its steps notice that and end too (see job.py): a killed run
     leaves nobody behind in its folders.
     """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if platform.system() == "Linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

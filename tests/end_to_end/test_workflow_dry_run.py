@@ -71,6 +71,12 @@ def test_settings_on_the_command_line_that_would_be_ignored_are_refused(toy, rep
     assert told.startswith("--config temperature=0.1: must be set in")
 
 
+def test_a_number_that_yaml_reads_as_text_is_no_override(toy, repository):
+    text = (toy / "toy.yaml").read_text().replace("LEARNING_RATE: 0.001", "LEARNING_RATE: 1e-3")
+    (toy / "toy.yaml").write_text(text)
+    assert "LEARNING_RATE: 1e-3" in text and run_graph(toy, repository, "-n").stdout.startswith("prepare data")
+
+
 def test_the_plan_is_the_jobs_and_their_number_alone(toy, repository):
     done = run_graph(toy, repository, "-n", "weights")
     *jobs, total = done.stdout.splitlines()

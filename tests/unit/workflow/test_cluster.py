@@ -53,7 +53,7 @@ def test_without_sbatch_the_machine_is_refused_before_anything_runs(tmp_path, mo
 FAILED = """Select jobs to execute...
 [Thu Nov  6 01:33:37 2026]
 Error in rule train:
-    message: SLURM-job '{job}' failed, SLURM status is: 'FAILED'. For further error details see the cluster/cloud log
+    message: SLURM-job '{job}' failed, SLURM status is: 'FAILED'.For further error details see the cluster/cloud log
     jobid: 0
     output: runs/toy/seed0/done/train_mini.json
     log: {log}, {slurm} (check log file(s) for error details)
