@@ -106,7 +106,7 @@ def gains_of(benchmark: Benchmark, sizes: dict[str, int], runs: Path) -> list[Ga
 
 
 def describe_gains(found: Sequence[Gain]) -> list[str]:
-    """The lines that `scripts_visatb.benchmark show` prints."""
+    """The lines that `visatb show` prints."""
     if not found:
         return []
     rows = [["validation set", "records", "score", "smallest gain", ""]]

@@ -17,7 +17,7 @@ from unittest import mock
 
 import yaml
 
-from scripts_visatb import benchmark as show
+from scripts_visatb.workflow import cost as show
 from scripts_visatb.workflow import run as graph
 from tests.stress.mutators import NotJsonError, mutated, same, strict
 from tests.stress.trials import ACCEPTED, Trial, call, verdict

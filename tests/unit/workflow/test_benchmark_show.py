@@ -1,4 +1,4 @@
-"""What `scripts_visatb.benchmark` tells of a run before it starts: sizes, steps, cost, warnings."""
+"""What `visatb show` prints of a run before it starts: sizes, steps, cost, warnings."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from scripts_visatb import benchmark as show
+from scripts_visatb.workflow import cost as show
 from visatb.benchmark import load_benchmark
 from visatb.cli import run
 from visatb.errors import InputError
@@ -112,7 +112,7 @@ def test_disk_is_told_for_a_base_whose_name_tells_its_size(tmp_path, repository)
     assert show.parameters(load(repository, "academic")) == 7e9
     text = show.describe(load(repository, "academic"), 8, None, None)
     assert "8 preparation models of 14 GB (weights alone) = 112 GB" in text
-    assert "does not tell its size" in show.describe(write_mix(tmp_path, {"A": 9, "B": 9}), 1, None, None)
+    assert "does not hold its size" in show.describe(write_mix(tmp_path, {"A": 9, "B": 9}), 1, None, None)
 
 
 def command(monkeypatch, *words: str) -> int:
@@ -136,7 +136,7 @@ def test_the_command_shows_by_name_and_by_path(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["show", "nowhere"], "no benchmark of that name. There are academic"),
+        (["show", "nowhere"], "no benchmark of that name (academic"),
         (["show", "academic", "--samples-per-second", "0"], "--samples-per-second must be a number > 0"),
         (["show", "academic", "--from-log", "nowhere"], "nowhere"),
         (["show", "academic", "--gpus", "-1"], "--gpus must be"),
@@ -152,5 +152,5 @@ def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, words, told)
 def test_a_file_that_is_absent_and_has_no_size_in_its_name_is_named(tmp_path):
     mix = write_mix(tmp_path, {"A": 9, "B": 9})
     (tmp_path / "B.json").unlink()
-    with pytest.raises(InputError, match=r"B.json: is not there, and its name does not tell the size of B"):
+    with pytest.raises(InputError, match=r"B.json: is not there, and its name does not hold the size of B"):
         show.task_sizes(mix, "train")

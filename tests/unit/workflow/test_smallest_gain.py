@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from scripts_visatb import benchmark as show
 from scripts_visatb.smallest_gain import (
     assumed_gain,
     describe_gains,
@@ -14,6 +13,7 @@ from scripts_visatb.smallest_gain import (
     paired_deviation,
     smallest_gain,
 )
+from scripts_visatb.workflow import cost as show
 from scripts_visatb.workflow.graph import Run
 from tests.unit.workflow.test_benchmark_show import load, write_mix
 from visatb.benchmark import Task
