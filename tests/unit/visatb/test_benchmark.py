@@ -18,7 +18,7 @@ GOOD = {
     "tasks": [
         {"name": "A", "metric": "cider", "files": FILES},
         {"name": "Chat", "weight": 1.0, "files": {"train": "chat.json"}},
-        {"name": "B", "metric": "iou", "files": FILES},
+        {"name": "B", "metric": "iou", "files": {"train": "a.json", "val": "b2.json", "test": "c2.json"}},
     ],
 }
 
@@ -37,7 +37,7 @@ def test_tasks_keep_their_order_and_fixed_weights_stay_out_of_the_measured_ones(
     assert benchmark.alpha == (0.25, 0.25, 0.5) and benchmark.temperature == 0.5
 
 
-TASK = GOOD["tasks"][0]
+TASK, OTHER = GOOD["tasks"][0], GOOD["tasks"][2]
 
 
 @pytest.mark.parametrize(
@@ -59,17 +59,17 @@ TASK = GOOD["tasks"][0]
         ({"tasks": [TASK | {"group": "base"}]}, "'base' is the name of the base model"),
         ({"tasks": [{"name": "base", "weight": 1, "files": FILES}]}, "'base' is the name of the base model"),
         (
-            {"tasks": [TASK, TASK | {"name": "A-plus-mini"}]},
+            {"tasks": [TASK, OTHER | {"name": "A-plus-mini"}]},
             "'A-plus-mini' is the name of the model of A and the minis",
         ),
-        ({"tasks": [TASK, TASK | {"name": "A-mini"}]}, "'A-mini' is the name of the mini subset of A"),
-        ({"tasks": [TASK, TASK | {"name": "STL-A"}]}, "'STL-A' is the name of the single-task model of A"),
+        ({"tasks": [TASK, OTHER | {"name": "A-mini"}]}, "'A-mini' is the name of the mini subset of A"),
+        ({"tasks": [TASK, OTHER | {"name": "STL-A"}]}, "'STL-A' is the name of the single-task model of A"),
         ({"tasks": [TASK | {"name": "EW"}]}, "'EW' is the name of equal weights"),
         ({"tasks": [TASK | {"name": "VisATB"}]}, "'VisATB' is the name of VisATB"),
         ({"tasks": [TASK | {"name": "full"}]}, "'full' is the name of a table or folder"),
         ({"tasks": [TASK | {"name": "model"}]}, "'model' is the name of a table or folder"),
         ({"tasks": [TASK | {"name": "TLA"}], "baselines": ["TLA"]}, "'TLA' is the name of a baseline"),
-        ({"tasks": [TASK, TASK | {"name": "mix-mini"}]}, "'mix-mini' is the name of the mini subset of mix"),
+        ({"tasks": [TASK, OTHER | {"name": "mix-mini"}]}, "'mix-mini' is the name of the mini subset of mix"),
         ({"ablations": [{"name": "STL-A"}]}, "'STL-A' would be the name of an ablation and of the single-task"),
         ({"ablations": [{"name": "superseded"}]}, "'superseded' would be the name of a table or folder"),
         ({"baselines": ["EW"]}, "'EW' would be the name of equal weights and of a baseline"),
@@ -82,7 +82,8 @@ TASK = GOOD["tasks"][0]
         ({"tasks": [TASK | {"files": FILES | {"tset": "c.json"}}]}, r"unknown key tasks\[0\].files.tset"),
         ({"tasks": [{"name": "A", "weight": 1, "files": {"train": 5}}]}, r"tasks\[0\].files.train must be text"),
         ({"tasks": [{"name": "A", "weight": 1, "files": {"train": "a", "val": 5}}]}, r"files.val must be text"),
-        ({"tasks": [TASK, TASK | {"name": "B", "files": FILES | {"val": "x/b.json"}}]}, "answer files of one name"),
+        ({"tasks": [TASK, OTHER | {"files": OTHER["files"] | {"val": "x/b.json"}}]}, "answer files of one name"),
+        ({"tasks": [TASK, TASK | {"name": "B", "files": FILES | {"test": "d.json"}}]}, "val of A and B is one file"),
         ({"training": {"script": 5}}, "training.script must be text"),
         ({"training": {"gpus": -1}}, "training.gpus must be a whole number >= 0"),
         ({"training": {"threads": "8"}}, "training.threads must be a whole number"),
