@@ -20,7 +20,7 @@ from llava.model.adapter import ADAPTER_CONFIG, fill_adapter, is_adapter, read_a
 from llava.model.adapter_config import base_named, read_adapter_config
 from llava.model.base_digest import check_base_of, refuse_itself
 from llava.model.config_file import read_config
-from llava.model.config_rules import check_generation_config
+from llava.model.config_rules import check_generation_config, check_token_ids
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.weights import check_fit, fill, read_state_dict, read_tensors, weight_files
 from transformers_patch import LlamaForCausalLM
@@ -54,7 +54,7 @@ def load_pretrained_model(
 ) -> tuple[PreTrainedTokenizer, LlamaForCausalLM, Any, int]:
     """A trained model, ready to generate.
 
-    The name decides as in LLaVA ("llava": images, "lora": adapter); where it does not, the folder's files decide.
+    The files of a folder say what it is; of a Hub name, "lora" in it says that it is an adapter.
 
     Args:
         model_path: folder or Hub name of a checkpoint, of a projector or of a LoRA adapter.
@@ -74,7 +74,7 @@ def load_pretrained_model(
     """
     device = _usable(device)
     dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)
-    config = read_config(model_path, model_name)
+    config = read_config(model_path)
     _refuse_quantisation(load_8bit, load_4bit, device, model_base, model_path)
     refuse_itself(model_path, model_base)
     if is_adapter(model_path, model_name):
@@ -356,6 +356,7 @@ def _generation_config(model_path: str, model: LlamaForCausalLM) -> GenerationCo
         return GenerationConfig.from_model_config(model.config)
     content = read_json(file)
     check_generation_config(content, file)
+    check_token_ids(content, model.config.vocab_size, file)
     try:
         return GenerationConfig.from_dict(content)
     except _UNUSABLE as error:

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import LlamaConfig
 
 from llava.hub import companion
-from llava.model.config_rules import check_config
+from llava.model.config_rules import check_config, check_token_ids
 from llava.model.language_model.llava_llama import MODEL_TYPE, MODEL_TYPES, LlavaConfig
 from visatb.cli import one_line
 from visatb.errors import InputError, shown
@@ -15,19 +15,15 @@ from visatb.files import read_json
 CONFIG = "config.json"
 
 
-def read_config(model_path: str | Path, model_name: str = "") -> LlamaConfig:
-    """The configuration of a model folder or Hub name: a LlavaConfig if it takes images.
-
-    Args:
-        model_path: folder or Hub name.
-        model_name: "llava" in it says that the model takes images, as in LLaVA.
+def read_config(model_path: str | Path) -> LlamaConfig:
+    """The configuration of a model folder or Hub name: a LlavaConfig if it says that the model takes images.
 
     Raises:
         InputError: missing, damaged, of another architecture, or with settings that make no model.
     """
     content, file = _read(model_path)
-    sees = content["model_type"] in MODEL_TYPES or "llava" in model_name.lower()
     tower = content.get("mm_vision_tower")
+    sees = content["model_type"] in MODEL_TYPES or tower is not None
     if sees and not (tower and isinstance(tower, str)):
         raise InputError(f"{model_path}: config.json has no mm_vision_tower. Use a LLaVA checkpoint.")
     return make_config(content, file, sees)
@@ -92,6 +88,4 @@ def _check_together(config: LlamaConfig, source: str | Path) -> None:
     for key in ("hidden_size", "intermediate_size", "vocab_size"):
         if getattr(config, key) % config.pretraining_tp or key_heads * width % config.pretraining_tp:
             raise InputError(f"{source}: pretraining_tp must divide {key}, got {config.pretraining_tp}. Set it to 1.")
-    if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
-        most = config.vocab_size - 1
-        raise InputError(f"{source}: pad_token_id must be at most {most}, got {config.pad_token_id}. Set it to 0.")
+    check_token_ids(vars(config), config.vocab_size, source)

@@ -119,6 +119,7 @@ _GENERATION = {
     "bad_words_ids": list_of(list_of(_TOKENS)) | NULL,
     "generation_kwargs": OBJECT,
 }
+_TOKEN_KEY = re.compile(r".*_token_id")
 # How LLaVA-1.6 and its relatives cut images into tiles, or what they put between tower and language model.
 _OTHER_LLAVAS = {
     "image_aspect_ratio": lambda value: isinstance(value, str) and ("anyres" in value or "highres" in value),
@@ -152,6 +153,27 @@ def check_generation_config(content: Any, source: Any) -> None:
         raise InputError(f"{source}: must be a JSON object. Copy it again, or delete it.")
     refuse_attributes(content, GenerationConfig, source)
     check(content, _nullable(like_defaults(vars(GenerationConfig()))) | _GENERATION, source)
+
+
+def check_token_ids(content: Mapping[str, Any], vocabulary: int, source: Any) -> None:
+    """Refuse ids of tokens that a model cannot have: an end token that is never generated ends nothing.
+
+    Args:
+        content: of a config.json or generation_config.json whose values are checked.
+        vocabulary: size of the model's vocabulary.
+        source: the file, for messages.
+
+    Raises:
+        InputError: naming file and key.
+    """
+    for key in (*filter(_TOKEN_KEY.fullmatch, _GENERATION), "suppress_tokens", "begin_suppress_tokens"):
+        value = content.get(key)
+        for token in value if isinstance(value, list) else [-1 if value is None else value]:
+            if token >= vocabulary:
+                raise InputError(
+                    f"{source}: {key} must be below {vocabulary}, the size of the vocabulary, got {token}. Correct it, "
+                    "or copy the file again."
+                )
 
 
 def _nullable(rules: Mapping[str, Rule]) -> dict[str, Rule]:

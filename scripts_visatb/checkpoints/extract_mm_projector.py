@@ -31,7 +31,7 @@ def read_projector(model_path: str) -> dict[str, torch.Tensor]:
     Raises:
         InputError: no LLaVA model, damaged files, a model without projector.
     """
-    config = read_config(model_path, "llava")
+    config = read_config(model_path)
     with_embeddings = bool(getattr(config, "mm_use_im_start_end", False))
 
     def wanted(name: str) -> bool:

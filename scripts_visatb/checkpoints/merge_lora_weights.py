@@ -42,7 +42,7 @@ def merge(model_path: str, model_base: str, target: Path, dtype: str = "auto", m
     size_in_bytes(max_shard_size)
     refuse_taken(target)
     name = get_model_name_from_path(model_path)
-    config = read_config(model_path, name)
+    config = read_config(model_path)
     stored = DTYPES[dtype] if dtype != "auto" else _dtype_of_training(config, model_base)
     tokenizer, model, _, _ = load_pretrained_model(
         model_path, model_base, name, device_map=None, device="cpu", torch_dtype=stored

@@ -68,7 +68,7 @@ class Original:
                 files = dict.fromkeys(weights, WEIGHTS)
             else:
                 texts[INDEX] = read_text(index)
-                files = json.loads(texts[INDEX])["weight_map"]
+                files = read_json(index)["weight_map"]
         counted = _described({name: tensor for name, tensor in weights.items() if is_counted(name)})
         return cls(str(model_path), texts, len(weights[EMBEDDINGS]), files, counted, tower)
 
@@ -87,6 +87,7 @@ class Original:
             or content["rows"] < 1
             or not {CONFIG} <= content["texts"].keys() <= {*_TEXTS, INDEX}
             or not all(isinstance(text, str) for text in content["texts"].values())
+            or not all(isinstance(parse_json(text, f"{file}: {name}"), dict) for name, text in content["texts"].items())
             or not all(_is_weight_file(name) for name in content["files"].values())
         ):
             raise InputError(f"{file}: is damaged. Delete it to convert the folder as any other, or convert it anew.")
@@ -102,8 +103,6 @@ class Original:
     def config(self, vision_tower: str | None) -> dict[str, Any]:
         """LLaVA's config.json; `vision_tower`: what mm_vision_tower is to name instead."""
         content = parse_json(self.texts[CONFIG], self.source)
-        if not isinstance(content, dict):
-            raise InputError(f"{self.source}: {CONFIG} must be a JSON object. Convert the model anew.")
         return content | ({"mm_vision_tower": vision_tower} if vision_tower else {})
 
     def restored(self, weights: dict[str, torch.Tensor], tower: str) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ import psutil
 from scripts_visatb.workflow.plan import progress, time_left
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import write_json
+from visatb.files import naming, write_json
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 20.0
@@ -194,12 +194,12 @@ def run_step(
         settings: stands in the record.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(record.with_name(f".{record.stem}.lock")), open(log_path, "ab") as log:
+    with exclusive(record.with_name(f".{record.stem}.lock")), open(log_path, "ab", buffering=0) as log:
         mark = str(record.resolve())
         end_processes(leftovers(mark))
         started, clock = time.time(), time.monotonic()
-        log.write(f"{HEADER}{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
-        log.flush()
+        with naming(log_path):
+            log.write(f"{HEADER}{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
         print(f"{'':>7}  start  {name}", flush=True)
         step = Step(name, command, log, log_path, mark)
         code = step.wait()

@@ -127,6 +127,8 @@ def _fault(value: dict) -> str | None:
     tasks = value.get("tasks")
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
         return "no tasks"
+    if any(not isinstance(value.get(key) or [], list) for key in ("ablations", "baselines")):
+        return "no list"
     labels = [value.get("name"), *(task.get("name") for task in tasks)]
     labels += [entry.get("name") for entry in value.get("ablations") or [] if isinstance(entry, dict)]
     if not all(isinstance(name, str) and _LABEL.fullmatch(name) and name[0] not in ".-" for name in labels):

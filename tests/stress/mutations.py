@@ -25,6 +25,7 @@ from pathlib import Path
 from tests.stress.trials import TRACEBACK, VERDICTS, WRONG, Trial
 
 KINDS = {  # kind -> module
+    "annotations": "tests.stress.annotations",
     "answers": "tests.stress.answers",
     "checkpoints": "tests.stress.checkpoints",
     "judge": "tests.stress.judge",

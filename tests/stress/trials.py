@@ -17,7 +17,14 @@ from visatb.cli import run
 REFUSED, ACCEPTED, TRACEBACK, WRONG = "refused cleanly", "accepted", "tracebacks", "wrong"
 VERDICTS = (REFUSED, ACCEPTED, TRACEBACK, WRONG)
 _LONGEST_LINE = 3000
-_BESIDE = ("note: ", "judging:")  # what a command prints beside its error
+_BESIDE = (
+    "note: ",
+    "warning: ",
+    "judging:",
+    "labelling:",
+    "reading:",
+    "writing:",
+)  # what a command prints beside its error
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ both in percent (at most 200), and an answer is read from its first four letters
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llava.eval.scorers.common import (
@@ -157,7 +158,8 @@ def write_results(results: Mapping[str, Sequence[Result]], folder: str | os.Path
 
 def _entry(subtask: str, line: AnswerLine, truth: str) -> Entry:
     said = parse_answer(line.text)
-    return entry(line, said == truth, truth, malformed=said == "other", subtask=subtask)
+    named = replace(line, question_id=f"{subtask}/{_text_name(line)}")  # alike from answers and from official results
+    return entry(named, said == truth, truth, malformed=said == "other", subtask=subtask)
 
 
 def _questions_of(subtask: str, file: Path) -> list[tuple[Key, str]]:

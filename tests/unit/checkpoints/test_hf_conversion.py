@@ -320,6 +320,8 @@ def test_foreign_checkpoints_that_have_no_counterpart_are_refused(hf, tiny_check
         {"rows": 10**9},
         {"texts": {"config.json": "[1]"}},
         {"texts": {"config.json": "{"}},
+        {"texts": {"config.json": "{}", "model.safetensors.index.json": "{"}},
+        {"texts": {"config.json": "{}", "tokenizer_config.json": "[1]"}},
         {"texts": {"config.json": "{}"}},
         {"counted": [{"names": ["model.norm.weight"], "dtype": "torch.float32", "shape": [64], "values": [0.0] * 64}]},
         {"counted": [3]},

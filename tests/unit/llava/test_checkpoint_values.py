@@ -23,6 +23,9 @@ CONFIG = [
     ("num_hidden_layers", 10**30),
     ("vocab_size", None),
     ("pad_token_id", 390),
+    ("eos_token_id", [2, 390]),
+    ("bos_token_id", 32000),
+    ("suppress_tokens", [390]),
     ("bos_token_id", [1]),
     ("eos_token_id", "2"),
     ("hidden_act", "x"),
@@ -50,6 +53,7 @@ CONFIG = [
 ]
 FILES = [
     ("llava-tiny", "generation_config.json", "eos_token_id", "x"),
+    ("llava-tiny", "generation_config.json", "eos_token_id", 390),
     ("llava-tiny", "generation_config.json", "temperature", [1]),
     ("llava-tiny", "generation_config.json", "validate", 1),
     ("llava-tiny", "tokenizer_config.json", "model_max_length", "x"),

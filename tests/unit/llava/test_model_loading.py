@@ -194,6 +194,11 @@ def test_a_text_model_loads_without_an_image_processor(tiny_checkpoint):
     assert image_processor is None and model(torch.tensor([[1, 5]])).logits.shape == (1, 2, 390)
 
 
+def test_llava_in_the_name_of_a_text_model_changes_nothing(tiny_checkpoint, tmp_path):
+    folder = shutil.copytree(tiny_checkpoint / "llama", tmp_path / "llava-study")
+    assert load(folder, name="llava-study")[2] is None
+
+
 def test_quantising_on_a_cpu_is_refused(folder):
     for flags in ({"load_8bit": True}, {"load_4bit": True}, {"load_8bit": True, "load_4bit": True}):
         with pytest.raises(InputError, match="load-8bit"):
@@ -205,6 +210,9 @@ def test_folders_that_are_no_model_are_refused_in_one_line(folder, tmp_path):
     with pytest.raises(InputError, match=r"config\.json"):
         load(tmp_path / "empty")
     edit_config(folder, mm_vision_tower=None)
+    with pytest.raises(InputError, match="mm_vision_tower"):
+        load(folder)
+    edit_config(folder, model_type="llama", mm_vision_tower="")
     with pytest.raises(InputError, match="mm_vision_tower"):
         load(folder)
     edit_config(folder, model_type="gpt2")

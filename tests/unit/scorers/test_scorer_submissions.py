@@ -165,7 +165,11 @@ def test_mme_in_llavas_folders(bench, command):
     metric = bench.folder / "MME.json"
     flags = ("--results-dir", bench.folder / "eval_tool/answers/m", "--output", metric)
     assert command(mme, *flags)[0] == 0
-    assert json.loads(metric.read_text())["score"] == 500
+    of_results = json.loads(metric.read_text())
+    assert of_results["score"] == 500
+    flags = ("--answers-file", bench.folder / "answers/m.jsonl", "--output", metric)
+    assert command(mme, *flags, "--annotation-dir", bench.folder / "MME_Benchmark_release_version")[0] == 0
+    assert json.loads(metric.read_text())["records"] == of_results["records"]
 
 
 def test_answers_of_several_models_are_refused(bench):

@@ -1,16 +1,18 @@
 """The wrapper of every step: its record, its log, its lock, its end."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
-from scripts_visatb.workflow.job import exclusive, last_lines
+from scripts_visatb.workflow.job import exclusive, last_lines, run_step
 from visatb.errors import InputError
 
 
@@ -82,6 +84,13 @@ def test_lock_is_exclusive_and_freed(tmp_path):
         pass
     with exclusive(tmp_path / "lock", wait=0.1):
         assert os.path.exists(tmp_path / "lock")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk_names_the_log(tmp_path):
+    with pytest.raises(OSError) as caught:
+        run_step("a step", tmp_path / "done.json", Path("/dev/full"), ["true"])
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
 
 
 def test_last_lines_show_only_the_last_state_of_a_progress_bar(tmp_path):
