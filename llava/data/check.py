@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if report["errors"]:
         count = sum(problem["count"] for problem in report["errors"])
         kinds = len({problem["kind"] for problem in report["errors"]})
-        raise InputError(f"{count:,} error(s) of {kinds} kind(s), told in the report. Mend the files.")
+        raise InputError(f"{count:,} error(s) of {kinds} kind(s), listed in the report. Fix the files.")
     return 0
 
 

@@ -17,14 +17,8 @@ from visatb.cli import run
 REFUSED, ACCEPTED, TRACEBACK, WRONG = "refused cleanly", "accepted", "tracebacks", "wrong"
 VERDICTS = (REFUSED, ACCEPTED, TRACEBACK, WRONG)
 _LONGEST_LINE = 3000
-_BESIDE = (
-    "note: ",
-    "warning: ",
-    "judging:",
-    "labelling:",
-    "reading:",
-    "writing:",
-)  # what a command prints beside its error
+# What a command prints beside its error.
+_BESIDE = ("note: ", "warning: ", "conversation template: ", "judging:", "labelling:", "reading:", "writing:")
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ def test_all_problems_are_told_and_counted_not_the_first_alone(check, records):
     assert found == {"unknown task": 6, "conversation": 1, "image file": 1}
     assert [problem["kind"] for problem in report["warnings"]].count("duplicate id") == 1  # LLaVA's mixes have them
     assert len(kinds(report)["unknown task"]["examples"]) == 3
-    assert ended == "8 error(s) of 3 kind(s), told in the report. Mend the files."
+    assert ended == "8 error(s) of 3 kind(s), listed in the report. Fix the files."
     assert report["files"][0]["tasks"]["(unknown)"]["records"] == 6
 
 
