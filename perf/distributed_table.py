@@ -46,12 +46,13 @@ LAYOUT_SECONDS = 900
 
 @dataclass(frozen=True)
 class Layout:
-    """How the eight samples of a step are split: processes x samples x accumulated micro-batches."""
+    """How the eight samples of a step are split: processes x samples x accumulated micro-batches, padded or not."""
 
     processes: int
     per_device: int
     accumulation: int = 1
     zero: int = 0
+    padded: bool = False
 
     def __post_init__(self):
         assert self.processes * self.per_device * self.accumulation == SAMPLES_PER_STEP
@@ -59,6 +60,7 @@ class Layout:
 
 LAYOUTS = {
     "1 x 8": Layout(1, 8),
+    "1 x 8 padded": Layout(1, 8, padded=True),
     "2 x 4": Layout(2, 4),
     "1 x 4 x acc 2": Layout(1, 4, 2),
     "2 x 2 x acc 2": Layout(2, 2, 2),
@@ -189,6 +191,7 @@ def flags_of(args: argparse.Namespace, layout: Layout, strategy: str) -> list[st
         "lr_scheduler_type": "constant",
         "loss_normalization": args.loss_normalization,
         "save_strategy": "no",
+        "padded_batches": layout.padded,
     }
     if layout.zero:
         flags["deepspeed"] = args.folder / f"zero{layout.zero}.json"

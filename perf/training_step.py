@@ -1,11 +1,12 @@
 """Time and memory of training steps (forward and backward), each against what it replaces, in one run.
 
-    python -m perf.training_step [--cases step head-32k head-152k] [--repeats 3]
+    python -m perf.training_step [--cases step mixed head-32k head-152k] [--repeats 3]
     python -m perf.training_step --cases step --device cuda --dtype bfloat16 --hidden 4096 --layers 8
 
 step: transformers' model, eager attention, logits of every position (plain), against the same weights and batch
-through transformers_patch.   head-32k, head-152k: lm_head and weighted loss alone, every row supervised, differentiated
-by autograd, against gradients made in the forward pass.
+through transformers_patch.   mixed: 16 rows of 115 to 640 positions, of which padding would be 41 %: plain, padded and
+end to end through transformers_patch.   head-32k, head-152k: lm_head and weighted loss alone, every row supervised,
+differentiated by autograd, against gradients made in the forward pass.
 Each variant runs in a process of its own, so that peak memory is its own; the variants of a case take turns, and the
 medians are compared. Seconds on a CPU are the process's own, so that other work on the machine counts little.
 """
@@ -17,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from visatb.cli import ArgumentParser, run
 MIB = 2**20
 VARIANTS = {
     "step": ("plain", "ours"),
+    "mixed": ("plain", "padded", "unpadded"),
     "head-32k": ("autograd", "ours"),
     "head-152k": ("autograd", "ours"),
 }
+MIXED = [115 + 35 * n for n in range(16)]  # positions of the rows of a mixed batch
 HEADS = {"head-32k": (4000, 32_000), "head-152k": (1000, 152_000)}  # supervised tokens, vocabulary
 
 
@@ -66,7 +69,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     clock = time.perf_counter if args.device == "cuda" else time.process_time
     (case,) = args.cases
     before = _peak(args.device)
-    step = make_head_step(args, case) if case in HEADS else make_model_step(args)
+    step = make_head_step(args, case) if case in HEADS else make_model_step(args, case)
     seconds = []
     for _ in range(args.steps + 1):
         started = clock()
@@ -77,20 +80,25 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     return {"seconds": statistics.median(seconds[1:]), "bytes": _peak(args.device) - before, "loss": loss}
 
 
-def make_model_step(args: argparse.Namespace) -> Callable[[], float]:
+def make_model_step(args: argparse.Namespace, case: str) -> Callable[[], float]:
     """One forward and backward of the whole model; returns the loss."""
     import torch
     import transformers
 
     import transformers_patch
+    from transformers_patch.unpadded import count_batch, without_padding
 
     is_plain = args.variant == "plain"
+    if case == "mixed":
+        args.batch, args.length = len(MIXED), max(MIXED)
     model = make_model(args, transformers.LlamaForCausalLM if is_plain else transformers_patch.LlamaForCausalLM)
-    inputs = make_batch(args)
+    inputs = make_batch(args, MIXED if case == "mixed" else None)
     if not is_plain:
-        inputs["weighter"] = transformers_patch.EqualWeighting(2).to(args.device)
         inputs["task_ids"] = torch.arange(args.batch) % 2
-        inputs["token_count_K"] = _count(inputs["labels"], inputs["task_ids"]).to(args.device)
+        inputs = without_padding(inputs) if args.variant == "unpadded" else inputs
+        inputs["token_count_K"] = count_batch(inputs, 2)  # on the CPU still
+        inputs["weighter"] = transformers_patch.EqualWeighting(2).to(args.device)
+    inputs = {name: _on_device(value, args.device) for name, value in inputs.items()}
 
     def step() -> float:
         loss = model(**inputs).loss
@@ -101,10 +109,10 @@ def make_model_step(args: argparse.Namespace) -> Callable[[], float]:
     return step
 
 
-def _count(labels: Any, task_ids: Any) -> Any:
-    from transformers_patch.loss import count_supervised_tokens
-
-    return count_supervised_tokens(labels.cpu(), task_ids, 2)
+def _on_device(value: Any, device: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _on_device(part, device) for name, part in value.items()}
+    return value if isinstance(value, list) else value.to(device)
 
 
 def make_head_step(args: argparse.Namespace, case: str) -> Callable[[], float]:
@@ -151,8 +159,8 @@ def make_model(args: argparse.Namespace, model_class: type) -> Any:
     return model_class(config).to(device=args.device, dtype=getattr(torch, args.dtype)).train()
 
 
-def make_batch(args: argparse.Namespace) -> dict:
-    """Random ids with the last ones of each row supervised."""
+def make_batch(args: argparse.Namespace, lengths: Sequence[int] | None = None) -> dict:
+    """Random ids with the last ones of each row supervised, of other lengths than --length padded on the right."""
     import torch
 
     draw = torch.Generator().manual_seed(0)
@@ -161,9 +169,12 @@ def make_batch(args: argparse.Namespace) -> dict:
     per_row = args.supervised // args.batch
     for row in range(args.batch):
         answer = per_row + (args.supervised % args.batch if row == 0 else 0)
-        labels[row, args.length - answer :] = ids[row, args.length - answer :]
-    mask = torch.ones_like(ids)
-    return {"input_ids": ids.to(args.device), "labels": labels.to(args.device), "attention_mask": mask.to(args.device)}
+        end = args.length if lengths is None else lengths[row]
+        labels[row, end - answer : end] = ids[row, end - answer : end]
+    ends = torch.tensor([args.length] * args.batch if lengths is None else lengths)
+    mask = (torch.arange(args.length) < ends[:, None]).long()
+    batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    return {name: value.to(args.device) for name, value in batch.items()}
 
 
 def _peak(device: str) -> int:

@@ -3,6 +3,8 @@
 Shapes: B batch, S sequence, K tasks, T supervised tokens, D hidden, V vocabulary.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -166,10 +168,25 @@ def _takes_labels(head: nn.Module) -> bool:
     return isinstance(getattr(head, "original_module", head), LanguageModelHead)
 
 
-def supervised_tokens(
-    hidden_BSD: torch.Tensor, label_BS: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What predicts supervised tokens: hidden states [T, D], labels int64 [T], and the row that each stands in.
+class SupervisedTokens(NamedTuple):
+    """What predicts the supervised tokens of a micro-batch.
+
+    Attributes:
+        hidden_TD: hidden states.
+        label_T: int64, the tokens.
+        sample_T, place_T: int64, the sample that each is in and the place in it that predicts it.
+        shape: samples, and places of the longest that may predict.
+    """
+
+    hidden_TD: torch.Tensor
+    label_T: torch.Tensor
+    sample_T: torch.Tensor
+    place_T: torch.Tensor
+    shape: tuple[int, int]
+
+
+def supervised_tokens(hidden_BSD: torch.Tensor, label_BS: torch.Tensor) -> SupervisedTokens:
+    """The supervised tokens of padded rows.
 
     Args:
         hidden_BSD: last hidden states.
@@ -177,7 +194,21 @@ def supervised_tokens(
     """
     label_BS = label_BS.to(hidden_BSD.device)
     row_T, column_T = (label_BS[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
-    return hidden_BSD[row_T, column_T], label_BS[row_T, column_T + 1], row_T
+    shape = (label_BS.shape[0], label_BS.shape[1] - 1)
+    return SupervisedTokens(hidden_BSD[row_T, column_T], label_BS[row_T, column_T + 1], row_T, column_T, shape)
+
+
+def supervised_token_losses(
+    hidden_BSD: torch.Tensor, label_BS: torch.Tensor, head: nn.Module
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of every supervised token of padded rows, float32 [T], and the row each one stands in, int64 [T].
+
+    Args:
+        hidden_BSD, label_BS: as for `supervised_tokens`.
+        head: the language model head.
+    """
+    tokens = supervised_tokens(hidden_BSD, label_BS)
+    return token_losses(head, tokens.hidden_TD, tokens.label_T), tokens.sample_T
 
 
 def check_task_ids(task: torch.Tensor, num_tasks: int) -> None:

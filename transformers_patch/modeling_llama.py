@@ -1,7 +1,8 @@
 """`LlamaForCausalLM` that carries a weighter, and scaled-dot-product attention for transformers 4.31.0's Llama.
 
 Without a weighter everything is transformers' own code, bit for bit (attention included). With one, only supervised
-tokens go through `lm_head` and attention is torch's scaled_dot_product_attention.
+tokens go through `lm_head` and attention is torch's scaled_dot_product_attention; of a batch without padding
+(`transformers_patch.unpadded`), attention inside each sample.
 
 Shapes: B batch, Q queries, S keys, H heads, D hidden, E head size, T supervised tokens, K tasks.
 """
@@ -17,13 +18,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb, repeat_kv
 
 from transformers_patch.loss import (
-    IGNORE_INDEX,
     LanguageModelHead,
+    SupervisedTokens,
     supervised_tokens,
     task_loss_sums,
     token_losses,
     weighted_losses,
 )
+from transformers_patch.unpadded import Batch, SampleBounds, attend_within_samples, bounds_of, unpadded_tokens
 from transformers_patch.weighter import Weighter
 
 EAGER, SDPA = "eager", "sdpa"
@@ -46,8 +48,8 @@ class SelectedAttention(LlamaAttention):
     """Llama attention whose kernel follows from the kind of mask it is given.
 
     An additive float mask, which is what transformers makes, selects transformers' eager code. None (causal) or a
-    boolean mask (True may be attended) selects scaled_dot_product_attention. The choice travels with the arguments,
-    so that a recomputation under gradient checkpointing makes the same one.
+    boolean mask (True may be attended) selects scaled_dot_product_attention, `SampleBounds` attention inside samples.
+    The choice travels with the arguments, so that a recomputation under gradient checkpointing makes the same one.
     """
 
     def forward(
@@ -60,7 +62,8 @@ class SelectedAttention(LlamaAttention):
         use_cache: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, torch.Tensor] | None]:
         """As LlamaAttention.forward: hidden_states [B, Q, D] -> output [B, Q, D], weights, cache."""
-        if attention_mask is not None and attention_mask.dtype != torch.bool:
+        bounds = attention_mask if isinstance(attention_mask, SampleBounds) else None
+        if bounds is None and attention_mask is not None and attention_mask.dtype != torch.bool:
             return super().forward(
                 hidden_states, attention_mask, position_ids, past_key_value, output_attentions, use_cache
             )
@@ -69,19 +72,22 @@ class SelectedAttention(LlamaAttention):
         key = self._heads(self.k_proj(hidden_states), self.num_key_value_heads)
         value = self._heads(self.v_proj(hidden_states), self.num_key_value_heads)
         past = 0 if past_key_value is None else past_key_value[0].shape[2]
-        cos, sin = self.rotary_emb(value, seq_len=past + queries)
+        cos, sin = self.rotary_emb(value, seq_len=past + queries if bounds is None else max(bounds.lengths))
         query, key = apply_rotary_pos_emb(query, key, cos, sin, position_ids)
         if past_key_value is not None:
             key = torch.cat([past_key_value[0], key], dim=2)  # [B, H, S, E]
             value = torch.cat([past_key_value[1], value], dim=2)
         cache = (key, value) if use_cache else None
-        attended = F.scaled_dot_product_attention(
-            query,
-            repeat_kv(key, self.num_key_value_groups),
-            repeat_kv(value, self.num_key_value_groups),
-            attn_mask=attention_mask,
-            is_causal=attention_mask is None and queries > 1,
-        )
+        if bounds is not None:
+            attended = attend_within_samples(query, key, value, bounds)
+        else:
+            attended = F.scaled_dot_product_attention(
+                query,
+                repeat_kv(key, self.num_key_value_groups),
+                repeat_kv(value, self.num_key_value_groups),
+                attn_mask=attention_mask,
+                is_causal=attention_mask is None and queries > 1,
+            )
         output = self.o_proj(attended.transpose(1, 2).reshape(batch, queries, self.hidden_size))
         return output, None, cache
 
@@ -114,11 +120,13 @@ class LlamaModel(StockLlamaModel):
 
     def _prepare_decoder_attention_mask(
         self,
-        attention_mask: torch.Tensor | None,
+        attention_mask: torch.Tensor | SampleBounds | None,
         input_shape: tuple[int, int],
         inputs_embeds: torch.Tensor,
         past_key_values_length: int,
-    ) -> torch.Tensor | None:
+    ) -> torch.Tensor | SampleBounds | None:
+        if isinstance(attention_mask, SampleBounds):
+            return attention_mask
         if self._attention_of_call != SDPA:
             return super()._prepare_decoder_attention_mask(
                 attention_mask, input_shape, inputs_embeds, past_key_values_length
@@ -167,7 +175,7 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | SampleBounds | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: list[torch.FloatTensor] | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
@@ -180,6 +188,7 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
         weighter: Weighter | None = None,
         task_ids: torch.LongTensor | None = None,
         token_count_K: torch.Tensor | None = None,
+        unpadded: Batch | None = None,
     ) -> tuple | CausalLMOutputWithPast:
         """transformers' forward; with a weighter and labels, the weighted loss.
 
@@ -187,6 +196,8 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
             weighter: a `Weighter`, or any object with the reference's `get_weighted_loss(losses_BS, task_ids_B)`.
             task_ids: int64 [B], task of each row; may be left out when the weighter has one task.
             token_count_K: supervised tokens of each task in the whole optimizer step, for Eq. 2 over the step.
+            unpadded: of a row of samples laid end to end, with a weighter: what `lay_end_to_end` says of it. It takes
+                the place of attention_mask, position_ids and labels.
 
         Returns:
             WeightedCausalLMOutput; `logits` is None while training with a weighter.
@@ -203,12 +214,15 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
             "output_attentions": output_attentions,
             "output_hidden_states": output_hidden_states,
         }
-        if weighter is None or labels is None:
+        if weighter is None or labels is None and unpadded is None:
             return super().forward(**inputs, labels=labels, use_cache=use_cache, return_dict=return_dict)
         use_cache = False if self.training and use_cache is None else use_cache
+        if unpadded is not None:
+            inputs |= {"attention_mask": bounds_of(unpadded), "position_ids": unpadded["position_ids"]}
         outputs = self.model(**inputs, use_cache=use_cache, return_dict=True, attention=SDPA)
         hidden_BSD = outputs.last_hidden_state
-        weighted = self.weighted_loss(hidden_BSD, labels, weighter, task_ids, token_count_K)
+        tokens = supervised_tokens(hidden_BSD, labels) if unpadded is None else unpadded_tokens(hidden_BSD, unpadded)
+        weighted = self.weighted_loss(tokens, weighter, task_ids, token_count_K)
         weighted.logits = None if self.training else self.lm_head(hidden_BSD).float()
         weighted.past_key_values = outputs.past_key_values
         weighted.hidden_states = outputs.hidden_states
@@ -219,36 +233,32 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
 
     def weighted_loss(
         self,
-        hidden_BSD: torch.Tensor,
-        label_BS: torch.Tensor,
+        tokens: SupervisedTokens,
         weighter: Weighter,
         task_B: torch.Tensor | None,
         token_count_K: torch.Tensor | None,
     ) -> WeightedCausalLMOutput:
-        """The loss and its per-task sums from the last hidden states (see `forward`)."""
-        hidden_TD, label_T, row_T = supervised_tokens(hidden_BSD, label_BS)
+        """The loss and its per-task sums from what predicts the supervised tokens (see `forward`)."""
         if not isinstance(weighter, Weighter):
-            token_loss_T = token_losses(self.lm_head, hidden_TD, label_T)
-            return WeightedCausalLMOutput(loss=_foreign_loss(weighter, token_loss_T, row_T, label_BS, task_B))
-        if task_B is None:
-            if weighter.num_tasks > 1:
-                raise ValueError(f"task_ids must be given: the weighter has {weighter.num_tasks} tasks. Pass task_ids.")
-            task_B = torch.zeros(len(label_BS), dtype=torch.long)
-        task_T = task_B.to(row_T.device)[row_T]
+            return WeightedCausalLMOutput(loss=_foreign_loss(weighter, tokens, self.lm_head, task_B))
+        sample_T = tokens.sample_T
+        if task_B is None and weighter.num_tasks > 1:
+            raise ValueError(f"task_ids must be given: the weighter has {weighter.num_tasks} tasks. Pass task_ids.")
+        task_T = torch.zeros_like(sample_T) if task_B is None else task_B.to(sample_T.device)[sample_T]
         weight_T = weighter.loss_weights(task_T, token_count_K)
         if weight_T is None:
-            token_loss_T = token_losses(self.lm_head, hidden_TD, label_T)
+            token_loss_T = token_losses(self.lm_head, tokens.hidden_TD, tokens.label_T)
             loss = weighter(token_loss_T, task_T, token_count_K)
         else:
-            loss, token_loss_T = weighted_losses(self.lm_head, hidden_TD, label_T, weight_T)
+            loss, token_loss_T = weighted_losses(self.lm_head, tokens.hidden_TD, tokens.label_T, weight_T)
         loss_sum_K, count_K = task_loss_sums(token_loss_T, task_T, weighter.num_tasks)
         return WeightedCausalLMOutput(loss=loss, task_loss_sum_K=loss_sum_K, task_token_count_K=count_K)
 
 
 def _foreign_loss(
-    weighter: object, token_loss_T: torch.Tensor, row_T: torch.Tensor, label_BS: torch.Tensor, task_B: torch.Tensor
+    weighter: object, tokens: SupervisedTokens, head: torch.nn.Module, task_B: torch.Tensor
 ) -> torch.Tensor:
     """The loss of an object that knows only the reference's interface: losses [B, S-1], 0 where unsupervised."""
-    place_BS = label_BS[:, 1:].to(row_T.device) != IGNORE_INDEX
-    loss_BS = torch.zeros(place_BS.shape, dtype=token_loss_T.dtype, device=token_loss_T.device)
-    return weighter.get_weighted_loss(loss_BS.masked_scatter(place_BS, token_loss_T), task_B)
+    token_loss_T = token_losses(head, tokens.hidden_TD, tokens.label_T)
+    loss_BS = token_loss_T.new_zeros(tokens.shape)
+    return weighter.get_weighted_loss(loss_BS.index_put((tokens.sample_T, tokens.place_T), token_loss_T), task_B)

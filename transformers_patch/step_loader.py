@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from transformers_patch.loss import IGNORE_INDEX
-
-Batch = dict[str, Any]
+from transformers_patch.unpadded import Batch, silenced
 
 
 class ReadError(RuntimeError):
@@ -86,7 +84,7 @@ class StepLoader:
 
     Args:
         dataset: map-style.
-        collate: list of samples -> batch with `labels` [B, S].
+        collate: list of samples -> batch with `labels` [B, S], or `unpadded`.
         layout: how samples are dealt out.
         order_of_epoch: epoch -> sample indices, the same on all ranks.
         position: optimizer steps already taken; an epoch that was interrupted goes on there without reading again.
@@ -152,9 +150,7 @@ class StepLoader:
         problem = None
         try:
             for (indices, counts), batch in islice(batches, self.layout.accumulation):
-                if not counts:
-                    batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
-                window.append(batch | {"sample_indices": indices if counts else []})
+                window.append((batch if counts else silenced(batch)) | {"sample_indices": indices if counts else []})
         except Exception as error:  # whatever it is, a dead worker included: the other ranks wait for this one
             problem = error
         self._check_read(problem)

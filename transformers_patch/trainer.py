@@ -21,11 +21,12 @@ from torch.utils.data import RandomSampler
 
 from transformers_patch.checkpoints import ResumableTrainer
 from transformers_patch.compat import decayed_parameters, quiet_checkpointing, without_empty_groups
-from transformers_patch.loss import count_supervised_tokens
+from transformers_patch.modeling_llama import LlamaForCausalLM
 from transformers_patch.progress import LossOnProgressBar, check_trackers
 from transformers_patch.step_loader import Batch, ReadError, StepLayout, StepLoader, refuse_unread
 from transformers_patch.stopping import start_worker
 from transformers_patch.task_log import TaskLog, tracker_values
+from transformers_patch.unpadded import UnpaddedCollator, count_batch
 from transformers_patch.weighter import Weighter, refuse_parameters
 
 STEP, BATCH = "step", "batch"
@@ -80,6 +81,8 @@ class Trainer(ResumableTrainer):
             micro-batch and averages the quotients, as the reference does.
         task_names: names in id order, for logs; their ids if None.
         log_file: JSON Lines file of per-task losses; None for none.
+        padded_batches: pad the samples of a micro-batch to the longest; else a `LlamaForCausalLM` of transformers_patch
+            is given them end to end, which changes neither loss nor gradients.
         decay_norm_weights: apply weight decay to LlamaRMSNorm weights as transformers 4.31.0 does.
 
     A training batch holds `labels` [B, S] and `task_ids` int64 [B] beside the model's inputs.
@@ -95,12 +98,14 @@ class Trainer(ResumableTrainer):
         loss_normalization: str = STEP,
         task_names: Sequence[str] | None = None,
         log_file: str | os.PathLike | None = None,
+        padded_batches: bool = False,
         decay_norm_weights: bool = False,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.weighter = weighter
         self.loss_normalization = loss_normalization
+        self.padded_batches = padded_batches
         self.decay_norm_weights = decay_norm_weights
         if weighter is None:
             return
@@ -140,7 +145,7 @@ class Trainer(ResumableTrainer):
         workers = self.args.dataloader_num_workers
         return StepLoader(
             self.train_dataset,
-            self.data_collator,
+            self.data_collator if self._pads else UnpaddedCollator(self.data_collator),
             StepLayout(
                 self._train_batch_size,
                 self.args.gradient_accumulation_steps,
@@ -156,6 +161,11 @@ class Trainer(ResumableTrainer):
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             worker_init_fn=start_worker if workers else None,
         )
+
+    @property
+    def _pads(self) -> bool:
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return self.padded_batches or not isinstance(model, LlamaForCausalLM)
 
     def epoch_order(self, epoch: int) -> Sequence[int]:
         """The sample indices of an epoch: a function of seed and epoch alone, equal on all ranks and after a resume.
@@ -174,9 +184,7 @@ class Trainer(ResumableTrainer):
         return torch.randperm(len(self.train_dataset), generator=generator).tolist()
 
     def _count_step_tokens(self, window: list[Batch]) -> torch.Tensor:
-        counts = [
-            count_supervised_tokens(batch["labels"], batch["task_ids"], self.weighter.num_tasks) for batch in window
-        ]
+        counts = [count_batch(batch, self.weighter.num_tasks) for batch in window]
         return self._sum_over_ranks(torch.stack(counts).sum(dim=0).to(self.args.device))
 
     def _check_read(self, problem: Exception | None) -> None:

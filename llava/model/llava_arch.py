@@ -191,6 +191,37 @@ class LlavaMetaForCausalLM:
         mask = layout.mask()
         return embeds, mask, merged_labels, (mask.cumsum(1) - 1).clamp(min=0)
 
+    def embed_unpadded(
+        self,
+        input_ids: torch.LongTensor,
+        images: torch.Tensor | list[torch.Tensor] | None,
+        order_L: torch.LongTensor | None,
+    ) -> torch.Tensor:
+        """Embeddings [1, L, D] of samples laid end to end (`transformers_patch.unpadded`).
+
+        Args:
+            input_ids: int64 [1, S], their text tokens.
+            images: as for `prepare_inputs_labels_for_multimodal`.
+            order_L: what stands at each position: an index into the text tokens followed by the images' patches; None:
+                there are no images.
+
+        Raises:
+            ValueError: if images and places do not match.
+        """
+        # Tower and projector before embed_tokens, as everywhere (see prepare_inputs_labels_for_multimodal).
+        if order_L is None:
+            vision_zero = self._vision_zero() if self._vision_must_run() else None
+            embeds_1SD = self.get_model().embed_tokens(input_ids)
+            return embeds_1SD if vision_zero is None else embeds_1SD + vision_zero.to(embeds_1SD.dtype)
+        places = len(order_L) - input_ids.shape[1]
+        if images is None:
+            raise ValueError(f"images must fill {places} positions, but none are given. Pass images.")
+        feature_XD = self.encode_images(_as_batch(images)).flatten(0, 1)
+        if len(feature_XD) != places:
+            raise ValueError(f"images must fill {places} positions, got {len(feature_XD)}. Match them.")
+        text_SD = self.get_model().embed_tokens(input_ids)[0]
+        return torch.cat([text_SD, feature_XD.to(text_SD.dtype)]).index_select(0, order_L)[None]
+
     def merged_mask(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """The mask bool [B, L] of `merge_images` with left padding, without any image: later steps of generation."""
         return _Layout(input_ids, attention_mask, self._patches(), left=True, max_length=None).mask()

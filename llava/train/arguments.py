@@ -117,6 +117,9 @@ class TrainingArguments(transformers.TrainingArguments):
     loss_normalization: str = field(
         default="step", metadata={"help": "step: Eq. 2 over the optimizer step. batch: per micro-batch, averaged."}
     )
+    padded_batches: bool = field(
+        default=False, metadata={"help": "Pad the samples of a micro-batch to the longest, as LLaVA does."}
+    )
     decay_norm_weights: bool = field(
         default=False, metadata={"help": "Decay RMSNorm weights too, as transformers 4.31.0 and the reference do."}
     )

@@ -319,12 +319,15 @@ def build_trainer(
         tokenizer=tokenizer,
         args=args,
         train_dataset=dataset,
-        data_collator=SupervisedCollator(tokenizer.pad_token_id, args.model_max_length, patches),
+        data_collator=SupervisedCollator(
+            tokenizer.pad_token_id, args.model_max_length, patches, padded=args.padded_batches
+        ),
         weighter=weighter,
         loss_normalization=args.loss_normalization,
         task_names=tasks,
         log_file=Path(args.output_dir) / LOG_FILE,
         decay_norm_weights=args.decay_norm_weights,
+        padded_batches=args.padded_batches,
     )
 
 

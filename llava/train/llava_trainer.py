@@ -13,7 +13,6 @@ from llava.model.base_digest import BASE_FILE
 from llava.train import lora
 from transformers_patch import Trainer
 from transformers_patch.compat import decayed_parameters, without_empty_groups
-from transformers_patch.loss import IGNORE_INDEX
 from transformers_patch.step_loader import Batch
 from visatb.errors import InputError
 from visatb.files import write_json
@@ -52,8 +51,9 @@ class LLaVATrainer(Trainer):
 
     def training_step(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
         """As the base class; counts samples without a supervised token."""
+        unsupervised = inputs.pop("unsupervised_samples", 0)
         if inputs["sample_indices"]:
-            self._unsupervised += int((inputs["labels"][:, 1:] == IGNORE_INDEX).all(dim=1).sum())
+            self._unsupervised += unsupervised
         return super().training_step(model, inputs)
 
     def count_unsupervised(self) -> int:

@@ -45,6 +45,7 @@ _FREE = {
     "gradient_checkpointing lazy_preprocess push_to_hub_token skip_memory_metrics data_path image_folder benchmark "
     "ignore_data_skip"
 }
+_BEFORE_THERE_WAS = {"padded_batches": True}  # settings of runs that began before they could be set
 _FREE = frozenset(" ".join(_FREE).split())
 # (before, now) of settings whose change leaves the steps taken so far as they are: "fail" has substituted no record.
 _BAD_IMAGE = "bad_image"
@@ -189,9 +190,10 @@ class RunFolder:
         before, now = earlier["fingerprint"], self._fingerprint
         if (before.get(_BAD_IMAGE), now.get(_BAD_IMAGE)) in _ALLOWED_BAD_IMAGE:
             before = before | {_BAD_IMAGE: now[_BAD_IMAGE]}
-        differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        known = _BEFORE_THERE_WAS | before
+        differing = [key for key in sorted({*before, *now}) if known.get(key) != now.get(key)]
         if differing:
-            changes = "; ".join(_difference(key, before.get(key), now.get(key)) for key in differing)
+            changes = "; ".join(_difference(key, known.get(key), now.get(key)) for key in differing)
             raise InputError(
                 f"{self.path}: output_dir belongs to a run with other settings ({changes}). "
                 "Restore them to resume it, choose another --output_dir, or start over: --overwrite_output_dir True."

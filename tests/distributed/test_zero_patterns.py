@@ -1,4 +1,7 @@
-"""ZeRO-2 and ZeRO-3 on two ranks (gloo), whatever each rank's first micro-batch holds, equal one process."""
+"""ZeRO-2 and ZeRO-3 on two ranks (gloo), whatever each rank's first micro-batch holds, equal one process.
+
+The one process is given padded rows, the ranks in most runs samples laid end to end.
+"""
 
 import json
 import os
@@ -15,6 +18,7 @@ from llava.train.arguments import parse_arguments
 from llava.train.assembly import build_model
 from transformers_patch import build_weighter
 from transformers_patch.loss import count_supervised_tokens
+from transformers_patch.unpadded import lay_end_to_end
 
 # What a micro-batch holds: images of its two rows, and whether anything is supervised.
 KINDS = {
@@ -31,16 +35,25 @@ SETTINGS = {
     "LoRA": ("--lora_enable", "True", "--lora_r", "4", "--lora_dropout", "0"),
     "projector": ("--tune_mm_mlp_adapter", "True"),
 }
-# Stage, setting, gradient checkpointing, pairs in the order of the steps. Each has an engine of its own, since ZeRO-3
-# learns the order of module calls in the first step. First every pair comes first, then every setting sees all pairs.
-RUNS = [("zero3", "full", False, (first, ("text", "several"))) for first in PAIRS] + [
-    (stage, setting, checkpointing, (("text", "images"), *[pair[:: (-1) ** n] for n, pair in enumerate(PAIRS)]))
+# Stage, setting, gradient checkpointing, unpadded, pairs in the order of the steps. Each has an engine of its own,
+# since ZeRO-3 learns the order of module calls in the first step. First every pair comes first, then every setting sees
+# all pairs.
+RUNS = [("zero3", "full", False, True, (first, ("text", "several"))) for first in PAIRS] + [
+    (
+        stage,
+        setting,
+        checkpointing,
+        unpadded,
+        (("text", "images"), *[pair[:: (-1) ** n] for n, pair in enumerate(PAIRS)]),
+    )
     for stage in ("zero2", "zero3")
     for setting in SETTINGS
     for checkpointing in (False, True)
+    for unpadded in (True, False)
+    if unpadded or (stage, setting) == ("zero3", "full")
 ]
 EVALUATED = (("images", "text"),)
-TASKS, PIXELS, LEARNING_RATE = 3, 56, 0.02
+TASKS, PIXELS, PATCHES, LEARNING_RATE = 3, 56, 16, 0.02
 
 
 def micro_batch(kind: str, seed: int) -> dict:
@@ -60,6 +73,15 @@ def micro_batch(kind: str, seed: int) -> dict:
     if sum(images):
         batch["images"] = torch.randn(sum(images), 3, PIXELS, PIXELS, generator=draw)
     return batch
+
+
+def laid_end_to_end(batch: dict) -> dict:
+    """The batch without its padding."""
+    rows = [(ids[mask], labels[mask]) for ids, labels, mask in zip(
+        batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True
+    )]  # fmt: skip
+    others = {name: value for name, value in batch.items() if name in ("task_ids", "images")}
+    return others | lay_end_to_end(*zip(*rows, strict=True), wide_token=-200, width=PATCHES)
 
 
 def steps_of(pairs: tuple[tuple[str, str], ...]) -> list[list[dict]]:
@@ -91,7 +113,7 @@ def trained(model):
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def train_in_one_process(folder, setting, checkpointing, pairs):
+def train_in_one_process(folder, setting, checkpointing, _, pairs):
     model, _ = build(folder, setting, checkpointing, "--no_cuda", "True")
     weighter = build_weighter("EW", TASKS, [0.5, 1.5, 1.0])
     optimizer = torch.optim.SGD(trained(model).values(), lr=LEARNING_RATE)
@@ -106,7 +128,7 @@ def train_in_one_process(folder, setting, checkpointing, pairs):
     return losses, {name: parameter.detach() for name, parameter in trained(model).items()}
 
 
-def train_as_rank(rank, folder, stage, setting, checkpointing, pairs):
+def train_as_rank(rank, folder, stage, setting, checkpointing, unpadded, pairs):
     import deepspeed
 
     model, args = build(folder, setting, checkpointing, "--deepspeed", str(folder / f"{stage}.json"))
@@ -116,7 +138,8 @@ def train_as_rank(rank, folder, stage, setting, checkpointing, pairs):
     weighter = build_weighter("EW", TASKS, [0.5, 1.5, 1.0])
     losses = []
     for step in steps_of(pairs):
-        part = engine(**step[rank], weighter=weighter, token_count_K=token_counts(step)).loss
+        batch = laid_end_to_end(step[rank]) if unpadded else step[rank]
+        part = engine(**batch, weighter=weighter, token_count_K=token_counts(step)).loss
         engine.backward(part * 2)  # DeepSpeed averages over the ranks
         engine.step()
         losses.append(float(part.detach()))

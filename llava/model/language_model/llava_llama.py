@@ -95,6 +95,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
         weighter: Weighter | None = None,
         task_ids: torch.LongTensor | None = None,
         token_count_K: torch.Tensor | None = None,
+        unpadded: dict[str, Any] | None = None,
     ) -> tuple | CausalLMOutputWithPast:
         """As transformers_patch's LlamaForCausalLM.forward, with images in the places of their tokens.
 
@@ -103,8 +104,12 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
             images: float [N, 3, H, W], one for each -200, in order; None if there is none.
             image_sizes: LLaVA's code passes them; only LLaVA-1.6 reads them.
             weighter, task_ids, token_count_K: the weighted loss (Eq. 2).
+            unpadded: of samples laid end to end, whose input_ids then hold the text alone; see transformers_patch.
         """
-        if inputs_embeds is None:
+        if unpadded is not None:
+            inputs_embeds = self.embed_unpadded(input_ids, images, unpadded.get("order_L"))
+            input_ids = None
+        elif inputs_embeds is None:
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
                 self.prepare_inputs_labels_for_multimodal(
                     input_ids, position_ids, attention_mask, past_key_values, labels, images
@@ -124,6 +129,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
             weighter=weighter,
             task_ids=task_ids,
             token_count_K=token_count_K,
+            unpadded=unpadded,
         )
 
     @torch.no_grad()

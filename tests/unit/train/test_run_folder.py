@@ -178,6 +178,7 @@ def shape(place, *changes):
         ("--mm_vision_select_layer", "-2"),
         ("--lora_enable", "True"),
         ("--group_by_modality_length", "True"),
+        ("--padded_batches", "True"),
     ],
     ids=lambda flags: flags[0],
 )
@@ -199,6 +200,15 @@ def test_a_run_that_met_a_bad_image_resumes_with_another_rule(place, tmp_path, c
     lenient.close()
     with pytest.raises(InputError, match=f"bad_image '{choice}' -> 'fail'.*Restore them"):
         RunFolder(str(tmp_path), shape(place)).open()  # a record may have been substituted
+
+
+def test_a_run_that_began_with_padding_goes_on_with_it_alone(place, tmp_path):
+    before = shape(place)
+    del before["padded_batches"]  # as it was before the flag was there
+    run_once(tmp_path, before)
+    assert not opened(tmp_path, shape(place, "--padded_batches", "True")).finished
+    with pytest.raises(InputError, match=r"padded_batches True -> False"):
+        opened(tmp_path, shape(place))
 
 
 def test_a_folder_is_not_reused_when_a_launcher_brings_another_precision(place, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def test_tokens_of_loss_zero_stay_in_the_denominator():
 def test_no_supervised_token_gives_zero_with_a_gradient_not_nan():
     head = LanguageModelHead(4, 7, bias=False)
     hidden = torch.randn(1, 3, 4, requires_grad=True)
-    selected, label, _ = supervised_tokens(hidden, torch.full((1, 3), -100))
+    selected, label, *_ = supervised_tokens(hidden, torch.full((1, 3), -100))
     for loss in (
         weighted_token_loss(token_losses(head, selected, label), torch.ones(0)),
         weighted_losses(head, selected, label, torch.ones(0))[0],
@@ -51,7 +51,7 @@ def test_unequal_lengths_are_refused():
 def test_supervised_token_losses_equal_the_plain_path_with_full_logits():
     torch.manual_seed(0)
     head, hidden = LanguageModelHead(8, 6, bias=False), torch.randn(3, 5, 8)
-    selected, label, row = supervised_tokens(hidden, LABELS)
+    selected, label, row, *_ = supervised_tokens(hidden, LABELS)
     token_loss = token_losses(head, selected, label)
     full = nn.functional.cross_entropy(head(hidden)[:, :-1].reshape(-1, 6), LABELS[:, 1:].reshape(-1), reduction="none")
     assert torch.allclose(token_loss, full.reshape(3, 4)[LABELS[:, 1:] != -100])
