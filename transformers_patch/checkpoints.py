@@ -27,6 +27,7 @@ from transformers_patch.publish import checkpoint_folders, discard, publish, ran
 from transformers_patch.stopping import StopSignals
 from transformers_patch.tensor_files import load_tensors, save_tensors, weights_only_loading
 
+WISHES = 3  # numbers in `ResumableTrainer.wishes`
 STAGING = ".saving"  # the folder inside output_dir where a checkpoint is written before it is renamed into place
 WEIGHTER_FILE = "weighter.pt"
 _FULL_DISK = 2**20  # bytes free
@@ -67,7 +68,7 @@ class ResumableTrainer(transformers.Trainer):
     # Stopping
 
     def wishes(self) -> torch.Tensor:
-        """float64 [3], what this rank wishes: stop for SIGTERM, stop for SIGINT, save by rank 0's clock."""
+        """float64 [WISHES], what this rank wishes: stop for SIGTERM, stop for SIGINT, save by rank 0's clock."""
         received = self.stop.received if self.stop is not None else 0
         minutes = getattr(self.args, "save_minutes", None)
         due = minutes and self.is_world_process_zero() and time.monotonic() - self._saved_at >= 60 * minutes

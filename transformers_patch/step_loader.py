@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from transformers_patch.dealing import Dealing, StepBalance
 from transformers_patch.unpadded import Batch, silenced
 
 
@@ -46,12 +47,14 @@ class StepLayout:
         per_device: samples of a micro-batch on one rank.
         accumulation: micro-batches of a step on one rank.
         world_size, rank: number of processes, and this one.
+        dealing: deals them by work; None: in order, as many to each micro-batch.
     """
 
     per_device: int
     accumulation: int
     world_size: int = 1
     rank: int = 0
+    dealing: Dealing | None = None
 
     @property
     def samples_per_step(self) -> int:
@@ -62,25 +65,45 @@ class StepLayout:
         """Optimizer steps of an epoch."""
         return -(-num_samples // self.samples_per_step)
 
+    def samples(self, order: Sequence[int], step: int) -> list[int]:
+        """The samples of a step."""
+        return list(order[step * self.samples_per_step : (step + 1) * self.samples_per_step])
+
+    def parts(self, samples: Sequence[int]) -> list[list[int]]:
+        """A step's samples as they are dealt: all ranks' first micro-batches, then their second ones, and so on."""
+        if self.dealing is not None:
+            return self.dealing.deal(samples, self.world_size * self.accumulation)
+        return self._in_order(samples)
+
+    def _in_order(self, samples: Sequence[int]) -> list[list[int]]:
+        starts = range(0, self.samples_per_step, self.per_device)
+        return [list(samples[start : start + self.per_device]) for start in starts]
+
     def micro_batches(self, order: Sequence[int], step: int) -> list[tuple[list[int], bool]]:
         """This rank's micro-batches of a step: (sample indices, whether they count).
 
-        A micro-batch that finds no sample left in a short last step reads the step's first sample and does not
+        A micro-batch that finds no sample left in a short last step reads one that another has too and does not
         count: every rank and every accumulation step must still run its forward and backward.
         """
-        samples = list(order[step * self.samples_per_step : (step + 1) * self.samples_per_step])
-        micro_batches = []
-        for n in range(self.accumulation):
-            start = (n * self.world_size + self.rank) * self.per_device
-            part = samples[start : start + self.per_device]
-            micro_batches.append((part, True) if part else (samples[:1], False))
-        return micro_batches
+        samples = self.samples(order, step)
+        spare = samples[0] if self.dealing is None else self.dealing.shortest(samples)
+        return [
+            (part, True) if part else ([spare], False) for part in self.parts(samples)[self.rank :: self.world_size]
+        ]
+
+    def balance(self, order: Sequence[int], step: int) -> StepBalance | None:
+        """How even a step that is dealt by work is."""
+        if self.dealing is None:
+            return None
+        samples = self.samples(order, step)
+        return self.dealing.balance(self._in_order(samples), self.parts(samples), self.world_size)
 
 
 class StepLoader:
     """A data loader that yields the micro-batches of one optimizer step after another.
 
-    Each batch gains `sample_indices` (none if it does not count) and, if `count_tokens` is given, `token_count_K`.
+    Each batch gains `sample_indices` (none if it does not count), `step_balance` if the samples are dealt by work, and,
+    if `count_tokens` is given, `token_count_K`.
 
     Args:
         dataset: map-style.
@@ -142,8 +165,10 @@ class StepLoader:
             **self._loader_options,
         )
         batches = zip(plan, loader, strict=True)
-        for _ in range(first_step, end):
-            yield from self._with_counts(self._read_step(batches))
+        for step in range(first_step, end):
+            window = self._with_counts(self._read_step(batches))
+            balance = self.layout.balance(order, step)
+            yield from (batch if balance is None else batch | {"step_balance": balance} for batch in window)
 
     def _read_step(self, batches: Iterator[tuple[tuple[list[int], bool], Batch]]) -> list[Batch]:
         window: list[Batch] = []

@@ -3,6 +3,9 @@
     {"step": 10, "epoch": 0.1, "loss": 2.1, "learning_rate": 1e-3, "elapsed_s": 12.3,
      "tasks": {"VQAv2": {"loss": 1.9, "weight": 0.8, "tokens": 812, "tokens_seen": 8044, "share": 0.21}, ...}}
 
+Where samples are dealt by work, a line also has `padding_avoided`, the share of positions that would be padding had
+they been dealt in order and padded, and `slowest_rank`, the work of the rank that had most over the mean (1 is even).
+
 `loss` is null for a task without a supervised token since the last line; `weight` is its weight in the line's last
 step; `tokens` are its supervised tokens since the last line, `tokens_seen` since the run began; `share` is its part of
 the weighted loss.
@@ -15,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from transformers_patch.dealing import StepBalance
 
 
 class TaskLog:
@@ -36,6 +41,7 @@ class TaskLog:
         self._share_K = torch.zeros_like(self._loss_sum_K)
         self._count_K = torch.zeros_like(self._loss_sum_K)
         self._loss_sum, self._steps = 0.0, 0
+        self._balances: list[StepBalance] = []
 
     def resume(self, step: int) -> float:
         """Forget lines of steps that will be taken again (a run goes on from an older checkpoint, or starts anew).
@@ -60,6 +66,7 @@ class TaskLog:
         count_K: torch.Tensor,
         share_K: torch.Tensor,
         weight_K: torch.Tensor,
+        balance: StepBalance | None = None,
     ) -> None:
         """Take in one optimizer step.
 
@@ -68,7 +75,10 @@ class TaskLog:
             loss_sum_K, count_K: float [K], sum of token losses and number of tokens of each task.
             share_K: float64 [K], each task's part of `loss`.
             weight_K: float [K], the task weights the step was taken with; a line shows those of its last step.
+            balance: how even the step was.
         """
+        if balance is not None:
+            self._balances.append(balance)
         self._loss_sum += loss
         self._steps += 1
         self._loss_sum_K += loss_sum_K
@@ -98,6 +108,7 @@ class TaskLog:
             "loss": self._loss_sum / self._steps,
             "learning_rate": learning_rate,
             "elapsed_s": round(elapsed_s, 3),
+            **self._evenness(),
             "tasks": tasks,
         }
         self._clear()
@@ -111,6 +122,15 @@ class TaskLog:
                 raise
         return line
 
+    def _evenness(self) -> dict[str, float]:
+        if not self._balances:
+            return {}
+        positions, padded, slowest, mean = (
+            sum(getattr(balance, name) for balance in self._balances)
+            for name in ("positions", "padded_positions", "slowest_work", "mean_work")
+        )
+        return {"padding_avoided": round(1 - positions / padded, 4), "slowest_rank": round(slowest / mean, 4)}
+
 
 def tracker_values(line: dict[str, Any]) -> dict[str, float]:
     """A line of the log as named numbers for TensorBoard and the like: `task_loss/VQAv2`, `task_weight/VQAv2`, ...
@@ -118,7 +138,7 @@ def tracker_values(line: dict[str, Any]) -> dict[str, float]:
     Rounded to four digits as transformers rounds `loss`; the file keeps all. A task without a supervised token since
     the last line has no loss.
     """
-    values = {}
+    values = {name: line[name] for name in ("padding_avoided", "slowest_rank") if name in line}
     for name, task in line.get("tasks", {}).items():
         if task["tokens"]:
             values[f"task_loss/{name}"] = round(task["loss"], 4)

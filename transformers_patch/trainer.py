@@ -19,18 +19,18 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import RandomSampler
 
-from transformers_patch.checkpoints import ResumableTrainer
+from transformers_patch.checkpoints import WISHES, ResumableTrainer
 from transformers_patch.compat import decayed_parameters, quiet_checkpointing, without_empty_groups
+from transformers_patch.dealing import Dealing
 from transformers_patch.modeling_llama import LlamaForCausalLM
-from transformers_patch.progress import LossOnProgressBar, check_trackers
+from transformers_patch.progress import LossOnProgressBar
+from transformers_patch.settings import BATCH, SMALL_MICRO_BATCH, STEP, check_settings
 from transformers_patch.step_loader import Batch, ReadError, StepLayout, StepLoader, refuse_unread
 from transformers_patch.stopping import start_worker
 from transformers_patch.task_log import TaskLog, tracker_values
 from transformers_patch.unpadded import UnpaddedCollator, count_batch
 from transformers_patch.weighter import Weighter, refuse_parameters
 
-STEP, BATCH = "step", "batch"
-SMALL_MICRO_BATCH = 8
 # A loss scaler begins at 65536 and halves in each step that it skips: 17 in a row, or more if it had grown.
 LOWEST_LOSS_SCALE = 1.0
 
@@ -40,35 +40,6 @@ class NonFiniteLossError(RuntimeError):
 
     Raised on all ranks, before anything of the step is saved.
     """
-
-
-def check_settings(args: transformers.TrainingArguments, loss_normalization: str) -> None:
-    """Refuse settings under which the task weights could not mean what they say.
-
-    Raises:
-        ValueError: an unknown normalisation, "batch" with one sample per micro-batch, label smoothing, a batch size
-            that changes on its own, FSDP, several GPUs in one process, or a tracker that is not installed.
-    """
-    check_trackers(args.report_to)
-    per_device_batch = args.per_device_train_batch_size
-    if loss_normalization not in (STEP, BATCH):
-        raise ValueError(f"loss_normalization must be step or batch, got {loss_normalization!r}. Choose one.")
-    if loss_normalization == BATCH and per_device_batch == 1:
-        raise ValueError(
-            "loss_normalization=batch needs a per-device batch above 1: task weights cancel out of a micro-batch "
-            "of one sample. Use loss_normalization=step."
-        )
-    if args.label_smoothing_factor:
-        raise ValueError("label_smoothing_factor would bypass the task weights. Leave it at 0.")
-    if args.auto_find_batch_size:
-        raise ValueError("auto_find_batch_size would change the batch in mid-run. Set per_device_train_batch_size.")
-    if args.fsdp:
-        raise ValueError("fsdp: transformers 4.31.0 cannot save its state with this torch. Use DeepSpeed (zero3.json).")
-    if args.n_gpu > 1:
-        raise ValueError(
-            f"one process sees {args.n_gpu} GPUs, where transformers would use DataParallel. Start one process per "
-            f"GPU: torchrun --nproc_per_node {args.n_gpu} ..., or deepspeed ..., or set CUDA_VISIBLE_DEVICES=0."
-        )
 
 
 class Trainer(ResumableTrainer):
@@ -81,6 +52,9 @@ class Trainer(ResumableTrainer):
             micro-batch and averages the quotients, as the reference does.
         task_names: names in id order, for logs; their ids if None.
         log_file: JSON Lines file of per-task losses; None for none.
+        sample_lengths: positions of each training sample, known or estimated, the same on all ranks: in "step"
+            normalization without padding, a step's samples are dealt to ranks and micro-batches by the work that they
+            are, which changes none of its sums; None: in order, as many to each.
         padded_batches: pad the samples of a micro-batch to the longest; else a `LlamaForCausalLM` of transformers_patch
             is given them end to end, which changes neither loss nor gradients.
         decay_norm_weights: apply weight decay to LlamaRMSNorm weights as transformers 4.31.0 does.
@@ -98,6 +72,7 @@ class Trainer(ResumableTrainer):
         loss_normalization: str = STEP,
         task_names: Sequence[str] | None = None,
         log_file: str | os.PathLike | None = None,
+        sample_lengths: Sequence[int] | None = None,
         padded_batches: bool = False,
         decay_norm_weights: bool = False,
         **kwargs,
@@ -105,11 +80,13 @@ class Trainer(ResumableTrainer):
         super().__init__(*args, **kwargs)
         self.weighter = weighter
         self.loss_normalization = loss_normalization
+        self.sample_lengths = sample_lengths
         self.padded_batches = padded_batches
         self.decay_norm_weights = decay_norm_weights
         if weighter is None:
             return
         self._check_settings()
+        self.args.logging_nan_inf_filter = False  # would look at each micro-batch's loss for what ends the run anyway
         if self.pop_callback(transformers.ProgressCallback) is not None:
             self.add_callback(LossOnProgressBar)
         self.is_strategy = isinstance(weighter, Weighter)
@@ -151,6 +128,7 @@ class Trainer(ResumableTrainer):
                 self.args.gradient_accumulation_steps,
                 self.args.world_size,
                 self.args.process_index,
+                self._dealing(),
             ),
             order_of_epoch=self.epoch_order,
             position=lambda: self.state.global_step,
@@ -166,6 +144,13 @@ class Trainer(ResumableTrainer):
     def _pads(self) -> bool:
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         return self.padded_batches or not isinstance(model, LlamaForCausalLM)
+
+    def _dealing(self) -> Dealing | None:
+        """How a step's samples are dealt by work; None where the result depends on who gets which, or on padding."""
+        depends = self._pads or not self.is_strategy or self.loss_normalization == BATCH
+        if depends or self.sample_lengths is None:
+            return None
+        return Dealing(self.sample_lengths, self.model.config.hidden_size)
 
     def epoch_order(self, epoch: int) -> Sequence[int]:
         """The sample indices of an epoch: a function of seed and epoch alone, equal on all ranks and after a resume.
@@ -240,7 +225,7 @@ class Trainer(ResumableTrainer):
         if self.weighter is None:
             return super().training_step(model, inputs)
         inputs = dict(inputs)
-        samples = inputs.pop("sample_indices", [])
+        samples, self._balance = inputs.pop("sample_indices", []), inputs.pop("step_balance", None)
         if self._micro_batch % self.args.gradient_accumulation_steps == 0:
             self._begin_step()
             if self.is_strategy and self.loss_normalization == STEP:  # else the weighter itself, per micro-batch
@@ -282,13 +267,20 @@ class Trainer(ResumableTrainer):
     def _reduce_step(self) -> None:
         """Reduce the step's losses over ranks and stop if they are not finite.
 
-        Called before the last backward: DeepSpeed takes its optimizer step inside of it.
+        Called before the last backward: DeepSpeed takes its optimizer step inside of it. All that the host wants to
+        know of the step travels at once, for it waits here until the device has caught up.
         """
-        loss, *wishes = self._sum_over_ranks(torch.cat([self._step_loss.reshape(1), self.wishes()])).tolist()
-        self._step_loss = loss / self.args.world_size
-        self.heed(wishes)
+        parts = [self._step_loss.reshape(1), self.wishes(), *(self._step_sums if self.is_strategy else ())]
+        totals = self._sum_over_ranks(torch.cat(parts))
         if self.is_strategy:
-            self._step_sums = self._sum_over_ranks(self._step_sums).cpu()
+            count_K = totals[-self.weighter.num_tasks :].long()
+            token_weight_K, normalizer = self.weighter.token_weights(count_K)
+            known = (token_weight_K, torch.as_tensor(normalizer).reshape(1), self.weighter.weight_K)
+            totals = torch.cat([totals, *(values.to(totals) for values in known)])
+        loss, *others = totals.tolist()
+        self._step_loss = loss / self.args.world_size
+        self.heed(others[:WISHES])
+        self._step_sums = torch.tensor(others[WISHES:], dtype=torch.float64)
         if not math.isfinite(self._step_loss):
             raise NonFiniteLossError(f"{self._describe_bad_step('loss', self._step_loss)} No optimizer step was taken.")
 
@@ -299,11 +291,11 @@ class Trainer(ResumableTrainer):
             if not self.model_wrapped.was_step_applied() or norm is not None and not math.isfinite(norm):
                 raise NonFiniteLossError(f"{self._describe_bad_step('gradient norm', math.nan)} The step is not saved.")
         if self.is_strategy:
-            loss_sum_K, count_K = self._step_sums
-            device = self.args.device
-            token_weight_K, normalizer = self.weighter.token_weights(count_K.long().to(device))
-            share_K = loss_sum_K * token_weight_K.double().cpu() / (float(normalizer) or 1.0)
-            self._task_log.add(self._step_loss, loss_sum_K, count_K, share_K, self.weighter.weight_K.cpu())
+            tasks, device = self.weighter.num_tasks, self.args.device
+            sizes = (tasks, tasks, tasks, 1, tasks)
+            loss_sum_K, count_K, token_weight_K, normalizer, weight_K = self._step_sums.split(sizes)
+            share_K = loss_sum_K * token_weight_K / torch.where(normalizer == 0, 1.0, normalizer)
+            self._task_log.add(self._step_loss, loss_sum_K, count_K, share_K, weight_K, self._balance)
             if self.loss_normalization == STEP:  # else the weighter has observed each micro-batch
                 self.weighter.observe((loss_sum_K / count_K).to(device), count_K.long().to(device))
 
@@ -328,7 +320,7 @@ class Trainer(ResumableTrainer):
     def _describe_bad_step(self, what: str, value: float, step: int | None = None) -> str:
         text = f"the {what} is {float(value)} at step {self.state.global_step + 1 if step is None else step}"
         if self.is_strategy:
-            sums = zip(self._task_log.task_names, self._step_sums[0], strict=True)
+            sums = zip(self._task_log.task_names, self._step_sums, strict=False)
             bad = [name for name, loss_sum in sums if not loss_sum.isfinite()]
             text += f" (tasks: {', '.join(bad) or 'all finite'})"
         samples = ", ".join(self.describe_samples(self._step_samples))

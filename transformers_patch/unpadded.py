@@ -2,8 +2,8 @@
 
     batch["unpadded"]   what the model needs beside the row (see `lay_end_to_end`)
 
-Everything that depends on lengths is worked out here, on the CPU where the batch is made, so that a training step
-never waits for the device to tell it.
+Everything that depends on lengths is worked out here, on the CPU where the batch is made: a training step never has to
+wait for a GPU to know it.
 
 Shapes: B samples, L positions of the row, T supervised tokens, H heads (G of keys and values), E head size.
 """
@@ -135,15 +135,21 @@ def unpadded_tokens(hidden_1LD: torch.Tensor, unpadded: Batch) -> SupervisedToke
     )
 
 
+def _has_kernel(query: torch.Tensor) -> bool:
+    """Whether `varlen_attn`, which is FlashAttention, takes it: half precision, on an NVIDIA GPU since Ampere."""
+    is_half = query.dtype in (torch.bfloat16, torch.float16)
+    return query.is_cuda and is_half and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
 def attend_within_samples(
     query_1HLE: torch.Tensor, key_1GLE: torch.Tensor, value_1GLE: torch.Tensor, bounds: SampleBounds
 ) -> torch.Tensor:
     """Causal attention of each position to those of its own sample: [1, H, L, E].
 
-    On a GPU in half precision by torch's kernel for samples of various lengths, else sample by sample.
+    By torch's kernel for samples of various lengths where there is one, else sample by sample.
     """
     grouped = query_1HLE.shape[1] != key_1GLE.shape[1]
-    if query_1HLE.is_cuda and query_1HLE.dtype in (torch.bfloat16, torch.float16):
+    if _has_kernel(query_1HLE):
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_1HLE, key_1GLE, value_1GLE))
         longest, ends = max(bounds.lengths), bounds.cumulative
         attended = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0), enable_gqa=grouped)

@@ -23,6 +23,7 @@ from llava.data.collator import SupervisedCollator
 from llava.data.dataset import SupervisedDataset
 from llava.data.first_look import look_at_samples, weight_without_effect
 from llava.data.images import check_image_files
+from llava.data.lengths import estimated_positions
 from llava.data.preprocess import check_fits, check_trainable
 from llava.data.tokenizer import check_vocabulary, read_tokenizer
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM
@@ -328,6 +329,7 @@ def build_trainer(
         log_file=Path(args.output_dir) / LOG_FILE,
         decay_norm_weights=args.decay_norm_weights,
         padded_batches=args.padded_batches,
+        sample_lengths=None if args.padded_batches else estimated_positions(dataset, args.model_max_length, patches),
     )
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from waits import Waits
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.data.collator import SupervisedCollator
@@ -85,3 +86,12 @@ def test_images_that_do_not_fill_their_places_are_refused(model, wrong):
 def test_the_collator_counts_samples_that_teach_nothing():
     for batch in both([[1, IMAGE], *ROWS]):
         assert batch["unsupervised_samples"] == 3  # those that end with an image; the first two tokens teach nothing
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[1:2]], ids=["images", "text"])
+def test_forward_and_backward_never_wait_for_the_device(model, rows):
+    model.train()
+    _, batch = both(rows)
+    with Waits() as waits:
+        gradients(model, batch, token_count_K=torch.tensor([9, 5, 7]))
+    assert not waits.found

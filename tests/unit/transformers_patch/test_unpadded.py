@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from transformers_patch import LlamaForCausalLM, Weighter, build_weighter
+from transformers_patch import LlamaForCausalLM, Weighter, build_weighter, unpadded
 from transformers_patch.loss import count_supervised_tokens
 from transformers_patch.unpadded import (
     SampleBounds,
@@ -48,8 +48,8 @@ def _loss_and_gradients(model, batch, weighter, **options):
     return [output.loss.detach(), *(p.grad.clone() for p in model.parameters())]
 
 
-def _assert_same(padded, unpadded):
-    for a, b in zip(padded, unpadded, strict=True):
+def _assert_same(padded, laid):
+    for a, b in zip(padded, laid, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-6 * max(1.0, float(a.abs().max())))
 
 
@@ -87,9 +87,9 @@ def test_losses_and_gradients_are_those_of_padded_rows(method, left):
 
 def test_sums_of_each_task_are_those_of_padded_rows():
     model, batch, weighter = _model(), _padded(), build_weighter("EW", 3)
-    padded, unpadded = (model(**b, weighter=weighter) for b in (batch, without_padding(batch)))
-    torch.testing.assert_close(unpadded.task_loss_sum_K, padded.task_loss_sum_K, rtol=1e-6, atol=1e-6)
-    assert torch.equal(unpadded.task_token_count_K, padded.task_token_count_K)
+    padded, laid = (model(**b, weighter=weighter) for b in (batch, without_padding(batch)))
+    torch.testing.assert_close(laid.task_loss_sum_K, padded.task_loss_sum_K, rtol=1e-6, atol=1e-6)
+    assert torch.equal(laid.task_token_count_K, padded.task_token_count_K)
 
 
 def test_gradient_checkpointing_recomputes_attention_inside_samples():
@@ -102,8 +102,8 @@ def test_gradient_checkpointing_recomputes_attention_inside_samples():
 
 def test_bfloat16_rows_are_within_its_rounding_of_padded_ones():
     model, batch, weighter = _model().bfloat16(), _padded(), build_weighter("EW", 3)
-    padded, unpadded = (_loss_and_gradients(model, b, weighter) for b in (batch, without_padding(batch)))
-    for a, b in zip(padded, unpadded, strict=True):
+    padded, laid = (_loss_and_gradients(model, b, weighter) for b in (batch, without_padding(batch)))
+    for a, b in zip(padded, laid, strict=True):
         assert (a - b).abs().max() <= 0.04 * a.abs().max()
 
 
@@ -164,3 +164,22 @@ def test_a_silenced_row_gives_zero_loss_with_a_zero_gradient():
 def test_batches_with_more_than_text_are_left_as_they_are():
     batch = _padded() | {"images": torch.zeros(1)}
     assert UnpaddedCollator(lambda samples: samples[0])([batch]) is batch
+
+
+def test_the_kernel_of_a_gpu_gets_each_samples_bounds(monkeypatch):
+    """FlashAttention's interface, served by the plain reference: layouts, bounds and grouping are what it wants."""
+    asked = []
+
+    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size, enable_gqa):
+        asked.append((cu_seq_q.tolist(), cu_seq_k.tolist(), max_q, max_k, window_size, enable_gqa))
+        lengths = cu_seq_q.diff().tolist()
+        rows = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))  # [L, H, E]
+        return _plain_attention(*rows, lengths)[0].transpose(0, 1)
+
+    lengths, ends = (2, 5, 1), torch.tensor([0, 2, 7, 8], dtype=torch.int32)
+    tensors = [torch.randn(1, heads, 8, 8) for heads in (4, 2, 2)]
+    expected = attend_within_samples(*tensors, SampleBounds(lengths, ends))
+    monkeypatch.setattr(unpadded, "_has_kernel", lambda query: True)
+    monkeypatch.setattr(unpadded, "varlen_attn", kernel)
+    torch.testing.assert_close(attend_within_samples(*tensors, SampleBounds(lengths, ends)), expected)
+    assert asked == [([0, 2, 7, 8], [0, 2, 7, 8], 5, 5, (-1, 0), True)]

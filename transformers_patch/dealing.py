@@ -1,0 +1,73 @@
+"""Who gets which samples of an optimizer step, so that all ranks finish together (plain integers).
+
+Eq. 2 over the step does not depend on how the step's samples are split: the longest goes first, each to the
+micro-batch that has least to do. Work is counted in whole numbers, so that ranks on different processors agree.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heapify, heapreplace
+
+
+@dataclass(frozen=True)
+class StepBalance:
+    """How even a step is.
+
+    Attributes:
+        positions: of its samples.
+        padded_positions: what they would take, dealt in order and padded to the longest of each micro-batch.
+        slowest_work, mean_work: of the rank that has most to do, and of all.
+    """
+
+    positions: int
+    padded_positions: int
+    slowest_work: int
+    mean_work: float
+
+
+class Dealing:
+    """Deals samples by the work that they are.
+
+    Args:
+        lengths: positions of each sample of the data set, known or estimated, the same on all ranks.
+        hidden_size: of the decoder: a token costs as much in its matrices as in attention to 12 of those positions.
+    """
+
+    def __init__(self, lengths: Sequence[int], hidden_size: int):
+        self.lengths = lengths
+        self._linear = 12 * hidden_size
+
+    def work(self, length: int) -> int:
+        """Work of a sample of that many positions, in units that cancel."""
+        return length * (self._linear + length)
+
+    def deal(self, samples: Sequence[int], parts: int) -> list[list[int]]:
+        """The samples in that many parts of nearly equal work; parts without a sample come last."""
+        dealt: list[list[int]] = [[] for _ in range(parts)]
+        least = [(0, part) for part in range(parts)]
+        heapify(least)
+        for sample in sorted(samples, key=self.lengths.__getitem__, reverse=True):
+            work, part = least[0]
+            dealt[part].append(sample)
+            heapreplace(least, (work + self.work(self.lengths[sample]), part))
+        return dealt
+
+    def shortest(self, samples: Sequence[int]) -> int:
+        """The sample that is least work."""
+        return min(samples, key=self.lengths.__getitem__)
+
+    def balance(self, in_order: list[list[int]], dealt: list[list[int]], ranks: int) -> StepBalance:
+        """How even a step is.
+
+        Args:
+            in_order, dealt: its micro-batches, padded and by work, all ranks' first ones before their second ones.
+            ranks: number of ranks.
+        """
+        lengths = [[self.lengths[sample] for sample in part] for part in in_order if part]
+        work = [sum(self.work(self.lengths[sample]) for sample in part) for part in dealt]
+        return StepBalance(
+            positions=sum(map(sum, lengths)),
+            padded_positions=sum(max(part) * len(part) for part in lengths),
+            slowest_work=max(sum(work[rank::ranks]) for rank in range(ranks)),
+            mean_work=sum(work) / ranks,
+        )

@@ -1,0 +1,37 @@
+"""Settings of transformers under which task weights mean what they say."""
+
+import transformers
+
+from transformers_patch.progress import check_trackers
+
+STEP, BATCH = "step", "batch"
+SMALL_MICRO_BATCH = 8
+
+
+def check_settings(args: transformers.TrainingArguments, loss_normalization: str) -> None:
+    """Refuse settings under which the task weights could not mean what they say.
+
+    Raises:
+        ValueError: an unknown normalisation, "batch" with one sample per micro-batch, label smoothing, a batch size
+            that changes on its own, FSDP, several GPUs in one process, or a tracker that is not installed.
+    """
+    check_trackers(args.report_to)
+    per_device_batch = args.per_device_train_batch_size
+    if loss_normalization not in (STEP, BATCH):
+        raise ValueError(f"loss_normalization must be step or batch, got {loss_normalization!r}. Choose one.")
+    if loss_normalization == BATCH and per_device_batch == 1:
+        raise ValueError(
+            "loss_normalization=batch needs a per-device batch above 1: task weights cancel out of a micro-batch "
+            "of one sample. Use loss_normalization=step."
+        )
+    if args.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor would bypass the task weights. Leave it at 0.")
+    if args.auto_find_batch_size:
+        raise ValueError("auto_find_batch_size would change the batch in mid-run. Set per_device_train_batch_size.")
+    if args.fsdp:
+        raise ValueError("fsdp: transformers 4.31.0 cannot save its state with this torch. Use DeepSpeed (zero3.json).")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs, where transformers would use DataParallel. Start one process per "
+            f"GPU: torchrun --nproc_per_node {args.n_gpu} ..., or deepspeed ..., or set CUDA_VISIBLE_DEVICES=0."
+        )
