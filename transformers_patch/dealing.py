@@ -1,12 +1,13 @@
 """Who gets which samples of an optimizer step, so that all ranks finish together (plain integers).
 
 Eq. 2 over the step does not depend on how the step's samples are split: the longest goes first, each to the
-micro-batch that has least to do. Work is counted in whole numbers, so that ranks on different processors agree.
+micro-batch that has least to do, and then the fullest hands some on to the emptiest. Work is counted in whole numbers,
+so that ranks on different processors agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heapreplace
+from heapq import heapreplace
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,38 @@ class Dealing:
         """The samples in that many parts of nearly equal work; parts without a sample come last."""
         dealt: list[list[int]] = [[] for _ in range(parts)]
         least = [(0, part) for part in range(parts)]
-        heapify(least)
         for sample in sorted(samples, key=self.lengths.__getitem__, reverse=True):
             work, part = least[0]
             dealt[part].append(sample)
             heapreplace(least, (work + self.work(self.lengths[sample]), part))
+        if len(samples) > parts:
+            self._even_out(dealt)
         return dealt
+
+    def _even_out(self, parts: list[list[int]]) -> None:
+        """Hand samples from the fullest part to the emptiest, for others or for none, as long as it helps."""
+        total = [sum(self.work(self.lengths[sample]) for sample in part) for part in parts]
+        for _ in range(2 * len(parts)):
+            most, least = total.index(max(total)), total.index(min(total))
+            gap = total[most] - total[least]
+            best = max(self._exchanges(parts[most], parts[least]), key=lambda way: min(way[0], gap - way[0]))
+            moved, given, taken = best
+            if not 0 < moved < gap:
+                return
+            parts[most].remove(given)
+            parts[least].append(given)
+            if taken is not None:
+                parts[least].remove(taken)
+                parts[most].append(taken)
+            total[most] -= moved
+            total[least] += moved
+
+    def _exchanges(self, most: list[int], least: list[int]) -> Iterator[tuple[int, int, int | None]]:
+        """Ways to relieve a part: (work moved, sample given, sample taken for it)."""
+        offers = [(0, None), *((self.work(self.lengths[sample]), sample) for sample in least)]
+        for given in most:
+            work = self.work(self.lengths[given])
+            yield from ((work - back, given, taken) for back, taken in offers)
 
     def shortest(self, samples: Sequence[int]) -> int:
         """The sample that is least work."""

@@ -6,7 +6,7 @@ backward. The loader reads all micro-batches of a step ahead, counts, and hands 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, tee
 from typing import Any
 
 import torch
@@ -155,10 +155,12 @@ class StepLoader:
         end = self.steps_per_epoch
         if self._end is not None:
             end = min(end, self._end() - epoch * self.steps_per_epoch)
-        plan = [part for step in range(first_step, end) for part in self.layout.micro_batches(order, step)]
+        # Dealt as they are read: an epoch of a large run has many thousand steps.
+        parts = (part for step in range(first_step, end) for part in self.layout.micro_batches(order, step))
+        plan, wanted = tee(parts)
         loader = DataLoader(
             self.dataset,
-            batch_sampler=[indices for indices, _ in plan],
+            batch_sampler=(indices for indices, _ in wanted),
             collate_fn=self._collate,
             # Its own generator: torch's DataLoader draws one number per epoch, and a resumed run would draw one more.
             generator=torch.Generator().manual_seed(epoch),
