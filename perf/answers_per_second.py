@@ -35,7 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def make_questions(folder: Path, count: int) -> list[Any]:
     """Questions about drawn images."""
-    from llava.eval.questions import Question
+    from llava.generate.questions import Question
 
     data = _tests_module("zero_shot_data")
     questions = []
@@ -48,7 +48,7 @@ def make_questions(folder: Path, count: int) -> list[Any]:
 
 def seconds_to_answer(answerer: Any, questions: list[Any], batch_size: int) -> float:
     """Wall-clock seconds for all questions."""
-    from llava.eval.common import answer_all
+    from llava.generate.loop import answer_all
 
     started = time.perf_counter()
     answers = [answer for batch in answer_all(answerer, questions, (), batch_size) for answer in batch]
@@ -61,8 +61,9 @@ def seconds_to_answer(answerer: Any, questions: list[Any], batch_size: int) -> f
 def main() -> int:
     """Measure every batch size once."""
     args = parse()
-    from llava.eval.common import Answerer, default_device, dtype_of
-    from llava.eval.questions import Settings
+    from llava.generate.llava_engine import LlavaEngine
+    from llava.generate.llava_model import default_device, dtype_of
+    from llava.generate.questions import Settings
 
     with tempfile.TemporaryDirectory() as folder:
         path = args.model_path
@@ -70,7 +71,7 @@ def main() -> int:
             path = str(_tests_module("tiny").make_tiny_checkpoint(Path(folder) / "tiny") / "llava-tiny")
         device = default_device(args.device)
         settings = Settings(max_new_tokens=args.max_new_tokens)
-        answerer = Answerer.load(path, None, settings, device, dtype_of(args.dtype, device, path))
+        answerer = LlavaEngine.load(path, None, settings, device, dtype_of(args.dtype, device, path))
         questions = make_questions(Path(folder), args.questions)
         first = None
         print(f"{'batch':>5}{'answers/s':>11}{'ratio':>8}")

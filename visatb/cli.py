@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from visatb.errors import InputError, shortened
 
-EXIT_INPUT = 2
+EXIT_FAILED, EXIT_INPUT = 1, 2
 _PATH_AT_FAULT = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 

@@ -1,4 +1,4 @@
-"""LLaVA's model_vqa: `llava.eval.model_vqa_loader` for long answers (1024 tokens unless told otherwise)."""
+"""LLaVA's model_vqa: `llava.eval.model_vqa_loader` for long answers (1024 tokens by default)."""
 
 from functools import partial
 

@@ -1,17 +1,19 @@
-"""LLaVA's question files (`question_id`, `image`, `text`; JSON Lines) to LLaVA's answer files, over the one loop.
+"""LLaVA's question files (`question_id`, `image`, `text`; JSON Lines) to LLaVA's answer files.
 
     {"question_id": 3, "prompt": "...", "text": "the answer", "answer_id": "...", "model_id": "...", "metadata": {}}
 
 As in LLaVA a chunk is a contiguous part of the questions with an answers file of its own, to be joined with `cat`. The
-file is complete or absent; a run that was killed goes on where it was. `llava.eval.model_vqa` is the same command for
+file is complete or absent; a run that was killed resumes where it was. `llava.eval.model_vqa` is the same command for
 long answers.
 """
 
 import os
 from collections.abc import Sequence
 
-from llava.eval.answers_file import Asked, answer_command, answer_parser, get_chunk
-from llava.eval.questions import Question
+from llava.generate.answers import Asked
+from llava.generate.command import answer_command, answer_parser
+from llava.generate.questions import Question
+from llava.generate.shard import get_chunk
 from visatb.cli import run
 from visatb.errors import InputError
 from visatb.records import read_records, resolve_image
@@ -39,7 +41,7 @@ def read(path: str | os.PathLike, image_folder: str | os.PathLike, image_prefix:
         where = f"{path}: record {n} (question_id {entry['question_id']!r})"
         image = entry.get("image")
         if image is not None and not isinstance(image, str):
-            raise InputError(f"{path}: record {n}: image must be a path. Mend the field.")
+            raise InputError(f"{path}: record {n}: image must be a path. Correct the field.")
         if image and image_prefix and not os.path.exists(os.path.join(image_folder, image)):
             image = image_prefix + image
         images = () if image is None else (resolve_image(image_folder or ".", image, where),)

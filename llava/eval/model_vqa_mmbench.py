@@ -1,4 +1,4 @@
-"""LLaVA's model_vqa_mmbench: the questions of an MMBench TSV, whose images stand in it, asked over the one loop.
+"""LLaVA's model_vqa_mmbench: the questions of an MMBench TSV, whose images stand in it.
 
     {"question_id": 7, "round_id": 0, "prompt": "...", "text": "B", "options": [...], "option_char": ["A", ...], ...}
 
@@ -10,10 +10,11 @@ import binascii
 import os
 from collections.abc import Sequence
 
-from llava.eval.answers_file import Asked, answer_command, answer_parser
 from llava.eval.model_vqa_science import LETTER_ONLY
-from llava.eval.questions import Question
 from llava.eval.scorers.mmbench_table import LETTERS, Row, read_table
+from llava.generate.answers import Asked
+from llava.generate.command import answer_command, answer_parser
+from llava.generate.questions import Question
 from visatb.cli import run
 from visatb.errors import InputError
 

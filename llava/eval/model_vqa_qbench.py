@@ -1,16 +1,17 @@
-"""LLaVA's model_vqa_qbench: Q-Bench's single-choice questions about the quality of images, asked over the one loop.
+"""LLaVA's model_vqa_qbench: Q-Bench's single-choice questions about the quality of images.
 
     [{"img_path": "1.jpg", "question": "...", "candidates": ["Yes", "No"], "correct_ans": "Yes"}, ...]
 
 The lines of the answers file are these records with `response`, which Q-Bench (https://github.com/Q-Future/Q-Bench)
-takes and rates; what tells the model stands behind it.
+takes and rates; what names the model comes after it.
 """
 
 import os
 from collections.abc import Sequence
 
-from llava.eval.answers_file import Asked, answer_command, answer_parser
-from llava.eval.questions import Question
+from llava.generate.answers import Asked
+from llava.generate.command import answer_command, answer_parser
+from llava.generate.questions import Question
 from visatb.cli import run
 from visatb.errors import InputError
 from visatb.records import read_records, resolve_image

@@ -1,5 +1,4 @@
-"""LLaVA's model_vqa_science: ScienceQA's questions (`id`, `conversations`, `image` optional; JSON) asked over the one
-loop.
+"""LLaVA's model_vqa_science: ScienceQA's questions (`id`, `conversations`, `image` optional; JSON).
 
 The answer lines are LLaVA's; `prompt` is the whole question, which `llava.eval.eval_science_qa` looks into.
 """
@@ -7,8 +6,9 @@ The answer lines are LLaVA's; `prompt` is the whole question, which `llava.eval.
 import os
 from collections.abc import Sequence
 
-from llava.eval.answers_file import Asked, answer_command, answer_parser
-from llava.eval.questions import Question
+from llava.generate.answers import Asked
+from llava.generate.command import answer_command, answer_parser
+from llava.generate.questions import Question
 from visatb.cli import run
 from visatb.errors import InputError
 from visatb.records import IMAGE_TOKEN, name_of, read_records, resolve_image
@@ -40,7 +40,7 @@ def read(path: str | os.PathLike, image_folder: str | os.PathLike, single_pred_p
         image, images = record.get("image"), ()
         if image is not None:
             if not isinstance(image, str):
-                raise InputError(f"{where}: image must be a path. Mend the field.")
+                raise InputError(f"{where}: image must be a path. Correct the field.")
             images = (resolve_image(image_folder or ".", image, where),)
             text = f"{IMAGE_TOKEN}\n{text}"
         if single_pred_prompt:

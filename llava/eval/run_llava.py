@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
-from llava.eval.questions import Question, Settings, tell_template, template_of
+from llava.generate.flags import MODEL, ONE_QUESTION, add_flags
+from llava.generate.questions import Question, Settings, report_template, template_of
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 
@@ -34,7 +35,9 @@ def eval_model(args: Namespace) -> str:
     Raises:
         InputError: unreadable image, unknown template, setting out of range.
     """
-    from llava.eval.common import Answerer, answer_all, default_device, dtype_of
+    from llava.generate.llava_engine import LlavaEngine
+    from llava.generate.llava_model import default_device, dtype_of
+    from llava.generate.loop import answer_all
     from llava.mm_utils import get_model_name_from_path
 
     name = getattr(args, "model_name", None) or get_model_name_from_path(args.model_path)
@@ -51,10 +54,10 @@ def eval_model(args: Namespace) -> str:
     device = default_device(getattr(args, "device", None))
     dtype = dtype_of(getattr(args, "dtype", None) or "auto", device, args.model_path)
     model_base = getattr(args, "model_base", None)
-    answerer = Answerer.load(args.model_path, model_base, settings, device, dtype, model_name=name)
-    tell_template(template, reason)
+    engine = LlavaEngine.load(args.model_path, model_base, settings, device, dtype, model_name=name)
+    report_template(template, reason)
     query = args.query.replace(IMAGE_PLACEHOLDER, DEFAULT_IMAGE_TOKEN)
-    (answer,) = next(answer_all(answerer, [Question(0, "--query", query, images)]))
+    (answer,) = next(answer_all(engine, [Question(0, "--query", query, images)]))
     if answer.text is None:
         raise InputError(answer.bad_image or f"--query: {answer.failed}")
     print(answer.text)
@@ -98,19 +101,11 @@ def load_image(image_file: str) -> "Image.Image":
 def build_parser() -> ArgumentParser:
     """The command line, with LLaVA's flags."""
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
-    parser.add_argument("--model-path", required=True, help="folder of a checkpoint, or a name on the hub")
-    parser.add_argument("--model-base", help="base model of a LoRA or projector-only checkpoint")
+    add_flags(parser, (flag for flag in MODEL if flag != "--model-name"))
     parser.add_argument("--image-file", help="image, a file or a web address, or several joined by --sep")
     parser.add_argument("--query", required=True, help="the question")
     parser.add_argument("--sep", default=",", help="what joins several images")
-    parser.add_argument("--conv-mode", help="conversation template; that of the model's training if left out")
-    parser.add_argument("--temperature", type=float, default=0.2, help="0: greedy or beam search; above: draw")
-    parser.add_argument("--top_p", type=float, help="draw from the likeliest tokens that hold this share")
-    parser.add_argument("--num_beams", type=int, default=1, help="width of the beam search (with --temperature 0)")
-    parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; cuda where there is one if left out")
-    parser.add_argument("--dtype", choices=["auto", "bf16", "fp16", "fp32"], default="auto", help="of the weights")
+    add_flags(parser, ONE_QUESTION, temperature=0.2, max_new_tokens=512)
     return parser
 
 

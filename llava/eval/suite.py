@@ -1,6 +1,7 @@
 """The zero-shot suite: one model asked all benchmarks whose data is there, every answers file scored, one table.
 
-The model is loaded once on each GPU that is visible (--processes says otherwise). What is on the disk is kept: a run
+The model is loaded once on each GPU that is visible (--processes says otherwise); --num-chunks splits the questions
+over machines that share --output, and the last to finish scores. What is on the disk is kept: a run
 that was killed goes on, and finished answers are only scored again. What is missing is named with where to get it and
 where to put it; annotations that do not fit the questions are found before anything is asked; a benchmark that fails
 is told and the others go on. docs/evaluation.md describes every benchmark.
@@ -28,19 +29,13 @@ from typing import Any
 
 from eval.judge_client import URL_VARIABLE
 from eval.score_tables import read_score_table
-from llava.eval.answers_file import (
-    EXIT_FAILED,
-    AnswersFile,
-    Model,
-    add_generation_flags,
-    add_model_flags,
-    settings_of,
-)
-from llava.eval.questions import tell_template, template_of
-from llava.eval.shard import Shard, shard_of
 from llava.eval.suite_report import missing_lines, print_table, zero_shot_line
 from llava.eval.zero_shot import BENCHMARKS, Place, ZeroShot
-from visatb.cli import EXIT_INPUT, ArgumentParser, one_line, run
+from llava.generate.answers import AnswerFile, llava_answer_file
+from llava.generate.flags import MODEL, ONE_QUESTION, SPEED, add_flags, settings_of
+from llava.generate.llava_model import LlavaModel
+from llava.generate.shard import WHOLE, Shard, shard_of
+from visatb.cli import EXIT_FAILED, EXIT_INPUT, ArgumentParser, one_line, run
 from visatb.errors import InputError
 from visatb.files import read_json
 
@@ -71,7 +66,7 @@ class Sitting:
     bench: ZeroShot
     place: Place
     missing: dict[str, str]
-    answers: AnswersFile | None = None
+    answers: AnswerFile | None = None
     state: str = "open"
     told: str = ""
     code: int = 0
@@ -91,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_flags(args, names)
     if args.baseline is not None:
         read_score_table(args.baseline)  # what cannot be read is told before anything is asked
-    model = Model.of(args)
+    model = LlavaModel.of(args)
     sittings = prepare(args, names, model)
     missing = [(s.name, f"{s.place.source.name}/{need}", why) for s in sittings for need, why in s.missing.items()]
     for line in missing_lines(missing, args.data):
@@ -100,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not any(sitting.state == "open" for sitting in sittings) and len(sittings) == 1:
         raise InputError(sittings[0].told)
     ask_all(args, sittings, model)
-    if _left(sittings, None) and not _left(sittings, Shard(args.chunk_idx, args.num_chunks)):
+    if _left(sittings, WHOLE) and not _left(sittings, Shard(args.chunk_idx, args.num_chunks)):
         print("questions are left to other chunks; the last to finish scores")
         return 0
     for sitting in sittings:
@@ -123,7 +118,7 @@ def _is_all(names: str) -> bool:
     return ALL in [name.strip() for name in names.split(",")]
 
 
-def prepare(args: Namespace, names: Sequence[str], model: Model) -> list[Sitting]:
+def prepare(args: Namespace, names: Sequence[str], model: LlavaModel) -> list[Sitting]:
     """The sittings: every file looked for and every question read, before a model is loaded.
 
     What is missing or refused ends that sitting alone.
@@ -178,12 +173,12 @@ def _unfit(sitting: Sitting) -> str | None:
     return None
 
 
-def ask_all(args: Namespace, sittings: Sequence[Sitting], model: Model) -> None:
+def ask_all(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel) -> None:
     """Answer what has no answer yet, with one process for each GPU where there are several."""
     chunk = Shard(args.chunk_idx, args.num_chunks)
     count = min(args.processes or _processes(args, model), _left(sittings, chunk))
     if count:
-        tell_template(*template_of(args.model_path, args.conv_mode))
+        model.report()
     if count == 1:
         _ask(args, sittings, model, chunk)
     elif count:
@@ -192,9 +187,9 @@ def ask_all(args: Namespace, sittings: Sequence[Sitting], model: Model) -> None:
 
 def finish(sitting: Sitting) -> None:
     """Write the answers file and run the benchmark's scorers and converters on it."""
-    shortfall = sitting.answers.finish()
-    if shortfall is not None:
-        sitting.end("failed", f"{sitting.name}: {shortfall.told}", shortfall.code)
+    outcome = sitting.answers.finish()
+    if not outcome.written:
+        sitting.end("failed", f"{sitting.name}: {outcome.message}", outcome.code)
         return
     print(f"\n{sitting.name}: {sitting.place.answers}", flush=True)
     try:
@@ -214,7 +209,7 @@ def finish(sitting: Sitting) -> None:
     sitting.end("scored", "")
 
 
-def report(args: Namespace, sittings: Sequence[Sitting], model: Model) -> int:
+def report(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel) -> int:
     """Print what went wrong, the table and dI_zero%; returns the exit code."""
     for sitting in sittings:
         if sitting.code or sitting.state == "skipped":
@@ -236,7 +231,7 @@ def report(args: Namespace, sittings: Sequence[Sitting], model: Model) -> int:
     return EXIT_INPUT if EXIT_INPUT in codes else max(codes)
 
 
-def _place(args: Namespace, name: str, bench: ZeroShot, model: Model) -> Place:
+def _place(args: Namespace, name: str, bench: ZeroShot, model: LlavaModel) -> Place:
     """The benchmark's folder of data is the first that has its question file; output has the same name."""
     split = args.split or bench.split
     question_file = bench.questions.replace("{split}", split)
@@ -252,41 +247,42 @@ def _place(args: Namespace, name: str, bench: ZeroShot, model: Model) -> Place:
     return Place(Path(args.data) / folder, target, split, model.name, task, target / answers, metric, tuple(judge))
 
 
-def _answers(args: Namespace, sitting: Sitting, fingerprint: dict[str, str]) -> AnswersFile:
+def _answers(args: Namespace, sitting: Sitting, fingerprint: dict[str, str]) -> AnswerFile:
     """The answers file of a benchmark, its way cleared; a metric file of other answers is removed."""
     bench, place = sitting.bench, sitting.place
     questions = place.data(bench.questions)
     asked = bench.read(questions, place.data(bench.images))
-    answers = AnswersFile(place.answers, asked, settings_of(args, bench.max_new_tokens), fingerprint)
-    answers.clear_way([questions], _REMEDY, args.overwrite)
+    settings = settings_of(args, bench.max_new_tokens)
+    answers = llava_answer_file(place.answers, questions, asked, settings, fingerprint)
+    answers.clear_way(_REMEDY, args.overwrite)
     if not answers.work.complete() and bench.task:
         place.metric.unlink(missing_ok=True)
     return answers
 
 
-def _left(sittings: Sequence[Sitting], shard: Shard | None) -> int:
+def _left(sittings: Sequence[Sitting], shard: Shard) -> int:
     """How many questions (of a share) have no answer yet."""
     return sum(len(s.answers.open_questions(shard)) for s in sittings if s.answers is not None)
 
 
-def _ask(args: Namespace, sittings: Sequence[Sitting], model: Model, shard: Shard) -> None:
+def _ask(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel, shard: Shard) -> None:
     """Answer this process's share; a benchmark that fails is told when it is finished."""
-    answerer = None
+    engine = None
     for sitting in sittings:
         answers = sitting.answers
         if answers is None or not answers.open_questions(shard):
             continue
-        if answerer is None:
-            answerer = model.load(answers.settings)
+        if engine is None:
+            engine = model.load(answers.settings)
         try:
-            answers.answer(answerer.asking(answers.settings), args.batch_size, args.workers, shard, sitting.name)
+            answers.answer(engine.asking(answers.settings), args.batch_size, args.workers, shard, sitting.name)
         except (InputError, OSError, RuntimeError) as error:
             print(f"error: {sitting.name}: {one_line(error)}", file=sys.stderr, flush=True)
             code = EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED
             sitting.end("failed", f"{sitting.name}: {one_line(error)}", code)
 
 
-def _processes(args: Namespace, model: Model) -> int:
+def _processes(args: Namespace, model: LlavaModel) -> int:
     """As many as there are GPUs, if none is named."""
     if args.device not in (None, "cuda") or model.device == "cpu":
         return 1
@@ -315,7 +311,7 @@ def _share(args: Namespace, names: Sequence[str], number: int, count: int) -> in
     """What one of several processes does; it ends with the process that started it. The exit code is always 0."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is interrupted, and ends the others
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    model = Model.of(args, local_rank=number)
+    model = LlavaModel.of(args, local_rank=number)
     sittings = prepare(args, names, model)
     _ask(args, sittings, model, Shard(args.chunk_idx, args.num_chunks, number, count))
     return 0
@@ -332,8 +328,8 @@ def _metrics_folder(args: Namespace) -> Path:
 
 def _check_flags(args: Namespace, names: Sequence[str]) -> None:
     shard_of(args.chunk_idx, args.num_chunks, {})
-    if args.workers < 1 or (args.processes is not None and args.processes < 1):
-        raise InputError("--workers and --processes must be at least 1. Mend the flag.")
+    if args.processes is not None and args.processes < 1:
+        raise InputError(f"--processes must be at least 1, got {args.processes}.")
     if args.split is not None and (len(names) > 1 or not BENCHMARKS[names[0]].split):
         several = ", ".join(name for name, bench in BENCHMARKS.items() if bench.split)
         raise InputError(f"--split is for one of {several} alone, got --benchmarks {args.benchmarks}. Leave it out.")
@@ -347,7 +343,7 @@ def _check_flags(args: Namespace, names: Sequence[str]) -> None:
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
-    add_model_flags(parser)
+    add_flags(parser, MODEL)
     files = parser.add_argument_group("benchmarks and files")
     files.add_argument("--benchmarks", default=ALL, help=f"{ALL}, or some of {', '.join(BENCHMARKS)}, with commas")
     files.add_argument("--data", default="playground/data/eval", help="folder of the benchmarks, as LLaVA's")
@@ -355,15 +351,13 @@ def build_parser() -> ArgumentParser:
     files.add_argument("--metrics-folder", help="<here>/<model>/<task>.json; <output>/metrics if left out")
     files.add_argument("--split", help="another question file of the one benchmark, without its ending")
     files.add_argument("--baseline", help="metric files of another model (its folder), for dI_zero%%")
-    files.add_argument("--overwrite", action="store_true", help="replace answers files that were made differently")
+    add_flags(files, ["--overwrite"])
     files.add_argument("--judge-model", help="judging model of the reviews; they are skipped if left out")
     files.add_argument("--judge-url", help=f"its endpoint; {URL_VARIABLE} or OpenAI's if left out")
     speed = parser.add_argument_group("speed; no effect on the answers")
     speed.add_argument("--processes", type=int, help="on this machine; one for each visible GPU if left out")
-    speed.add_argument("--workers", type=int, default=2, help="threads of a process that read images ahead")
-    speed.add_argument("--num-chunks", type=int, default=1, help="split over this many machines that share --output")
-    speed.add_argument("--chunk-idx", type=int, default=0, help="which of them this is; the last to finish scores")
-    add_generation_flags(parser, None)
+    add_flags(speed, SPEED)
+    add_flags(parser.add_argument_group("generation; each benchmark has its own --max_new_tokens"), ONE_QUESTION)
     return parser
 
 

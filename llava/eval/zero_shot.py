@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from llava.eval import model_vqa_loader, model_vqa_mmbench, model_vqa_science
-from llava.eval.answers_file import Asked
 from llava.eval.scorers import (
     gqa,
     llavabench,
@@ -26,6 +25,7 @@ from llava.eval.scorers import (
     vqav2,
 )
 from llava.eval.scorers.mmbench_table import read_table
+from llava.generate.answers import Asked
 
 # Table 4 of arXiv 2403.04343: dI_zero% is over these.
 ZERO_SHOT_TASKS = ("TextVQA", "POPE", "MME", "SQA", "MMBench", "SEED", "MM-Vet")

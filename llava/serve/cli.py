@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
-from llava.eval.questions import Settings, tell_template, template_of
 from llava.eval.run_llava import load_image
+from llava.generate.flags import MODEL, ONE_QUESTION, add_flags
+from llava.generate.questions import Settings, report_template, template_of
 from visatb.cli import ArgumentParser, one_line, run
 from visatb.errors import InputError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from llava.eval.common import Answerer
+    from llava.generate.llava_engine import LlavaEngine
 
 _EXAMPLE = """example:
   python -m llava.serve.cli --model-path liuhaotian/llava-v1.5-7b --image-file view.jpg
@@ -32,16 +33,10 @@ A line that starts with a space is asked as it is, also if a slash follows."""
 def build_parser() -> ArgumentParser:
     """The command line, with LLaVA's flags."""
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
-    parser.add_argument("--model-path", required=True, help="folder of a checkpoint, or a name on the hub")
-    parser.add_argument("--model-base", help="base model of a LoRA or projector-only checkpoint")
+    add_flags(parser, (flag for flag in MODEL if flag != "--model-name"))
     parser.add_argument("--image-file", help="the image, a file or a web address; without one the chat is text only")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; cuda where there is one if left out")
-    parser.add_argument("--dtype", choices=["auto", "bf16", "fp16", "fp32"], default="auto", help="of the weights")
-    parser.add_argument("--conv-mode", help="conversation template; that of the model's training if left out")
-    parser.add_argument("--temperature", type=float, default=0.2, help="0: greedy search; above: draw")
-    parser.add_argument("--top_p", type=float, help="draw from the likeliest tokens that hold this share")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="longest answer")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    flags = (flag for flag in ONE_QUESTION if flag != "--num_beams")  # a beam search cannot print word by word
+    add_flags(parser, flags, temperature=0.2, max_new_tokens=512)
     parser.add_argument("--load-8bit", action="store_true", help="quantise the weights (needs bitsandbytes)")
     parser.add_argument("--load-4bit", action="store_true", help="quantise the weights (needs bitsandbytes)")
     parser.add_argument("--image-aspect-ratio", choices=["pad", "square"], help="the checkpoint's own if left out")
@@ -52,17 +47,18 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = build_parser().parse_args(argv)
-    from llava.eval.common import Answerer, default_device, dtype_of
+    from llava.generate.llava_engine import LlavaEngine
+    from llava.generate.llava_model import default_device, dtype_of
 
     template, reason = template_of(args.model_path, args.conv_mode)
     settings = Settings(template, args.temperature, args.top_p, max_new_tokens=args.max_new_tokens, seed=args.seed)
     picture = load_image(args.image_file) if args.image_file else None
     device = default_device(args.device)
     dtype = dtype_of(args.dtype, device, args.model_path)
-    answerer = Answerer.load(
+    answerer = LlavaEngine.load(
         args.model_path, args.model_base, settings, device, dtype, load_8bit=args.load_8bit, load_4bit=args.load_4bit
     )
-    tell_template(template, reason)
+    report_template(template, reason)
     chat = Chat(answerer, args.image_aspect_ratio, args.debug)
     if picture is not None:
         chat.look_at(picture, args.image_file)
@@ -82,7 +78,7 @@ class Chat:
         roles: what the two sides are called on the terminal.
     """
 
-    def __init__(self, answerer: "Answerer", image_aspect_ratio: str | None = None, debug: bool = False):
+    def __init__(self, answerer: "LlavaEngine", image_aspect_ratio: str | None = None, debug: bool = False):
         """Take a loaded model.
 
         Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from zero_shot_data import make_zero_shot_data
 
-from llava.eval import common
+from llava.generate.llava_engine import LlavaEngine
 
 
 @pytest.fixture(scope="session")
@@ -26,4 +26,4 @@ def no_model(monkeypatch):
     def load(*_, **__):
         raise AssertionError("the model must not be loaded")
 
-    monkeypatch.setattr(common.Answerer, "load", load)
+    monkeypatch.setattr(LlavaEngine, "load", load)

@@ -7,9 +7,10 @@ from argparse import Namespace
 
 import pytest
 
-from llava.eval import common, model_vqa_loader, run_llava
-from llava.eval.common import Answerer, answer_all
-from llava.eval.questions import Question, Settings
+from llava.eval import model_vqa_loader, run_llava
+from llava.generate.llava_engine import LlavaEngine
+from llava.generate.loop import answer_all
+from llava.generate.questions import Question, Settings
 from llava.serve import cli
 from visatb.errors import InputError
 
@@ -42,8 +43,8 @@ def test_eval_model_prints_the_answer_of_the_loop(tiny_checkpoint, image, capsys
     args = Namespace(model_path=model, model_base=None, image_file=str(image), query="What is this?", max_new_tokens=6)
     answer = run_llava.eval_model(args)
     assert capsys.readouterr().out == answer + "\n"
-    answerer = Answerer.load(model, None, Settings(max_new_tokens=6), "cpu", "fp32")
-    (expected,) = next(answer_all(answerer, [Question(0, "q", "What is this?", (image,))]))
+    engine = LlavaEngine.load(model, None, Settings(max_new_tokens=6), "cpu", "fp32")
+    (expected,) = next(answer_all(engine, [Question(0, "q", "What is this?", (image,))]))
     assert answer == expected.text
 
 
@@ -62,13 +63,13 @@ def test_eval_model_takes_the_object_that_llavas_readme_shows(tiny_checkpoint, i
         "max_new_tokens": 6,
     }
     asked = []
-    real = common.prompt_ids
-    monkeypatch.setattr(common, "prompt_ids", lambda answerer, q: asked.append((answerer, q)) or real(answerer, q))
+    real = LlavaEngine.prompt_ids
+    monkeypatch.setattr(LlavaEngine, "prompt_ids", lambda engine, q: asked.append((engine, q)) or real(engine, q))
     answer = run_llava.eval_model(type("Args", (), content)())
-    ((answerer, question),) = asked
-    assert answerer.settings == Settings(max_new_tokens=6), "the name does not decide the template"
-    assert question.text == "<image>\nWhat is this?" and real(answerer, question).tolist().count(-200) == 1
-    (expected,) = next(answer_all(answerer, [Question(0, "q", "What is this?", (image,))]))
+    ((engine, question),) = asked
+    assert engine.settings == Settings(max_new_tokens=6), "the name does not decide the template"
+    assert question.text == "<image>\nWhat is this?" and real(engine, question).tolist().count(-200) == 1
+    (expected,) = next(answer_all(engine, [Question(0, "q", "What is this?", (image,))]))
     assert answer == expected.text
     beams = run_llava.eval_model(Namespace(**content | {"num_beams": 3, "model_name": None}))
     assert isinstance(beams, str) and asked[-1][0].settings == Settings(num_beams=3, max_new_tokens=6)
@@ -116,7 +117,7 @@ def test_the_loader_goes_on_and_knows_when_it_is_done(
 ):
     answers = tmp_path / "answers.jsonl"
     arguments = loader_arguments(tiny_checkpoint, tiny_dataset, questions, answers, "--batch-size", "1")
-    real = common.Answerer.texts
+    real = LlavaEngine.texts
 
     def failing(self, prompts, images, keys):
         if keys[0].startswith("1\n"):
@@ -124,11 +125,11 @@ def test_the_loader_goes_on_and_knows_when_it_is_done(
         return real(self, prompts, images, keys)
 
     with monkeypatch.context() as patch:
-        patch.setattr(common.Answerer, "texts", failing)
+        patch.setattr(LlavaEngine, "texts", failing)
         assert model_vqa_loader.main(arguments) == 1
     assert "record 1 (question_id 'b')" in capsys.readouterr().err and not answers.exists()
     assert model_vqa_loader.main(arguments) == 0
-    monkeypatch.setattr(common.Answerer, "load", None)
+    monkeypatch.setattr(LlavaEngine, "load", None)
     assert model_vqa_loader.main(arguments) == 0
     assert "already complete" in capsys.readouterr().out
 
@@ -153,9 +154,9 @@ def test_a_chat_streams_its_answers_and_remembers_what_was_said(tiny_checkpoint,
     asked = iter(["What is this?", "And its colour?", ""])
     monkeypatch.setattr(cli, "_ask", lambda prompt: next(asked))
     prompts = []
-    real = Answerer.new_ids
+    real = LlavaEngine.new_ids
     monkeypatch.setattr(
-        Answerer, "new_ids", lambda self, ids, *a, **k: prompts.append(ids[0].tolist()) or real(self, ids, *a, **k)
+        LlavaEngine, "new_ids", lambda self, ids, *a, **k: prompts.append(ids[0].tolist()) or real(self, ids, *a, **k)
     )
     argv = ["--model-path", str(tiny_checkpoint / "llava-tiny"), "--image-file", str(image), "--temperature", "0"]
     assert cli.main([*argv, "--max-new-tokens", "5"]) == 0
@@ -167,11 +168,11 @@ def test_a_chat_streams_its_answers_and_remembers_what_was_said(tiny_checkpoint,
 
 def test_a_text_model_can_be_asked_and_chatted_with(tiny_checkpoint, capsys, monkeypatch):
     """A plain Llama, as the benchmark's base model is before stage 1."""
-    answerer = Answerer.load(str(tiny_checkpoint / "llama"), None, Settings(max_new_tokens=4), "cpu", "fp32")
-    (answer,) = next(answer_all(answerer, [Question(0, "q", "Name a colour.")]))
+    engine = LlavaEngine.load(str(tiny_checkpoint / "llama"), None, Settings(max_new_tokens=4), "cpu", "fp32")
+    (answer,) = next(answer_all(engine, [Question(0, "q", "Name a colour.")]))
     assert answer.text is not None
     asked = iter(["Name a colour.", None])
-    chat = cli.Chat(answerer)
+    chat = cli.Chat(engine)
     cli.talk(chat, lambda prompt: next(asked))
     assert [turn["value"] for turn in chat.turns] == ["Name a colour.", answer.text]
 
@@ -179,7 +180,7 @@ def test_a_text_model_can_be_asked_and_chatted_with(tiny_checkpoint, capsys, mon
 def test_the_loader_refuses_what_it_cannot_do_before_the_model_is_loaded(
     tiny_checkpoint, tiny_dataset, questions, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(common.Answerer, "load", None)
+    monkeypatch.setattr(LlavaEngine, "load", None)
     before = questions.read_bytes()
     with pytest.raises(InputError, match="overwritten"):
         model_vqa_loader.main(loader_arguments(tiny_checkpoint, tiny_dataset, questions, questions))
@@ -204,7 +205,7 @@ def test_a_mistyped_model_is_told_without_asking_the_hub(tmp_path, monkeypatch):
 
 def test_loading_a_model_says_nothing_on_stderr(tiny_checkpoint, repository):
     """The one line of an error must be the only one."""
-    code = "from llava.eval.common import Answerer, Settings\n"
-    code += f"Answerer.load({str(tiny_checkpoint / 'llava-tiny')!r}, None, Settings(), 'cpu', 'fp32')"
+    code = "from llava.generate.llava_engine import LlavaEngine, Settings\n"
+    code += f"LlavaEngine.load({str(tiny_checkpoint / 'llava-tiny')!r}, None, Settings(), 'cpu', 'fp32')"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -15,9 +15,10 @@ from suite_calls import SHORT, answers_of, command, run_script, script
 from zero_shot_data import MME_SUBTASKS
 
 from eval.score_tables import read_score_table
-from llava.eval import common, model_vqa_mmbench, suite
-from llava.eval.work import Answer
+from llava.eval import model_vqa_mmbench, suite
 from llava.eval.zero_shot import BENCHMARKS, ZERO_SHOT_TASKS
+from llava.generate.engine import Prompt
+from llava.generate.llava_engine import LlavaEngine
 from visatb.errors import InputError
 
 TASKS = {bench.task for bench in BENCHMARKS.values() if bench.task}
@@ -68,16 +69,25 @@ def test_right_answers_score_in_full(tiny_checkpoint, data, tmp_path, monkeypatc
     """The chain from the question files to the metric files, with a model that knows."""
 
     class Knowing:
+        equal_lengths = False
+
         def asking(self, settings):
             return self
 
-    def answer_all(answerer, questions, settled, batch_size, workers):
-        for question in reversed(questions):
-            known = RIGHT.get(Path(question.where.partition(":")[0]).name)
-            yield [Answer(question.position, text="?" if known is None else known[question.position])]
+        def prompt(self, question):
+            return Prompt(question, lengths=(question.position,))
 
-    monkeypatch.setattr(common.Answerer, "load", lambda *_, **__: Knowing())
-    monkeypatch.setattr(common, "answer_all", answer_all)
+        def load_images(self, question):
+            return None
+
+        def answer(self, prompts, images):
+            return [self.known(prompt.question) for prompt in prompts]
+
+        def known(self, question):
+            known = RIGHT.get(Path(question.where.partition(":")[0]).name)
+            return "?" if known is None else known[question.position]
+
+    monkeypatch.setattr(LlavaEngine, "load", lambda *_, **__: Knowing())
     assert suite.main(command(tiny_checkpoint, data, tmp_path, "--benchmarks", "all")) == 0
     scores = read_score_table(tmp_path / "metrics").rows["llava-tiny"]
     assert len(scores) == len(RIGHT) and scores.pop("MME") == 2000

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_tiny_checkpoint, make_tiny_lora
 
 from llava.eval import run_llava
-from llava.eval.questions import template_of
+from llava.generate.questions import template_of
 from llava.model import adapter
 from llava.model.builder import load_pretrained_model
 from llava.model.weights import read_state_dict

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from llava.eval.common import Answerer
-from llava.eval.questions import Settings
 from llava.eval.run_llava import load_image
+from llava.generate.llava_engine import LlavaEngine
+from llava.generate.questions import Settings
 from llava.serve import cli
 from llava.serve.streamer import AnswerStreamer
 from visatb.errors import InputError
@@ -27,7 +27,7 @@ def images(tiny_dataset):
 
 @pytest.fixture(scope="module")
 def answerer(tiny_checkpoint):
-    return Answerer.load(str(tiny_checkpoint / "llava-tiny"), None, Settings(max_new_tokens=5), "cpu", "fp32")
+    return LlavaEngine.load(str(tiny_checkpoint / "llava-tiny"), None, Settings(max_new_tokens=5), "cpu", "fp32")
 
 
 @pytest.fixture
@@ -41,13 +41,13 @@ def chat(answerer, images):
 def prompts(monkeypatch):
     """(ids, images) of every call of the model, which works as always."""
     seen = []
-    real = Answerer.new_ids
+    real = LlavaEngine.new_ids
 
     def new_ids(self, ids, images, *args, **kwargs):
         seen.append((ids[0].tolist(), images[0]))
         return real(self, ids, images, *args, **kwargs)
 
-    monkeypatch.setattr(Answerer, "new_ids", new_ids)
+    monkeypatch.setattr(LlavaEngine, "new_ids", new_ids)
     return seen
 
 
@@ -118,7 +118,7 @@ def test_a_stopped_answer_is_kept_as_far_as_it_got(chat, monkeypatch, capsys, an
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Answerer, "new_ids", stopped)
+        patch.setattr(LlavaEngine, "new_ids", stopped)
         say(chat, "What is this?")
     assert capsys.readouterr().out == "ASSISTANT: It is red and\n"
     assert [turn["value"] for turn in chat.turns] == ["<image>\nWhat is this?", "It is red and"]
@@ -130,7 +130,7 @@ def test_an_answer_stopped_before_its_first_word_leaves_no_turn(chat, monkeypatc
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Answerer, "new_ids", stopped)
+    monkeypatch.setattr(LlavaEngine, "new_ids", stopped)
     say(chat, "What is this?")
     assert chat.turns == []
 
@@ -151,7 +151,7 @@ def test_a_model_whose_numbers_are_broken_is_told_in_one_line(chat, monkeypatch,
     def broken(*args, **kwargs):
         raise FloatingPointError("logits of row 0 are not numbers")
 
-    monkeypatch.setattr(Answerer, "new_ids", broken)
+    monkeypatch.setattr(LlavaEngine, "new_ids", broken)
     say(chat, "What is this?")
     assert capsys.readouterr().err == "error: the model failed: logits of row 0 are not numbers\n"
     assert chat.turns == []
@@ -178,14 +178,14 @@ def test_a_text_model_refuses_images_and_chats_without(tiny_checkpoint, images, 
     argv = ["--model-path", str(tiny_checkpoint / "llama"), "--max-new-tokens", "3"]
     with pytest.raises(InputError, match="no vision tower"):
         cli.main([*argv, "--image-file", images[0]])
-    chat = cli.Chat(Answerer.load(str(tiny_checkpoint / "llama"), None, Settings(max_new_tokens=3), "cpu", "fp32"))
+    chat = cli.Chat(LlavaEngine.load(str(tiny_checkpoint / "llama"), None, Settings(max_new_tokens=3), "cpu", "fp32"))
     say(chat, f"/image {images[0]}", "Name a colour.")
     assert "no vision tower" in capsys.readouterr().err
     assert len(prompts) == 1 and prompts[0][1] is None
 
 
 def test_the_image_is_looked_for_before_the_model_is_loaded(tiny_checkpoint, monkeypatch):
-    monkeypatch.setattr(Answerer, "load", None)
+    monkeypatch.setattr(LlavaEngine, "load", None)
     with pytest.raises(InputError, match="none.png: No such file"):
         cli.main(["--model-path", str(tiny_checkpoint / "llava-tiny"), "--image-file", "none.png"])
 

@@ -14,9 +14,9 @@ from llava.eval import (
     model_vqa_science,
     suite,
 )
-from llava.eval.answers_file import AnswersFile
-from llava.eval.questions import Settings
-from llava.eval.work import Answer
+from llava.generate.answers import llava_answer_file
+from llava.generate.questions import Settings
+from llava.generate.work import Answer
 from visatb.errors import InputError
 
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -45,9 +45,9 @@ def test_science_questions_have_llavas_prompt(tmp_path):
         json.dumps([{"id": 4, "image": "a/x.png", "conversations": turns}, {"id": 5, "conversations": turns}])
     )
     pictured, plain = model_vqa_science.read(file, tmp_path, single_pred_prompt=True)
-    assert pictured.question.text == f"<image>\nContext: N/A\n{LETTER}" == pictured.line["prompt"]
+    assert pictured.question.text == f"<image>\nContext: N/A\n{LETTER}" == pictured.record["prompt"]
     assert plain.question.text == f"Context: N/A\n{LETTER}" and plain.question.images == ()
-    assert model_vqa_science.read(file, tmp_path)[1].line == {"question_id": 5, "prompt": "Context: N/A", "text": ""}
+    assert model_vqa_science.read(file, tmp_path)[1].record == {"question_id": 5, "prompt": "Context: N/A", "text": ""}
 
 
 @pytest.mark.parametrize(
@@ -75,15 +75,15 @@ def test_mmbench_questions_have_llavas_prompt(tmp_path):
     )
     first, turned = model_vqa_mmbench.read(path, single_pred_prompt=True)
     assert first.question.text == f"Look.\nWhat?\nA. a\nB. b\n{LETTER}"
-    assert first.line["prompt"] == "Look.\nWhat?\nA. a\nB. b", "LLaVA's line has the prompt without the instruction"
+    assert first.record["prompt"] == "Look.\nWhat?\nA. a\nB. b", "LLaVA's line has the prompt without the instruction"
     assert turned.question.images == first.question.images == (b"one",), "a number stands for that row's image"
     assert model_vqa_mmbench.read(path)[1].question.text == "What?\nA. b\nB. a"
     rounds = model_vqa_mmbench.read(path, True, "cn", all_rounds=True)
-    assert [(one.line["question_id"], one.line["round_id"]) for one in rounds] == [
+    assert [(one.record["question_id"], one.record["round_id"]) for one in rounds] == [
         *((7, 0), (7, 1), (1000007, 0), (1000007, 1))
     ]
     assert rounds[1].question.text == f"Look.\nWhat?\nA. b\nB. a\n{CHINESE}"
-    assert rounds[1].line["options"] == ["b", "a"] and rounds[1].line["option_char"] == ["B", "A"]
+    assert rounds[1].record["options"] == ["b", "a"] and rounds[1].record["option_char"] == ["B", "A"]
     assert [one.question.position for one in rounds] == [0, 1, 2, 3]
 
 
@@ -108,10 +108,10 @@ def test_qbench_questions_have_llavas_prompt_and_lines_the_servers_key(tmp_path)
     assert english.question.text == f"Is it sharp?\nChoose between one of the options as follows:\n{options}"
     assert chinese.question.text == f"Is it sharp?\\在下列选项中选择一个:\n{options}"
     assert english.question.images[0].name == "1.jpg"
-    answers = AnswersFile(tmp_path / "a.jsonl", [english], Settings(), {"generator": "m"})
+    answers = llava_answer_file(tmp_path / "a.jsonl", file, [english], Settings(), {"generator": "m"})
     with answers.work.writing("part") as writer:
         writer.append([Answer(0, text="B. No")])
-    assert answers.finish() is None
+    assert answers.finish().written
     line = json.loads((tmp_path / "a.jsonl").read_text())
     assert line["response"] == "B. No" and line["correct_ans"] == "No" and "text" not in line
     assert list(line)[:5] == ["img_path", "question", "candidates", "correct_ans", "response"]
@@ -150,7 +150,8 @@ def test_answers_depend_on_what_was_asked_and_not_on_where_it_lies(tmp_path):
         (folder / "1.jpg").write_bytes(b"x" * size)
         (folder / "q.jsonl").write_text(json.dumps({"question_id": 1, "image": "1.jpg", "text": text}) + "\n")
         asked = model_vqa_loader.read(folder / "q.jsonl", folder)
-        return AnswersFile(tmp_path / "a.jsonl", asked, Settings(**settings), {"generator": "m"}).work.folder
+        made = Settings(**settings)
+        return llava_answer_file(tmp_path / "a.jsonl", "q.jsonl", asked, made, {"generator": "m"}).work.folder
 
     first = key(tmp_path / "one")
     assert key(tmp_path / "two") == first
@@ -162,19 +163,19 @@ def test_a_file_is_written_when_its_last_answer_is_there(tmp_path):
     file = tmp_path / "q.jsonl"
     file.write_text("".join(json.dumps({"question_id": n, "text": "?"}) + "\n" for n in range(3)))
     asked = model_vqa_loader.read(file, tmp_path)
-    answers = AnswersFile(tmp_path / "a.jsonl", asked, Settings(), {"generator": "m"})
+    answers = llava_answer_file(tmp_path / "a.jsonl", file, asked, Settings(), {"generator": "m"})
 
-    def shortfall(*lines):
+    def outcome(*lines):
         with answers.work.writing("part") as writer:
             writer.append(lines)
         return answers.finish()
 
-    assert "3 of 3 questions have no answer yet" in answers.finish().told and answers.finish().code == 1
-    found = shortfall(Answer(0, text="x"), Answer(2, bad_image="2.jpg: broken"))
-    assert found.code == 2 and found.told.startswith("2.jpg: broken (no answers file: 2 of 3 questions")
+    assert "3 of 3 questions have no answer yet" in answers.finish().message and answers.finish().code == 1
+    found = outcome(Answer(0, text="x"), Answer(2, bad_image="2.jpg: broken"))
+    assert found.code == 2 and found.message.startswith("2.jpg: broken (2 of 3 questions have no answer")
     assert [question.position for question in answers.open_questions()] == [1, 2]
-    assert shortfall(Answer(2, text=""), Answer(1, failed="memory")).code == 1 and not (tmp_path / "a.jsonl").exists()
-    assert shortfall(Answer(1, text="y")) is None and answers.open_questions() == []
+    assert outcome(Answer(2, text=""), Answer(1, failed="memory")).code == 1 and not (tmp_path / "a.jsonl").exists()
+    assert outcome(Answer(1, text="y")).written and answers.open_questions() == []
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [line["text"] for line in lines] == ["x", "y", ""] and lines[0]["model_id"] == "m"
 

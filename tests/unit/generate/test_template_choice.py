@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from llava.eval import common, model_vqa_loader, run_llava
-from llava.eval.questions import Settings, template_of
+from llava.eval import model_vqa_loader, run_llava
+from llava.generate.llava_engine import LlavaEngine
+from llava.generate.questions import Settings, template_of
 from llava.serve import cli
 from visatb.errors import InputError
 
@@ -28,13 +29,13 @@ def record(folder, version):
 @pytest.fixture
 def used(monkeypatch):
     """The settings that models are loaded with; a chat ends at once."""
-    seen, load = [], common.Answerer.load
+    seen, load = [], LlavaEngine.load
 
     def noted(path, base, settings, *others, **named):
         seen.append(settings)
         return load(path, base, settings, *others, **named)
 
-    monkeypatch.setattr(common.Answerer, "load", noted)
+    monkeypatch.setattr(LlavaEngine, "load", noted)
     monkeypatch.setattr(cli, "_ask", lambda prompt: None)
     return seen
 

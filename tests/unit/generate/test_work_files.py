@@ -5,8 +5,8 @@ import multiprocessing
 
 import pytest
 
-from llava.eval import work as work_module
-from llava.eval.work import Answer, Work
+from llava.generate import work as work_module
+from llava.generate.work import Answer, Work
 from visatb.errors import InputError
 
 ANSWERS = [Answer(0, text="näh\n"), Answer(1, failed="out of memory"), Answer(2, bad_image="gone"), Answer(3, text="")]

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from llava.eval.fingerprint import file_digest, folder_digest, images_digest, key_of, model_fingerprint
+from llava.generate.fingerprint import file_digest, folder_digest, images_digest, key_of, model_fingerprint
 from visatb.errors import InputError
 
 

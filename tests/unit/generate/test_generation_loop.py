@@ -5,19 +5,19 @@ import json
 import pytest
 import torch
 
-from llava.eval import common
-from llava.eval.common import Answerer, answer_all
-from llava.eval.questions import Question, Settings, plan_batches, stop_strings
+from llava.generate.llava_engine import LlavaEngine
+from llava.generate.loop import answer_all
+from llava.generate.questions import Question, Settings, plan_batches, stop_strings
 from visatb.errors import InputError
 
 
 def load(tiny_checkpoint, dtype="fp32", **settings):
     chosen = Settings(**({"max_new_tokens": 8} | settings))
-    return Answerer.load(str(tiny_checkpoint / "llava-tiny"), None, chosen, "cpu", dtype)
+    return LlavaEngine.load(str(tiny_checkpoint / "llava-tiny"), None, chosen, "cpu", dtype)
 
 
 @pytest.fixture(scope="module")
-def answerer(tiny_checkpoint):
+def engine(tiny_checkpoint):
     return load(tiny_checkpoint)
 
 
@@ -36,43 +36,43 @@ def questions(tiny_dataset):
     ]
 
 
-def answers_of(answerer, questions, **kwargs):
-    found = [answer for batch in answer_all(answerer, questions, **kwargs) for answer in batch]
+def answers_of(engine, questions, **kwargs):
+    found = [answer for batch in answer_all(engine, questions, **kwargs) for answer in batch]
     assert len({answer.position for answer in found}) == len(found)
     return {answer.position: answer for answer in found}
 
 
-def texts_of(answerer, questions, **kwargs):
-    return {n: answer.text for n, answer in answers_of(answerer, questions, **kwargs).items()}
+def texts_of(engine, questions, **kwargs):
+    return {n: answer.text for n, answer in answers_of(engine, questions, **kwargs).items()}
 
 
-def test_text_and_image_questions_share_batches_without_changing_answers(answerer, questions):
-    single = texts_of(answerer, questions, batch_size=1)
+def test_text_and_image_questions_share_batches_without_changing_answers(engine, questions):
+    single = texts_of(engine, questions, batch_size=1)
     assert len(single) == len(questions) and all(text is not None for text in single.values())
     assert len(set(single.values())) > 3
     for batch_size in (3, 16, 100):
-        assert texts_of(answerer, questions, batch_size=batch_size) == single
+        assert texts_of(engine, questions, batch_size=batch_size) == single
 
 
-def test_greedy_search_takes_the_argmax_of_a_plain_forward_pass(answerer, questions):
+def test_greedy_search_takes_the_argmax_of_a_plain_forward_pass(engine, questions):
     """Checked against a loop without cache, batch or padding."""
     question = next(q for q in questions if not q.images)
-    ids = common.prompt_ids(answerer, question)
-    (new,) = answerer.new_ids([ids], [None])
+    ids = engine.prompt_ids(question)
+    (new,) = engine.new_ids([ids], [None])
     row = ids[None]
     with torch.inference_mode():
         for token in new:
-            assert int(answerer.model(input_ids=row).logits[0, -1].argmax()) == token
+            assert int(engine.model(input_ids=row).logits[0, -1].argmax()) == token
             row = torch.cat([row, torch.tensor([[token]])], dim=1)
 
 
-def test_an_image_changes_the_answer_and_takes_its_places(answerer, questions):
+def test_an_image_changes_the_answer_and_takes_its_places(engine, questions):
     question = next(q for q in questions if q.images)
-    ids = common.prompt_ids(answerer, question)
-    assert answerer.places(ids) == len(ids) + 15
-    image = common.load_images(answerer, question)
+    ids = engine.prompt_ids(question)
+    assert engine.places(ids) == len(ids) + 15
+    image = engine.load_images(question)
     assert image.shape == (1, 3, 56, 56)
-    assert answerer.texts([ids], [image], ["k"]) != answerer.texts([ids], [image.flip(2) * 3], ["k"])
+    assert engine.texts([ids], [image], ["k"]) != engine.texts([ids], [image.flip(2) * 3], ["k"])
 
 
 def test_draws_depend_on_seed_and_question_and_not_on_batches(tiny_checkpoint, questions):
@@ -83,22 +83,22 @@ def test_draws_depend_on_seed_and_question_and_not_on_batches(tiny_checkpoint, q
     assert texts_of(load(tiny_checkpoint), questions) != single
 
 
-def test_a_small_top_p_leaves_the_likeliest_token_alone(tiny_checkpoint, answerer, questions):
+def test_a_small_top_p_leaves_the_likeliest_token_alone(tiny_checkpoint, engine, questions):
     narrow = load(tiny_checkpoint, temperature=1.5, top_p=1e-6)
-    assert texts_of(narrow, questions[:6]) == texts_of(answerer, questions[:6])
+    assert texts_of(narrow, questions[:6]) == texts_of(engine, questions[:6])
 
 
-def test_a_row_that_ends_early_carries_no_padding(answerer, questions):
-    prompts = [common.prompt_ids(answerer, q) for q in questions if not q.images]
-    whole = answerer.new_ids(prompts, [None] * len(prompts))
+def test_a_row_that_ends_early_carries_no_padding(engine, questions):
+    prompts = [engine.prompt_ids(q) for q in questions if not q.images]
+    whole = engine.new_ids(prompts, [None] * len(prompts))
     end = whole[0][2]
-    found = answerer.new_ids(prompts, [None] * len(prompts), generation={"eos_token_id": end})
+    found = engine.new_ids(prompts, [None] * len(prompts), generation={"eos_token_id": end})
     assert found == [row[: row.index(end) + 1] if end in row else row for row in whole]
     assert len({len(row) for row in found}) > 1, "rows must end at different places"
 
 
 def test_draws_follow_the_softmax():
-    from llava.eval.logits import SeededNoise
+    from llava.generate.logits import SeededNoise
 
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(4000, 3)
     drawn = SeededNoise([str(n) for n in range(4000)])(None, logits).argmax(-1)
@@ -111,14 +111,14 @@ def test_beams_do_not_depend_on_batches(tiny_checkpoint, questions):
     assert texts_of(beams, questions[:8], batch_size=1) == texts_of(beams, questions[:8], batch_size=8)
 
 
-def test_settled_questions_are_not_answered_again(answerer, questions, monkeypatch):
-    assert set(texts_of(answerer, questions, settled={0, 1, 2}, batch_size=4)) == set(range(3, len(questions)))
-    monkeypatch.setattr(answerer, "texts", None)
-    assert texts_of(answerer, questions, settled=set(range(len(questions)))) == {}
+def test_settled_questions_are_not_answered_again(engine, questions, monkeypatch):
+    assert set(texts_of(engine, questions, settled={0, 1, 2}, batch_size=4)) == set(range(3, len(questions)))
+    monkeypatch.setattr(engine, "texts", None)
+    assert texts_of(engine, questions, settled=set(range(len(questions)))) == {}
 
 
-def test_a_batch_that_fails_is_halved_until_the_culprit_stands_alone(answerer, questions, monkeypatch):
-    real, calls = answerer.texts, []
+def test_a_batch_that_fails_is_halved_until_the_culprit_stands_alone(engine, questions, monkeypatch):
+    real, calls = engine.texts, []
 
     def failing(prompts, images, keys):
         calls.append(len(prompts))
@@ -126,21 +126,21 @@ def test_a_batch_that_fails_is_halved_until_the_culprit_stands_alone(answerer, q
             raise torch.cuda.OutOfMemoryError("out of\nmemory")
         return real(prompts, images, keys)
 
-    expected = texts_of(answerer, questions[:8])
-    monkeypatch.setattr(answerer, "texts", failing)
-    found = answers_of(answerer, questions[:8], batch_size=8)
+    expected = texts_of(engine, questions[:8])
+    monkeypatch.setattr(engine, "texts", failing)
+    found = answers_of(engine, questions[:8], batch_size=8)
     assert found[5].failed == "OutOfMemoryError: out of memory"
     assert {n: a.text for n, a in found.items() if n != 5} == {n: t for n, t in expected.items() if n != 5}
     assert max(calls) == 8 and min(calls) == 1
 
 
-def test_a_device_that_is_lost_ends_the_run_instead_of_failing_every_question(answerer, questions, monkeypatch):
+def test_a_device_that_is_lost_ends_the_run_instead_of_failing_every_question(engine, questions, monkeypatch):
     def lost(*_):
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(answerer, "texts", lost)
+    monkeypatch.setattr(engine, "texts", lost)
     with pytest.raises(RuntimeError, match="in a row"):
-        answers_of(answerer, [Question(n, "r", f"q {n}") for n in range(64)], batch_size=4)
+        answers_of(engine, [Question(n, "r", f"q {n}") for n in range(64)], batch_size=4)
 
 
 def test_logits_that_are_not_numbers_are_a_failure_and_not_an_answer(tiny_checkpoint, questions):
@@ -151,44 +151,44 @@ def test_logits_that_are_not_numbers_are_a_failure_and_not_an_answer(tiny_checkp
     assert all("not numbers" in answer.failed for answer in found.values())
 
 
-def test_a_prompt_longer_than_the_model_fails_alone(answerer, questions):
+def test_a_prompt_longer_than_the_model_fails_alone(engine, questions):
     long = Question(50, "r", "Name the colour. " * 200)
-    found = answers_of(answerer, [long, questions[0]])
+    found = answers_of(engine, [long, questions[0]])
     assert "positions" in found[50].failed and found[0].text is not None
 
 
-def test_answers_end_where_the_positions_end(answerer):
-    ids = torch.randint(3, 300, (answerer.max_positions - 3,))
-    (new,) = answerer.new_ids([ids], [None])
-    assert answerer.budget(ids) == 3 and len(new) <= 3
+def test_answers_end_where_the_positions_end(engine):
+    ids = torch.randint(3, 300, (engine.max_positions - 3,))
+    (new,) = engine.new_ids([ids], [None])
+    assert engine.budget(ids) == 3 and len(new) <= 3
 
 
-def test_an_unreadable_image_is_told_and_never_replaced(answerer, questions, tmp_path):
+def test_an_unreadable_image_is_told_and_never_replaced(engine, questions, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG not")
-    found = answers_of(answerer, [Question(9, "val.json: record 9", "<image>\nWhat?", (bad,)), questions[0]])
+    found = answers_of(engine, [Question(9, "val.json: record 9", "<image>\nWhat?", (bad,)), questions[0]])
     assert found[9].text is None and "val.json: record 9" in found[9].bad_image and "bad.png" in found[9].bad_image
     assert found[0].text is not None
 
 
-def test_images_for_a_model_without_vision_tower_are_refused(answerer, questions, monkeypatch):
-    monkeypatch.setattr(answerer, "image_processor", None)
+def test_images_for_a_model_without_vision_tower_are_refused(engine, questions, monkeypatch):
+    monkeypatch.setattr(engine, "image_processor", None)
     with pytest.raises(InputError, match="no vision tower"):
-        answers_of(answerer, questions)
+        answers_of(engine, questions)
 
 
-def test_a_question_about_an_image_need_not_say_so(answerer, questions):
+def test_a_question_about_an_image_need_not_say_so(engine, questions):
     image = questions[0].images
     prompts = [
-        common.prompt_ids(answerer, Question(0, "r", text, image)).tolist()
+        engine.prompt_ids(Question(0, "r", text, image)).tolist()
         for text in ("<image>\nWhat?", "What?", "What?\n<image>", "<image>\n<image>\nWhat?", "  <image>What? ")
     ]
     assert all(prompt == prompts[0] for prompt in prompts)
     assert prompts[0].count(-200) == 1
 
 
-def test_special_strings_in_a_question_without_image_stay_words(answerer):
-    ids = common.prompt_ids(answerer, Question(0, "r", "What is </s> and <image>?")).tolist()
+def test_special_strings_in_a_question_without_image_stay_words(engine):
+    ids = engine.prompt_ids(Question(0, "r", "What is </s> and <image>?")).tolist()
     assert -200 not in ids and 2 not in ids
 
 
@@ -203,7 +203,7 @@ def test_texts_are_cut_at_the_separator_of_templates_that_end_with_text(tiny_che
 def test_generation_stops_when_all_rows_said_the_stop_string(tiny_checkpoint, monkeypatch):
     long = load(tiny_checkpoint, max_new_tokens=24)
     questions = [Question(n, "r", f"Name the colour number {n}.") for n in range(3)]
-    ids = [common.prompt_ids(long, q) for q in questions]
+    ids = [long.prompt_ids(q) for q in questions]
     whole = long.new_ids(ids, [None] * 3)
     assert [len(new) for new in whole] == [24] * 3
     spoken = [long.tokenizer.decode(new[:2], skip_special_tokens=True) for new in whole]

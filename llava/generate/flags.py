@@ -1,0 +1,62 @@
+"""The flags of the commands that ask a model, each declared once."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from llava.generate.questions import Settings, template_of
+from visatb.errors import InputError
+
+MODEL = ("--model-path", "--model-base", "--model-name", "--device", "--dtype")
+ONE_QUESTION = ("--conv-mode", "--temperature", "--top_p", "--num_beams", "--max_new_tokens", "--seed")
+SPEED = ("--batch-size", "--workers", "--num-chunks", "--chunk-idx")
+
+_FLAGS: dict[str, dict[str, Any]] = {
+    "--model-path": {"required": True, "help": "folder of a checkpoint, or a name on the hub"},
+    "--model-base": {"help": "base model of a LoRA or projector-only checkpoint"},
+    "--model-name": {"help": "name in the answers and in file names; the folder's if left out"},
+    "--device": {"help": "cpu, cuda or cuda:N; cuda where there is one if left out"},
+    "--dtype": {"choices": ["auto", "bf16", "fp16", "fp32"], "default": "auto", "help": "of the weights"},
+    "--image-folder": {"default": "", "help": "folder that `image` fields are relative to"},
+    "--overwrite": {"action": "store_true", "help": "replace answer files that were made differently"},
+    "--conv-mode": {"help": "conversation template; that of the model's training if left out"},
+    "--temperature": {"type": float, "default": 0.0, "help": "0: greedy or beam search; above: draw"},
+    "--top_p": {"type": float, "help": "draw from the likeliest tokens that hold this share"},
+    "--num_beams": {"type": int, "default": 1, "help": "width of the beam search (with --temperature 0)"},
+    "--max_new_tokens": {"type": int, "help": "longest answer"},
+    "--seed": {"type": int, "default": 0, "help": "of the draws; each question has draws of its own"},
+    "--batch-size": {"type": int, "default": 16, "help": "questions at a time"},
+    "--workers": {"type": int, "default": 2, "help": "threads that read images ahead"},
+    "--num-chunks": {"type": int, "default": 1, "help": "split the questions over this many separate commands"},
+    "--chunk-idx": {"type": int, "default": 0, "help": "which contiguous part of the questions this command asks"},
+}
+
+
+def add_flags(parser: Any, flags: Iterable[str], **defaults: Any) -> None:
+    """Add flags to a parser or a group of it.
+
+    Args:
+        flags: some of `_FLAGS`.
+        defaults: other defaults, by the flags' destinations.
+    """
+    for flag in flags:
+        name = flag.removeprefix("--").replace("-", "_")
+        changed = {"default": defaults[name]} if name in defaults else {}
+        parser.add_argument(flag, **(_FLAGS[flag] | changed))
+
+
+def settings_of(args: Any, max_new_tokens: int | None = None) -> Settings:
+    """The settings that ONE_QUESTION's flags name.
+
+    Args:
+        args: the parsed flags, with those of SPEED.
+        max_new_tokens: the limit if no flag names one.
+
+    Raises:
+        InputError: naming the flag that is out of range.
+    """
+    for flag, value in (("--batch-size", args.batch_size), ("--workers", args.workers)):
+        if value < 1:
+            raise InputError(f"{flag} must be at least 1, got {value}.")
+    longest = args.max_new_tokens if args.max_new_tokens is not None else max_new_tokens
+    template, _ = template_of(args.model_path, args.conv_mode)
+    return Settings(template, args.temperature, args.top_p, args.num_beams, longest, args.seed)
