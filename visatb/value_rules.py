@@ -50,9 +50,9 @@ def one_of(*choices: Any) -> Rule:
 
 def list_of(rule: Rule, length: int | None = None) -> Rule:
     """A list whose items all follow a rule."""
-    size = "" if length is None else f"{length} times "
+    size = "" if length is None else f"{length} "
     return Rule(
-        f"a list of {size}{rule.words}",
+        f"a list of {size}items, each {rule.words}",
         lambda value: isinstance(value, list) and length in (None, len(value)) and all(map(rule.holds, value)),
     )
 
@@ -86,7 +86,7 @@ def check(content: Mapping[str, Any], rules: Mapping[str, Rule], source: Any, nu
     for key, value in content.items():
         rule = rules.get(key)
         if rule is not None and not rule.holds(value) and not (value is None and key in nullable):
-            raise InputError(f"{source}: {key} must be {rule.words}, got {shown(value)}. Mend it, or copy it again.")
+            raise InputError(f"{source}: {key} must be {rule.words}, got {shown(value)}. Correct it, or copy it again.")
 
 
 def refuse_attributes(content: Mapping[str, Any], owner: type, source: Any, settable: Collection[str] = ()) -> None:
