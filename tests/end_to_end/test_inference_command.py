@@ -297,7 +297,9 @@ def test_a_broken_image_processor_is_no_bad_image(run, tiny_checkpoint, tmp_path
     (model / "config.json").write_text(json.dumps(config))
     file = tower / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"image_std": [0.26, 0.26]}))
-    with pytest.raises(InputError, match=r"preprocessor_config\.json: image_std must be a list of 3 items, each a number"):
+    with pytest.raises(
+        InputError, match=r"preprocessor_config\.json: image_std must be a list of 3 items, each a number"
+    ):
         run("--on-bad-image", policy, model=model)
 
 

@@ -108,7 +108,8 @@ def _make(folder: Path) -> list[dict]:
     for name in "ab":
         Image.new("RGB", (40, 30), (200, 30, 30)).save(folder / "images" / f"{name}.png")
     make_tiny_tokenizer(folder / "tokenizer")
-    tasks = [{"name": name, "metric": "exact_match", "files": dict.fromkeys(split.SPLITS, "x.json")} for name in _TASKS]
+    files = {name: {part: f"{name}_{part}.json" for part in split.SPLITS} for name in _TASKS}
+    tasks = [{"name": name, "metric": "exact_match", "files": files[name]} for name in _TASKS]
     benchmark = {"name": "mix", "data_folder": ".", "image_folder": "images", "tasks": tasks}
     (folder / "mix.yaml").write_text(yaml.safe_dump(benchmark))
     (folder / "rules.yaml").write_text("rules: [{task: VQA, image: '*.png'}, {task: Chat}]")
