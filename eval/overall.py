@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from eval.comparable import ALLOW, Cell, check_comparable
 from eval.overall_spread import read_task_scores, spread_over_records, spread_over_runs
 from eval.overall_table import format_table
-from eval.score_tables import ScoreTable, merge_tables, read_score_table
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json, write_text
+from visatb.weighting.comparable import ALLOW, Cell, check_comparable
+from visatb.weighting.tables import ScoreTable, merge_tables, read_score_table
 
 _LARGEST_CHANGE = 1e12  # beyond it scores are of different units, and sums of percentages leave the range of float64
 FORMATS = ("text", "markdown", "latex", "json")
@@ -100,32 +100,16 @@ def compare(
         InputError: as `improvements`, naming the model; or no task is left.
     """
     zeros = tasks_at_zero(baseline)
-    divided = {column: score for column, score in baseline.items() if column.partition(":")[0] not in zeros} or baseline
     models = {}
     for model, cells in results.rows.items():
         try:
-            _refuse_other_columns(cells, baseline, lower_is_better)
-            kept = {column: score for column, score in cells.items() if column in divided}
-            by_task = improvements(kept, divided, [column for column in lower_is_better if column in divided])
+            models[model] = _compared(cells, baseline, lower_is_better, zeros, zero_shot)
         except InputError as error:
             raise InputError(f"{results.source}: {model}: {error}") from None
-        tasks = dict.fromkeys(column.partition(":")[0] for column in baseline)
-        entry: dict[str, Any] = {
-            "scores": {column: cells[column] for column in baseline},
-            "improvement_percent": {task: 100 * by_task[task] if task in by_task else None for task in tasks},
-        }
-        if zero_shot:
-            entry["dI_zero_percent"] = overall_improvement(by_task)
-        else:
-            entry["dI_percent"] = overall_improvement(by_task)
-            entry["dE_percent"] = overall_deterioration(by_task)
-        models[model] = entry
     notes = []
     if zeros:
         overall = "dI_zero%" if zero_shot else "dI% and dE%"
-        notes.append(
-            f"the baseline scores 0 on {', '.join(zeros)}: no change in percent; {overall} are over the others"
-        )
+        notes = [f"the baseline scores 0 on {', '.join(zeros)}: no change in percent; {overall} are over the others"]
     return {
         "baseline": dict(baseline),
         "lower_is_better": list(lower_is_better),
@@ -133,6 +117,28 @@ def compare(
         "without_percent": zeros,
         "notes": notes,
     }
+
+
+def _compared(
+    scores: Mapping[str, float],
+    baseline: Mapping[str, float],
+    lower_is_better: Collection[str],
+    zeros: Collection[str],
+    zero_shot: bool,
+) -> dict[str, Any]:
+    """The entry of one model in a comparison; `zeros` are the tasks without a change in percent."""
+    _refuse_other_columns(scores, baseline, lower_is_better)
+    divided = [column for column in baseline if column.partition(":")[0] not in zeros] or list(baseline)
+    kept, base = ({column: row[column] for column in divided} for row in (scores, baseline))
+    by_task = improvements(kept, base, [column for column in lower_is_better if column in divided])
+    percent = {task: 100 * value for task, value in by_task.items()}
+    entry = {
+        "scores": {column: scores[column] for column in baseline},
+        "improvement_percent": {task: percent.get(task) for task in (column.partition(":")[0] for column in baseline)},
+    }
+    if zero_shot:
+        return entry | {"dI_zero_percent": overall_improvement(by_task)}
+    return entry | {"dI_percent": overall_improvement(by_task), "dE_percent": overall_deterioration(by_task)}
 
 
 def tasks_at_zero(baseline: Mapping[str, float]) -> list[str]:

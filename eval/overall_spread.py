@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.uncertainty import PER_RECORD, SAME_SCORE, read_scores, t_quantile
 from visatb.errors import InputError
 from visatb.files import read_json
+from visatb.weighting.uncertainty import PER_RECORD, SAME_SCORE, read_scores, t_quantile
 
 Interval = tuple[float, float]
 

@@ -1,8 +1,13 @@
-"""Tables as papers lay them out: scores of models with best and second marked, and task weights."""
+"""Tables of scores as papers lay them out, with best and second marked."""
 
 from collections.abc import Sequence
 from html import escape
 from typing import Any
+
+from visatb.layout import lay_out
+from visatb.weighting.report import format_weights, unit_weights
+
+__all__ = ["format_table", "format_weights", "lay_out", "unit_weights"]
 
 _OVERALL = {"dI_percent": "dI%", "dE_percent": "dE%", "dI_zero_percent": "dI_zero%"}
 _LOWER_OVERALL = ("dE_percent",)
@@ -13,16 +18,6 @@ _MARKS = {
     "latex": (r"\textbf{{{}}}", r"\underline{{{}}}"),
     "html": ("<b>{}</b>", "<u>{}</u>"),
 }
-_SYMBOLS = {
-    "dI%": r"$\Delta I\%$",
-    "dE%": r"$\Delta E\%$",
-    "dI_zero%": r"$\Delta I_{zero}\%$",
-    "lambda_out": r"$\lambda_{\mathrm{out}}$",
-    "lambda_in": r"$\lambda_{\mathrm{in}}$",
-    "lambda_D": r"$\lambda_{\mathrm{D}}$",
-    "lambda": r"$\lambda$",
-}
-_LATEX = str.maketrans({c: "\\" + c for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"})
 
 
 def format_table(comparison: dict[str, Any], layout: str = "text", baseline: str = "baseline") -> str:
@@ -49,58 +44,6 @@ def _notes(notes: Sequence[str], layout: str) -> list[str]:
         "html": lambda note: f'<p class="note">{escape(note)}.</p>',
     }
     return [forms[layout](note) for note in notes]
-
-
-def format_weights(content: dict[str, Any], layout: str = "text") -> str:
-    """The weights of a weights.json: a row per part and one for their combination, a column per task or group.
-
-    Where there is a spread, a last row has its ends. Tasks that were left out have a column with their weight alone.
-    """
-    parts = {"lambda_out": "weight_out", "lambda_in": "weight_in", "lambda_D": "weight_difficulty"}
-    columns = [content[key] for key in parts.values()]
-    gone = [entry["task"] for entry in content.get("failed", ()) if not entry["weighed"]]
-    rows = [["", *content["tasks"], *(f"{task} (left out)" for task in gone)]]
-    rows += [[name, *map(_weight, values), *["-"] * len(gone)] for name, values in zip(parts, columns, strict=True)]
-    combined = [*unit_weights(content), *(content["weights"][task] for task in gone)]
-    rows.append(["lambda", *map(_weight, combined)])
-    if spread := content.get("spread"):
-        ends = zip(spread["low"]["weight"], spread["high"]["weight"], strict=True)
-        rows.append(["interval", *(f"{low:.2f} .. {high:.2f}" for low, high in ends), *["-"] * len(gone)])
-    return lay_out(rows, layout, rules=(1, 4))
-
-
-def unit_weights(content: dict[str, Any]) -> list[float]:
-    """lambda (Eq. 8) of every task or group of a weights.json, whose own `weights` are by task."""
-    parts = (content[key] for key in ("weight_out", "weight_in", "weight_difficulty"))
-    return [sum(a * w for a, w in zip(content["alpha"], unit, strict=True)) for unit in zip(*parts, strict=True)]
-
-
-def lay_out(rows: Sequence[Sequence[str]], layout: str = "text", rules: Sequence[int] = (1,)) -> str:
-    """Rows of cells as a table; the first row is its header, the first column names.
-
-    Args:
-        rows: cells; a cell may hold the layout's own markup, the header and the names are plain text.
-        layout: "text", "markdown", "latex" (booktabs) or "html".
-        rules: numbers of the rows that LaTeX draws a line before.
-    """
-    if layout == "latex":
-        return _latex(rows, rules)
-    if layout == "html":
-        return _html(rows)
-    if layout == "markdown":  # a bar in a name would begin another cell
-        rows = [
-            [name.replace("|", r"\|") for name in rows[0]],
-            *([row[0].replace("|", r"\|"), *row[1:]] for row in rows[1:]),
-        ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = [
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        for row in rows
-    ]
-    if layout == "text":
-        return "\n".join("  ".join(row).rstrip() for row in padded)
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [padded[0], rule, *padded[1:]])
 
 
 def _rows(comparison: dict[str, Any], layout: str, name: str) -> list[list[str]]:
@@ -135,26 +78,6 @@ def _marked(cells: list[str], values: list[float | None], lower: bool, layout: s
     best, second = _MARKS[layout]
     marks = {ranked[0]: best, ranked[1]: second}
     return [marks.get(value, "{}").format(cell) for cell, value in zip(cells, values, strict=True)]
-
-
-def _latex(rows: Sequence[Sequence[str]], rules: Sequence[int]) -> str:
-    named = [[_SYMBOLS.get(name) or name.translate(_LATEX) for name in rows[0]]]
-    named += [[_SYMBOLS.get(row[0]) or row[0].translate(_LATEX), *row[1:]] for row in rows[1:]]
-    lines = []
-    for n, row in enumerate(named):
-        lines += ([r"\midrule"] if n in rules else []) + [" & ".join(row) + r" \\"]
-    start = [r"\begin{tabular}{l" + "r" * (len(rows[0]) - 1) + "}", r"\toprule"]
-    return "\n".join([*start, *lines, r"\bottomrule", r"\end{tabular}"])
-
-
-def _html(rows: Sequence[Sequence[str]]) -> str:
-    header = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
-    lines = ["".join(f"<td>{cell}</td>" for cell in (escape(row[0]), *row[1:])) for row in rows[1:]]
-    return "\n".join(["<table>", *(f"<tr>{line}</tr>" for line in (header, *lines)), "</table>"])
-
-
-def _weight(value: float) -> str:
-    return f"{value:.4f}"
 
 
 def _score(value: float) -> str:

@@ -12,11 +12,11 @@ from statistics import NormalDist
 
 import numpy as np
 
-from eval.overall_table import lay_out
-from eval.uncertainty import PER_RECORD, read_scores
 from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.models import table_rows, tables_of
 from visatb.benchmark import Benchmark, Task
+from visatb.layout import lay_out
+from visatb.weighting.uncertainty import PER_RECORD, read_scores
 
 CONFIDENCE, POWER = 0.95, 0.8
 LEVEL = 0.5  # where an accuracy's records scatter most

@@ -27,16 +27,16 @@ from visatb.benchmark_values import (
 )
 from visatb.errors import InputError, shown
 from visatb.training_section import read_training
+from visatb.weighting import settings
+from visatb.weighting.settings import BASE, FORMS, FULL, MINI, ON_FAILED, PRECISE, SIMPLER, STANDARD  # noqa: F401
 from visatb.yaml_files import read_yaml
 
 METRICS = ("cider", "cider_list", "exact_match", "iou", "gleu", "bleu", "judge")
-FORMS = STANDARD, SIMPLER, PRECISE = ("standard", "simpler", "precise")
-ON_FAILED = ("fail", "exclude", "clip")
 BOOTSTRAP = 1000
 SPLITS = ("train", "val", "test")
 
-# Models of a run, beside those of `baselines` and `ablations`: names, and what stands before or behind a task's.
-MINI, BASE, FULL = "mini", "base", "full"
+# Models of a run, beside MINI, BASE, FULL and those of `baselines` and `ablations`: names, and what stands before or
+# behind a task's.
 VISATB = "VisATB"
 EW = "EW"
 PLUS_MINI = "-plus-mini"
@@ -208,8 +208,8 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
     check_keys(content, _TOP_KEYS, file, "")
     tasks = _tasks(content.get("tasks"), file)
     form = one_of(content.get("form", STANDARD), FORMS, "form", file)
-    temperature = temperature_of(content.get("temperature", 0.5), "temperature", file)
-    alpha = shares(content.get("alpha", [0.25, 0.25, 0.5]), "alpha", file)
+    temperature = temperature_of(content.get("temperature", settings.DEFAULT_TEMPERATURE), "temperature", file)
+    alpha = shares(content.get("alpha", list(settings.DEFAULT_ALPHA)), "alpha", file)
     benchmark = Benchmark(
         path=file,
         name=label(content, "name", file),

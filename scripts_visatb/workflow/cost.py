@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.overall_table import lay_out
 from scripts_visatb.data.subsets import balanced_units, compose, size_label
 from scripts_visatb.smallest_gain import describe_gains, gains_of
 from scripts_visatb.workflow.graph import missing
@@ -36,6 +35,7 @@ from visatb.benchmark import PRECISE, SIMPLER, Benchmark, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import parse_json, read_text
+from visatb.layout import lay_out
 from visatb.record_stream import stream_records
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"

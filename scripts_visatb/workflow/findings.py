@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eval.overall_table import unit_weights
+from visatb.weighting.report import unit_weights
 
 
 def overall_sentences(data: dict[str, Any]) -> list[str]:

@@ -7,13 +7,13 @@ import csv
 import io
 from collections.abc import Iterable
 
-from eval.comparable import Cell, check_comparable, measured_of
 from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.models import TABLES, table_rows
 from scripts_visatb.workflow.step import run_of, step_parser
 from visatb.cli import run
 from visatb.errors import InputError
 from visatb.files import read_json, write_text
+from visatb.weighting.comparable import Cell, check_comparable, measured_of
 
 
 def read_score(current: Run, model: str, split: str, task: str) -> float:

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from eval.overall_table import unit_weights
-from eval.uncertainty import Spread
-from eval.weighting_figure import DIVERGING_COLORS, draw
 from visatb.files import replacing
-from weighting_visatb import Weighting
+from visatb.weighting.figure import DIVERGING_COLORS, draw
+from visatb.weighting.report import unit_weights
+from visatb.weighting.uncertainty import Spread
+from visatb.weighting.weigh import Weighting
 
 INK = "#1f2733"
 MUTED = "#68737f"

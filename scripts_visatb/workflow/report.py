@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.overall_table import format_table, format_weights, unit_weights
-from eval.uncertainty import NOT_DISTINGUISHABLE
+from eval.overall_table import format_table
 from scripts_visatb.workflow.findings import is_clear, overall_sentences, seed_sentence, weight_sentence
 from visatb.benchmark import load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import read_json, write_json, write_text
+from visatb.weighting.report import format_weights, unit_weights
+from visatb.weighting.uncertainty import NOT_DISTINGUISHABLE
 
 TEMPLATE = "report.html.j2"
 LAYOUTS = {"markdown": ".md", "latex": ".tex"}

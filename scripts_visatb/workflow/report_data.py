@@ -15,8 +15,6 @@ from typing import Any
 
 from eval.overall import compare, signs_of, tasks_at_zero
 from eval.overall_spread import read_task_scores, spread_over_records
-from eval.score_tables import ScoreTable
-from eval.uncertainty import read_scores
 from scripts_visatb.data.subsets import balanced_units, read_manifest
 from scripts_visatb.workflow.graph import Run, result_settings
 from scripts_visatb.workflow.matrix import read_score, refuse_incomparable
@@ -41,6 +39,8 @@ from scripts_visatb.workflow.train import is_current
 from visatb.benchmark import Benchmark
 from visatb.errors import InputError
 from visatb.files import parse_json, read_json, read_text
+from visatb.weighting.tables import ScoreTable
+from visatb.weighting.uncertainty import read_scores
 
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "snakemake")
 CURVE_POINTS = 200

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import psutil
 
-from eval.overall_table import format_weights
 from scripts_visatb.workflow.cluster import executor, explained, status_flags
 from scripts_visatb.workflow.graph import TARGETS, Run, seeds_of
 from scripts_visatb.workflow.plan import LOCK, PID_VARIABLE, PLAN, count, lock_run, runs_folder
@@ -32,6 +31,7 @@ from visatb.benchmark import load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import read_json
+from visatb.weighting.report import format_weights
 
 _PR_SET_PDEATHSIG = 1
 WAIT_SECONDS = 5  # after a signal, until a user is told what is waited for

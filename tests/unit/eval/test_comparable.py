@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 import weighting_visatb
 from eval import overall
-from eval.score_tables import read_score_table
 from eval.scores import records_digest
 from llava.eval.suite_report import zero_shot_line
 from visatb.errors import InputError
+from visatb.weighting.tables import read_score_table
 
 METRIC = {"metric": "exact_match", "score": 0.5, "n": 400, "malformed": 0, "omitted": 0, "answers": "a.json"}
 
@@ -47,16 +47,16 @@ DIFFERENT = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), DIFFERENT)
-def test_other_records_are_refused_and_shown_where_asked_for(models, monkeypatch, capsys, changes, told):
+@pytest.mark.parametrize(("changes", "expected"), DIFFERENT)
+def test_other_records_are_refused_and_shown_where_asked_for(models, monkeypatch, capsys, changes, expected):
     plain = {"records": "a" * 16} if "records" in changes else {"answers": "VQAv2-val-400_m.json"}
     folder = models({"ew": {"VQAv2": plain}, "vb": {"VQAv2": plain | changes}})
-    with pytest.raises(InputError, match=f"do not compare: VQAv2: {told}.*--allow-different-records"):
+    with pytest.raises(InputError, match=f"do not compare: VQAv2: {expected}.*--allow-different-records"):
         compared(monkeypatch, folder)
     assert not (folder / "o.json").exists()
     content = compared(monkeypatch, folder, "--allow-different-records", "--markdown", str(folder / "o.md"))
-    assert told in content["notes"][0]
-    assert f"note: VQAv2: {told}" in capsys.readouterr().out and told in (folder / "o.md").read_text()
+    assert expected in content["notes"][0]
+    assert f"note: VQAv2: {expected}" in capsys.readouterr().out and expected in (folder / "o.md").read_text()
 
 
 def test_another_metric_is_refused_even_where_other_records_are_allowed(models, monkeypatch):

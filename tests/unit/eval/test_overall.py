@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from eval import overall
 from eval.overall import compare
 from eval.overall_table import format_table
-from eval.score_tables import ScoreTable
 from visatb.errors import InputError
+from visatb.weighting.tables import ScoreTable
 
 SCORES = st.floats(1e-3, 1e3)
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from eval.score_tables import read_score_table
 from visatb.errors import InputError
+from visatb.weighting.tables import read_score_table
 
 ROWS = {"mini": {"A": 1.0, "B": 0.5}, "A": {"A": 2.0, "B": 0.25}}
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import weighting_visatb as w
-from eval.score_matrix import score_matrix, with_single_task_scores
-from eval.score_tables import ScoreTable, read_score_table
-from eval.uncertainty import QUANTITIES, bootstrap, read_record_scores
 from visatb.errors import InputError
+from visatb.weighting.matrix import score_matrix, with_single_task_scores
+from visatb.weighting.tables import ScoreTable, read_score_table
+from visatb.weighting.uncertainty import QUANTITIES, bootstrap, read_record_scores
 
 TASKS = ("A", "B", "C")
 SINGLE = {"mini": {"A": 0.4, "B": 10.0, "C": 0.2}, "full": {"A": 0.8, "B": 50.0, "C": 0.4}}
@@ -53,7 +53,7 @@ def test_the_simpler_form_is_equations_10_and_11(rows, write_scores, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    "flags, told",
+    "flags, expected",
     [
         (["--form", "precise"], "--single-scores goes with"),
         (["--single-scores", "SINGLE"], "--single-scores goes with"),
@@ -63,20 +63,20 @@ def test_the_simpler_form_is_equations_10_and_11(rows, write_scores, tmp_path, c
         (["--bootstrap", "9", "--per-record", ".", "--bootstrap-seed", "-1"], "--bootstrap-seed >= 0"),
     ],
 )
-def test_forms_without_what_they_need_are_refused(rows, write_scores, call, flags, told):
+def test_forms_without_what_they_need_are_refused(rows, write_scores, call, flags, expected):
     single = write_scores(SINGLE, name="single.csv")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         call("--scores", write_scores(rows), *[single if flag == "SINGLE" else flag for flag in flags])
 
 
 def test_single_task_tables_that_do_not_fit_are_refused(rows, write_scores):
     matrix = score_matrix(read_score_table(write_scores(rows)))
-    for change, told in (
+    for change, expected in (
         ({"full": {"A": 1.0, "B": 1.0}}, "full, C: the single-task score is missing"),
         ({"full": {**SINGLE["full"], "C": 0.0}}, "full, C: must be above 0"),
         ({"STL": SINGLE["full"]}, "row 'STL' must be mini or full"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=expected):
             with_single_task_scores(matrix, ScoreTable("single.csv", TASKS, {**SINGLE, **change}))
 
 
@@ -112,8 +112,7 @@ def test_bootstrap_intervals_hold_the_weights_and_shrink_with_more_records(measu
 
     matrix = score_matrix(read_score_table(scores))
     records = read_record_scores(folder, matrix)
-    centre = w.weigh(matrix)
-    many = bootstrap(matrix, [np.tile(s, 25) for s in records], w.weigh, centre, 200)
+    many = bootstrap(matrix, [np.tile(s, 25) for s in records], w.weigh, 200)
     assert ((many.high["weight"] - many.low["weight"]) < 0.5 * (high - low)).all()
 
 
@@ -152,7 +151,7 @@ def test_records_that_are_not_those_of_the_matrix_are_refused(measured, write_sc
     matrix = score_matrix(read_score_table(write_scores(rows)))
     file = folder / "B-plus-mini_val" / "A.per_record.jsonl"
     lines = file.read_text().splitlines()
-    for text, told in (
+    for text, expected in (
         ("\n".join(lines[:-1]), "scores other records than"),
         ("\n".join([*lines[:-1], lines[0]]), "scored twice"),
         ("\n".join(line.replace("0.0", "1.0") for line in lines), "the matrix says"),
@@ -160,7 +159,7 @@ def test_records_that_are_not_those_of_the_matrix_are_refused(measured, write_sc
         ("", "holds no record"),
     ):
         file.write_text(text)
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=expected):
             read_record_scores(folder, matrix)
     file.unlink()
     with pytest.raises(InputError, match="no such file"):
@@ -202,4 +201,4 @@ def test_a_measurement_that_is_noise_is_said_to_be_noise(measured, write_scores)
     matrix = score_matrix(read_score_table(write_scores(rows)))
     coin = np.random.default_rng(0).random((4, 20)).round()
     with pytest.raises(InputError, match="the weights are noise"):
-        bootstrap(matrix, [coin, coin, coin], w.weigh, w.weigh(matrix), 50)
+        bootstrap(matrix, [coin, coin, coin], w.weigh, 50)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weighting_visatb as w
-from eval.score_matrix import ScoreMatrix, mean_matrix
-from eval.uncertainty import NOT_DISTINGUISHABLE, jackknife_error, spread_of_runs, t_quantile
 from visatb.errors import InputError
+from visatb.weighting.matrix import ScoreMatrix, mean_matrix
+from visatb.weighting.uncertainty import NOT_DISTINGUISHABLE, jackknife_error, spread_of_runs, t_quantile
 
 SINGLE = {"mini": {"A": 0.4, "B": 10.0, "C": 0.2}, "full": {"A": 0.8, "B": 50.0, "C": 0.4}}
 

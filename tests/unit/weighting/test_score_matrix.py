@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import weighting_visatb as w
-from eval.score_matrix import score_matrix
-from eval.score_tables import read_score_table
 from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
+from visatb.weighting.matrix import score_matrix
+from visatb.weighting.tables import read_score_table
 
 
 def matrix_of(path, benchmark=None):

@@ -1,15 +1,18 @@
 """The command line of weighting_visatb.py, in this process."""
 
-import builtins
+import importlib
 import json
+import subprocess
 import sys
 
 import pytest
 
 import weighting_visatb as w
-from eval.score_matrix import score_matrix
-from eval.score_tables import read_score_table
 from visatb.errors import InputError
+from visatb.weighting import comparable, figure, matrix, report, tables, uncertainty
+from visatb.weighting import weigh as library
+from visatb.weighting.matrix import score_matrix
+from visatb.weighting.tables import read_score_table
 
 KEYS = ["form", "tasks", "temperature", "alpha", "contributions", "contribution_out", "contribution_in", "difficulty",
         "weight_out", "weight_in", "weight_difficulty", "weights", "failed", "notes"]  # fmt: skip
@@ -101,18 +104,47 @@ def test_a_figure_of_another_format_is_refused(rows, write_scores, tmp_path, cal
         call("--scores", write_scores(rows), "--plot", tmp_path / "figure.doc")
 
 
-def test_numpy_alone_is_enough_without_plot_and_benchmark(rows, write_scores, tmp_path, call, monkeypatch, capsys):
-    real = builtins.__import__
+ONLY_NUMPY = """
+import sys
+sys.path.insert(0, {repository!r})
 
-    def guarded(name, *arguments, **keywords):
-        if name.partition(".")[0] in {"yaml", "matplotlib", "rich", "torch"}:
-            raise ImportError(name)
-        return real(name, *arguments, **keywords)
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in sys.stdlib_module_names | {{"numpy", "visatb", "weighting_visatb"}}:
+            raise ModuleNotFoundError(name, name=name)
 
-    monkeypatch.setattr(builtins, "__import__", guarded)
-    call("--scores", write_scores(rows), "--output", tmp_path / "weights.json")
-    with pytest.raises(InputError, match="pip install matplotlib"):
-        call("--scores", write_scores(rows), "--plot", tmp_path / "figure.png")
+sys.meta_path.insert(0, Block())
+import weighting_visatb
+from visatb.cli import run
+run(weighting_visatb.main)
+"""
+
+
+def test_a_score_table_needs_numpy_alone_and_a_plot_says_what_it_needs(rows, write_scores, tmp_path, repository):
+    def call(*flags):
+        code = ONLY_NUMPY.format(repository=str(repository))
+        words = [sys.executable, "-c", code, "--scores", write_scores(rows), *flags]
+        return subprocess.run(list(map(str, words)), capture_output=True, text=True, cwd=tmp_path)
+
+    done = call("--output", tmp_path / "weights.json")
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads((tmp_path / "weights.json").read_text())) == KEYS
+    assert "lambda_out" in done.stdout
+    done = call("--plot", tmp_path / "figure.png")
+    assert (done.returncode, "pip install matplotlib" in done.stderr) == (2, True), done.stderr
+
+
+def test_names_at_their_earlier_addresses_are_those_of_the_library():
+    for name in ("contributions", "difficulty", "softmax_weights", "task_weights", "weigh", "auto_temperature"):
+        assert getattr(w, name) is getattr(library, name)
+    assert (w.DEFAULT_TEMPERATURE, w.DEFAULT_ALPHA, w.MIN_GAIN) == (0.5, (0.25, 0.25, 0.5), 1e-3)
+    moved = {"comparable": comparable, "score_matrix": matrix, "score_tables": tables, "uncertainty": uncertainty,
+             "weighting_figure": figure, "weighting_report": report, "overall_table": report}  # fmt: skip
+    for old, new in moved.items():
+        earlier = importlib.import_module(f"eval.{old}")
+        names = [name for name in earlier.__all__ if name in vars(new)]
+        assert names
+        assert all(getattr(earlier, name) is getattr(new, name) for name in names)
 
 
 def test_a_task_left_out_stays_visible_in_terminal_and_json(rows, write_scores, tmp_path, call, capsys):

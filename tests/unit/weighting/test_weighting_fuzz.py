@@ -6,10 +6,10 @@ import random
 import numpy as np
 
 import weighting_visatb as w
-from eval.score_matrix import score_matrix
-from eval.score_tables import read_score_table
-from eval.weighting_report import to_json
 from visatb.errors import InputError
+from visatb.weighting.matrix import score_matrix
+from visatb.weighting.report import to_json
+from visatb.weighting.tables import read_score_table
 
 ODD = ("", " ", "nan", "inf", "-1", "1e400", "1e308", "1e-308", "0", "x", "1_0", "0,5", "50%", "None", "\x00", '"',
        "１", "mini", "A", "B+mini", "9" * 400)  # fmt: skip

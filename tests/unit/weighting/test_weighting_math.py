@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weighting_visatb as w
-from eval.score_matrix import score_matrix
-from eval.score_tables import ScoreTable, read_score_table
 from visatb.errors import InputError
+from visatb.weighting.matrix import score_matrix
+from visatb.weighting.tables import ScoreTable, read_score_table
 
 VALUES = st.lists(st.floats(-3, 3), min_size=2, max_size=8)
 ALPHAS = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(lambda p: (p[0] * p[1], p[0] * (1 - p[1]), 1 - p[0]))
@@ -176,9 +176,9 @@ def test_all_failed_tasks_are_named_at_once_with_their_scores(rows, write_scores
     rows["A"]["A"], rows["C"]["C"] = 0.4, 0.1
     with pytest.raises(InputError) as caught:
         w.weigh(score_matrix(read_score_table(write_scores(rows))))
-    told = str(caught.value)
-    assert "of 2 task(s) failed: A scores 0.4 with its own data (A) and 0.5 without (mini); C scores 0.1" in told
-    assert "Train A, C on more data" in told
+    message = str(caught.value)
+    assert "of 2 task(s) failed: A scores 0.4 with its own data (A) and 0.5 without (mini); C scores 0.1" in message
+    assert "Train A, C on more data" in message
 
 
 def test_an_excluded_task_leaves_the_others_as_if_it_were_not_there(rows, write_scores):

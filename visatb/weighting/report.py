@@ -1,0 +1,119 @@
+"""How a weighting is reported: tables for readers, the content of weights.json for programs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from visatb.layout import lay_out
+from visatb.weighting.settings import STANDARD
+from visatb.weighting.uncertainty import NOT_DISTINGUISHABLE, Spread
+from visatb.weighting.weigh import Weighting
+
+# The columns of the table, lambda last; weights.json has the other arrays and `weights` by task.
+_COLUMNS = {
+    "C_out": "contribution_out",
+    "C_in": "contribution_in",
+    "D": "difficulty",
+    "lambda_out": "weight_out",
+    "lambda_in": "weight_in",
+    "lambda_D": "weight_difficulty",
+    "lambda": "weight",
+}
+_PARTS = ("lambda_out", "lambda_in", "lambda_D")
+
+
+def to_json(
+    weighting: Weighting,
+    weights: dict[str, float],
+    form: str = STANDARD,
+    spread: Spread | None = None,
+    failed: Sequence[dict[str, Any]] = (),
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The content of weights.json, at full precision.
+
+    Args:
+        weighting, spread: what is reported.
+        weights: of every task.
+        form: of the weights.
+        failed: `FailedTask.to_json` of the tasks whose own data did not raise their score.
+        notes: what else a reader should know.
+    """
+    return {
+        "form": form,
+        "tasks": list(weighting.tasks),
+        "temperature": weighting.temperature,
+        "alpha": list(weighting.alpha),
+        **{name: getattr(weighting, name).tolist() for name in ("contributions", *_COLUMNS.values())[:-1]},
+        "weights": weights,
+        "failed": list(failed),
+        "notes": list(notes),
+    } | ({} if spread is None else {"spread": spread.to_json()})
+
+
+def format_report(
+    weighting: Weighting,
+    weights: dict[str, float],
+    spread: Spread | None = None,
+    failed: Sequence[dict[str, Any]] = (),
+) -> str:
+    """Contributions, difficulties and weights as aligned plain text, with intervals where there are some.
+
+    Tasks that were left out (of `failed`, as in `to_json`) have a row with their weight alone.
+    """
+    matrix = [["", *weighting.tasks]]
+    matrix += [[name, *map(_rounded, row)] for name, row in zip(weighting.tasks, weighting.contributions, strict=True)]
+    rows = zip(weighting.tasks, *(getattr(weighting, column) for column in _COLUMNS.values()), strict=True)
+    result = [["", *_COLUMNS], *([name, *map(_rounded, values)] for name, *values in rows)]
+    gone = [entry["task"] for entry in failed if not entry["weighed"]]
+    result += [[task, *"-" * 6, _rounded(weights[task])] for task in gone]
+    text = [
+        "Contributions: what the data of the row's task gives the column's task, as a share of its own data's gain",
+        lay_out(matrix),
+        "",
+        f"Weights at T = {weighting.temperature:g}, alpha = {' '.join(f'{a:g}' for a in weighting.alpha)}",
+        lay_out(result),
+        *(entry["about"] for entry in failed),
+    ]
+    if list(weights) != list(weighting.tasks):
+        text += ["", "Weights in task-id order", lay_out([[name, _rounded(value)] for name, value in weights.items()])]
+    if spread is not None:
+        text += ["", *_spread_lines(weighting, spread)]
+    return "\n".join(text)
+
+
+def format_weights(content: dict[str, Any], layout: str = "text") -> str:
+    """The weights of a weights.json: a row per part and one for their combination, a column per task or group.
+
+    Where there is a spread, a last row has its ends. Tasks that were left out have a column with their weight alone.
+    """
+    columns = [content[_COLUMNS[name]] for name in _PARTS]
+    gone = [entry["task"] for entry in content.get("failed", ()) if not entry["weighed"]]
+    rows = [["", *content["tasks"], *(f"{task} (left out)" for task in gone)]]
+    rows += [[name, *map(_rounded, values), *["-"] * len(gone)] for name, values in zip(_PARTS, columns, strict=True)]
+    combined = [*unit_weights(content), *(content["weights"][task] for task in gone)]
+    rows.append(["lambda", *map(_rounded, combined)])
+    if spread := content.get("spread"):
+        ends = zip(spread["low"]["weight"], spread["high"]["weight"], strict=True)
+        rows.append(["interval", *(f"{low:.2f} .. {high:.2f}" for low, high in ends), *["-"] * len(gone)])
+    return lay_out(rows, layout, rules=(1, 4))
+
+
+def unit_weights(content: dict[str, Any]) -> list[float]:
+    """lambda (Eq. 8) of every task or group of a weights.json, whose own `weights` are by task."""
+    parts = (content[_COLUMNS[name]] for name in _PARTS)
+    return [sum(a * w for a, w in zip(content["alpha"], unit, strict=True)) for unit in zip(*parts, strict=True)]
+
+
+def _spread_lines(weighting: Weighting, spread: Spread) -> list[str]:
+    columns = {name: key for name, key in _COLUMNS.items() if name not in _PARTS}
+    rows = [["", *columns, ""]]
+    for n, name in enumerate(weighting.tasks):
+        ends = [f"{spread.low[key][n]:.3f} .. {spread.high[key][n]:.3f}" for key in columns.values()]
+        holds_one = spread.low["weight"][n] <= 1 <= spread.high["weight"][n]
+        rows.append([name, *ends, NOT_DISTINGUISHABLE if holds_one else ""])
+    failed = f" (a task failed in {spread.failed} of {spread.total}; {spread.rule})" if spread.failed else ""
+    return [f"Spread: {spread.about}{failed}", lay_out(rows)]
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
