@@ -30,22 +30,13 @@ from typing import TYPE_CHECKING, Any
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json
+from visatb.weighting import settings
 from visatb.weighting.comparable import ALLOW
 from visatb.weighting.matrix import ScoreMatrix, mean_matrix, read_matrices, runs_that_failed
 from visatb.weighting.report import format_report, to_json
-from visatb.weighting.settings import (  # noqa: F401, names that scripts import from here
-    AUTO_RANGE,
-    AUTO_TEMPERATURES,
-    CONFIDENCE,
-    DEFAULT_ALPHA,
-    DEFAULT_TEMPERATURE,
-    FORMS,
-    MIN_GAIN,
-    ON_FAILED,
-    STANDARD,
-)
+from visatb.weighting.settings import AUTO_RANGE, AUTO_TEMPERATURES, DEFAULT_ALPHA, DEFAULT_TEMPERATURE, MIN_GAIN  # noqa: F401
 from visatb.weighting.uncertainty import Spread, Weigh, bootstrap, read_record_scores, spread_of_runs, weigh_alike
-from visatb.weighting.weigh import (  # noqa: F401, names that scripts import from here
+from visatb.weighting.weigh import (  # noqa: F401
     Weighting,
     auto_temperature,
     contribution_in,
@@ -72,18 +63,17 @@ def main() -> int:
     inputs = [*options.scores, *(options.single_scores or ()), options.benchmark]
     refuse_unwritable([options.output, options.plot], inputs)
     benchmark, metric_names = _benchmark(options.benchmark)
-    form, settings = _settings(options, benchmark)
+    form, chosen = _settings(options, benchmark)
     tables = (options.scores, options.single_scores, form)
     matrices, notes = read_matrices(*tables, benchmark, options.allow_different_records, metric_names)
     notes += runs_that_failed(matrices, options.min_gain)
     matrix = mean_matrix(matrices)
-    weighting = weigh(matrix, **settings)
-    spread = _spread(
-        matrices, weigh_alike(matrix, weighting, settings["on_failed"], options.min_gain), weighting, options
-    )
+    weighting = weigh(matrix, **chosen)
+    weigh_part = weigh_alike(matrix, weighting, chosen["on_failed"], options.min_gain)
+    spread = _spread(matrices, weigh_part, weighting, options)
     weights = weights_by_task(weighting, matrix, benchmark)
     failed_tasks = matrix.failed_tasks(options.min_gain)
-    failed = [task.to_json(settings["on_failed"], weighting.tasks) for task in failed_tasks]
+    failed = [task.to_json(chosen["on_failed"], weighting.tasks) for task in failed_tasks]
     for note in [*notes, *(entry["about"] for entry in failed)]:
         print(f"note: {note}", file=sys.stderr)
     if options.plot is not None:
@@ -111,21 +101,21 @@ def _benchmark(path: str | None) -> tuple["Benchmark | None", dict[str, str] | N
 
 def _settings(options: Any, benchmark: "Benchmark | None") -> tuple[str, dict[str, Any]]:
     """The form, and the settings of `weigh`: the flags, else the benchmark's, else the defaults."""
-    given = {"form": options.form, "alpha": options.alpha, "on_failed": options.on_failed}
-    settings = {"form": STANDARD, "alpha": DEFAULT_ALPHA, "on_failed": ON_FAILED[0], "temperature": DEFAULT_TEMPERATURE}
-    if benchmark is not None:
-        settings = {name: getattr(benchmark, name) for name in settings}
-    settings |= {name: value for name, value in given.items() if value is not None}
+    chosen = {"form": settings.STANDARD, "temperature": DEFAULT_TEMPERATURE, "alpha": DEFAULT_ALPHA}
+    chosen |= {"on_failed": settings.ON_FAILED[0], "min_gain": options.min_gain}
+    for name in ("form", "temperature", "alpha", "on_failed"):
+        if benchmark is not None:
+            chosen[name] = getattr(benchmark, name)
+        if getattr(options, name) is not None:
+            chosen[name] = getattr(options, name)
     if options.temperature is not None:
-        settings["temperature"] = _temperature(options.temperature)
-    return settings.pop("form"), settings | {"min_gain": options.min_gain}
+        chosen["temperature"] = _temperature(options.temperature)
+    return chosen.pop("form"), chosen
 
 
 def _temperature(given: str) -> float | None:
-    if given == "auto":
-        return None
     try:
-        return float(given)
+        return None if given == "auto" else float(given)
     except ValueError:
         raise InputError(f"--temperature must be a number > 0 or auto, got {given!r}. Fix it.") from None
 
@@ -151,61 +141,31 @@ def _spread(matrices: list[ScoreMatrix], weigh_part: Weigh, weighting: Weighting
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__, epilog=f"example:\n  {EXAMPLE}")
-    parser.add_argument("--scores", nargs="+", help="score matrix: CSV, JSON or folder (required); several are runs")
-    parser.add_argument(
-        "--single-scores",
-        nargs="+",
-        help="scores of single-task models, for --form simpler and precise; one table, or one for each of --scores",
-    )
-    parser.add_argument("--benchmark", help="benchmark YAML: task ids, groups, fixed weights, temperature, alpha")
-    _add_settings(parser)
-    parser.add_argument("--bootstrap", type=int, metavar="N", help="resample the validation records N times, e.g. 1000")
-    parser.add_argument("--per-record", help="folder of <model>/<task>.per_record.jsonl, for --bootstrap")
-    parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="of the intervals")
-    parser.add_argument("--bootstrap-seed", type=int, default=0, help="of the draws of --bootstrap")
-    parser.add_argument(
-        ALLOW, action="store_true", help="take scores of different records nevertheless, and say how they differ"
-    )
-    parser.add_argument("--output", help="write everything to this JSON file")
-    parser.add_argument(
-        "--print-weights",
-        action="store_true",
-        help="print the weights alone, in task-id order, for VISATB_WEIGHTS (the table goes to stderr)",
-    )
-    parser.add_argument("--plot", help="draw contributions, difficulties and weights to this PNG file")
+    add, unset, alpha = parser.add_argument, "(not given: the benchmark's, else ", " ".join(map(str, DEFAULT_ALPHA))
+    add("--scores", nargs="+", help="score matrix: CSV, JSON or folder (required); several are runs")
+    add("--form", choices=settings.FORMS, help=f"Eq. 3-8; Eq. 10, 11; or Eq. 12 {unset}{settings.STANDARD})")
+    single = "scores of single-task models, for --form simpler and precise; one table, or one for each of --scores"
+    add("--single-scores", nargs="+", help=single)
+    add("--benchmark", help="benchmark YAML: task ids, groups, fixed weights, form, temperature, alpha, on_failed")
+    lowest = "the lowest of 0.05, 0.10, ... 10 that keeps all weights in [0.5, 2]"
+    add("--temperature", help=f"T of Eq. 4-7, or auto: {lowest} {unset}{DEFAULT_TEMPERATURE})")
+    shares = f"shares of the three weights in Eq. 8, sum 1 {unset}{alpha})"
+    add("--alpha", nargs=3, type=float, metavar=("OUT", "IN", "D"), help=shares)
+    failed = "if a task's own data did not raise its score: stop; leave the task out of N, with weight 1; or divide by "
+    failed += "the smallest gain that is trusted and keep its contributions in [-1, 1] "
+    add("--on-failed", choices=settings.ON_FAILED, help=f"{failed}{unset}{settings.ON_FAILED[0]})")
+    trusted = "smallest gain V(own) - V(mini) that is trusted, as a share of V(own)"
+    add("--min-gain", type=float, default=MIN_GAIN, help=trusted)
+    add("--bootstrap", type=int, metavar="N", help="resample the validation records N times, e.g. 1000")
+    add("--per-record", help="folder of <model>/<task>.per_record.jsonl, for --bootstrap")
+    add("--confidence", type=float, default=settings.CONFIDENCE, help="of the intervals")
+    add("--bootstrap-seed", type=int, default=0, help="of the draws of --bootstrap")
+    add(ALLOW, action="store_true", help="accept scores of different records, and report how they differ")
+    add("--output", help="write everything to this JSON file")
+    alone = "print the weights alone, in task-id order, for VISATB_WEIGHTS (the table goes to stderr)"
+    add("--print-weights", action="store_true", help=alone)
+    add("--plot", help="draw contributions, difficulties and weights to this PNG file")
     return parser
-
-
-def _add_settings(parser: ArgumentParser) -> None:
-    """The flags that override a benchmark file, and --min-gain."""
-    parser.add_argument(
-        "--form",
-        choices=FORMS,
-        help="standard: Eq. 3-8; simpler: Eq. 10, 11; precise: Eq. 12 (not given: the benchmark's, else standard)",
-    )
-    parser.add_argument(
-        "--temperature",
-        help="T of Eq. 4-7, or auto: the lowest of 0.05, 0.10, ... 10 that keeps all weights in [0.5, 2] "
-        f"(not given: the benchmark's, else {DEFAULT_TEMPERATURE})",
-    )
-    parser.add_argument(
-        "--alpha",
-        nargs=3,
-        type=float,
-        metavar=("OUT", "IN", "D"),
-        help="shares of the three weights in Eq. 8, sum 1 "
-        f"(not given: the benchmark's, else {' '.join(map(str, DEFAULT_ALPHA))})",
-    )
-    parser.add_argument(
-        "--on-failed",
-        choices=ON_FAILED,
-        help="what to do with a task whose own data did not raise its score: end; leave it out of N and give it "
-        "weight 1; or divide by the smallest gain that is trusted and keep its contributions in [-1, 1] "
-        "(not given: the benchmark's, else fail)",
-    )
-    parser.add_argument(
-        "--min-gain", type=float, default=MIN_GAIN, help="smallest gain V(own) - V(mini) trusted, as a share of V(own)"
-    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,3 @@
 """The earlier address of visatb/weighting/comparable.py."""
 
-from visatb.weighting.comparable import ALLOW, Cell, Measured, check_comparable, measured_of
-
-__all__ = ["ALLOW", "Cell", "Measured", "check_comparable", "measured_of"]
+from visatb.weighting.comparable import ALLOW, Cell, Measured, check_comparable, measured_of  # noqa: F401

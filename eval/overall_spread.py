@@ -11,7 +11,7 @@ import numpy as np
 
 from visatb.errors import InputError
 from visatb.files import read_json
-from visatb.weighting.uncertainty import PER_RECORD, SAME_SCORE, read_scores, t_quantile
+from visatb.weighting.uncertainty import PER_RECORD, SAME_SCORE, read_same_records, t_quantile
 
 Interval = tuple[float, float]
 
@@ -138,26 +138,21 @@ def read_task_scores(files: Mapping[str, Sequence[Path]]) -> list[np.ndarray]:
     Raises:
         InputError: a file that is missing, broken or of other records; a score that is no mean over records.
     """
-    tasks: dict[str, list[list[list[float]]]] = {}
-    order: dict[str, tuple[Path, Any]] = {}
+    tasks: dict[str, list[Path]] = {}
     for column, metric_files in files.items():
-        task = column.partition(":")[0]
-        rows = []
-        for metric_file in metric_files:
-            file = metric_file.with_suffix(PER_RECORD)
-            scores = read_scores(file)
-            first, keys = order.setdefault(task, (file, scores.keys()))
-            if scores.keys() != keys:
-                raise InputError(f"{file}: scores other records than {first}. Score the same questions.")
-            _refuse_no_mean(metric_file, list(scores.values()))
-            rows.append([scores[key] for key in keys])
-        tasks.setdefault(task, []).append(rows)
-    return [np.array(rows) for rows in tasks.values()]
+        tasks.setdefault(column.partition(":")[0], []).extend(metric_files)
+    found = []
+    for metric_files in tasks.values():
+        scores = read_same_records([file.with_suffix(PER_RECORD) for file in metric_files])
+        for file, mean in zip(metric_files, scores.mean(axis=1), strict=True):
+            _refuse_no_mean(file, float(mean))
+        found.append(scores.reshape(-1, len(next(iter(files.values()))), scores.shape[1]))
+    return found
 
 
-def _refuse_no_mean(metric_file: Path, scores: list[float]) -> None:
+def _refuse_no_mean(metric_file: Path, mean: float) -> None:
     content = read_json(metric_file)
-    expected, mean = float(content["score"]), sum(scores) / len(scores)
+    expected = float(content["score"])
     # Benchmarks print percent of records that score 0 to 1; improvements are relative and do not change.
     if all(abs(scale * mean - expected) > SAME_SCORE * max(1.0, abs(expected)) for scale in (1, 100)):
         raise InputError(

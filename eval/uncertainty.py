@@ -1,5 +1,3 @@
 """The earlier address of visatb/weighting/uncertainty.py."""
 
-from visatb.weighting.uncertainty import Spread, bootstrap, read_record_scores, read_scores, spread_of_runs
-
-__all__ = ["Spread", "bootstrap", "read_record_scores", "read_scores", "spread_of_runs"]
+from visatb.weighting.uncertainty import Spread, bootstrap, read_record_scores, read_scores, spread_of_runs  # noqa: F401

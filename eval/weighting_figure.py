@@ -1,5 +1,3 @@
 """The earlier address of visatb/weighting/figure.py."""
 
-from visatb.weighting.figure import draw
-
-__all__ = ["draw"]
+from visatb.weighting.figure import draw  # noqa: F401

@@ -1,5 +1,3 @@
 """The earlier address of visatb/weighting/report.py."""
 
-from visatb.weighting.report import format_report, to_json
-
-__all__ = ["format_report", "to_json"]
+from visatb.weighting.report import format_report, to_json  # noqa: F401

@@ -13,17 +13,8 @@ from visatb.weighting.weigh import Weighting
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_OUT, _IN, _DIFFICULTY = "#5b8fb9", "#7fb069", "#b583b8"
+COLORS = {"out": "#5b8fb9", "in": "#7fb069", "difficulty": "#b583b8", "weight": "#d9733a"}  # by a quantity's last word
 # The report of the run graph draws the same quantities in the same colours.
-COLORS = {
-    "contribution_out": _OUT,
-    "contribution_in": _IN,
-    "difficulty": _DIFFICULTY,
-    "weight_out": _OUT,
-    "weight_in": _IN,
-    "weight_difficulty": _DIFFICULTY,
-    "weight": "#d9733a",
-}
 DIVERGING_COLORS = ("#3b6ea5", "#a9c5e0", "#f7f7f7", "#f3b591", "#c2541b")  # from negative to positive
 GREY = "#555555"
 
@@ -97,7 +88,7 @@ def _bars(axes: "Axes", weighting: Weighting, series: dict[str, str], title: str
         at = np.arange(len(names)) - 0.4 + (n + 0.5) * width
         if spread is not None and quantity in spread.low:
             axes.vlines(at, spread.low[quantity], spread.high[quantity], color=GREY, linewidth=1.2, zorder=4)
-        values, colour = getattr(weighting, quantity), COLORS[quantity]
+        values, colour = getattr(weighting, quantity), COLORS[quantity.rpartition("_")[2]]
         bars = axes.bar(at, values, width * 0.92, label=label or None, color=colour, zorder=2)
         if n == len(series) - 1 or len(series) < 3:
             weight = "bold" if len(series) > 2 else "normal"

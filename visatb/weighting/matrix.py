@@ -136,8 +136,6 @@ def mean_matrix(matrices: Sequence[ScoreMatrix]) -> ScoreMatrix:
     for other in matrices[1:]:
         if (other.tasks, other.units) != (first.tasks, first.units):
             raise InputError(f"{other.source}: must score the tasks of {first.source}. Measure the same tasks.")
-    if len(matrices) == 1:
-        return first
     names = ("mini_J", "score_NJ", "single_mini_J", "single_own_J")
     means = {
         name: None if getattr(first, name) is None else np.mean([getattr(matrix, name) for matrix in matrices], axis=0)

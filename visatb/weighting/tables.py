@@ -12,7 +12,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,18 +102,13 @@ def _from_csv(file: Path) -> ScoreTable:
         raise InputError(f"{file}: header must be model,<task>,<task>..., got {got}. Fix the header.")
     columns = lines[0][1:]
     _check_columns(columns, str(file))
-    rows: dict[str, dict[str, float]] = {}
-    for n, cells in enumerate(lines[1:], 1):
-        where = f"{file}: row {n} ({cells[0]})"
-        if len(cells) != len(columns) + 1:
-            raise InputError(
-                f"{where} must have {len(columns) + 1} cells as the header, got {len(cells)}. Fix the row."
-            )
-        _check_model(cells[0], rows, where)
-        rows[cells[0]] = {
-            column: _csv_number(cell, f"{where}, {column}") for column, cell in zip(columns, cells[1:], strict=True)
-        }
-    return _checked(ScoreTable(str(file), tuple(columns), rows))
+    entries = []
+    for n, (model, *cells) in enumerate(lines[1:], 1):
+        where, width = f"{file}: row {n} ({model})", len(columns) + 1
+        if len(cells) != len(columns):
+            raise InputError(f"{where} must have {width} cells as the header, got {len(cells) + 1}. Fix the row.")
+        entries.append((where, model, dict(zip(columns, cells, strict=True))))
+    return _table(entries, file, _csv_number)
 
 
 def _from_json(content: Any, file: Path) -> ScoreTable:
@@ -123,17 +118,22 @@ def _from_json(content: Any, file: Path) -> ScoreTable:
         ]
     if not isinstance(content, list) or not all(isinstance(row, dict) and "" not in row for row in content):
         raise InputError(f'{file}: must be {{"<model>": {{"<task>": score}}}} or a list of such rows. Fix the file.')
-    columns: dict[str, None] = {}
+    models = [row.pop("model", None) for row in content]
+    entries = [(f"{file}: row {n} ({model})", model, content[n]) for n, model in enumerate(models)]
+    return _table(entries, file, _number)
+
+
+def _table(entries: Iterable[tuple[str, Any, dict]], file: Path, number: Callable[[Any, str], float]) -> ScoreTable:
+    """The table of rows, each as (where it is, model, its cells); `number` reads a cell."""
     rows: dict[str, dict[str, float]] = {}
-    for n, row in enumerate(content):
-        model = row.get("model")
-        where = f"{file}: row {n} ({model})"
+    for where, model, cells in entries:
         _check_model(model, rows, where)
-        cells = {column: _number(value, f"{where}, {column}") for column, value in row.items() if column != "model"}
-        columns.update(dict.fromkeys(cells))
-        rows[model] = cells
-    _check_columns(list(columns), str(file))
-    return _checked(ScoreTable(str(file), tuple(columns), rows))
+        rows[model] = {column: number(value, f"{where}, {column}") for column, value in cells.items()}
+    if not rows:
+        raise InputError(f"{file}: has no row. Add one row per model.")
+    columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
+    _check_columns(columns, str(file))
+    return ScoreTable(str(file), tuple(columns), rows)
 
 
 def _from_folder(folder: Path) -> ScoreTable:
@@ -202,12 +202,6 @@ def _check_model(model: Any, rows: dict[str, dict[str, float]], where: str) -> N
         raise InputError(f"{where}: model must be a name, got {model!r}. Fix the row.")
     if model in rows:
         raise InputError(f"{where}: is the second row of this model. Give every model one row.")
-
-
-def _checked(table: ScoreTable) -> ScoreTable:
-    if not table.rows:
-        raise InputError(f"{table.source}: has no row. Add one row per model.")
-    return table
 
 
 def _csv_number(cell: str, where: str) -> float:

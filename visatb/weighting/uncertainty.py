@@ -8,6 +8,7 @@ A weight whose interval contains 1 cannot be distinguished from an equal weight 
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,16 +53,11 @@ class Spread:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `spread` in weights.json."""
-        return {
-            "about": self.about,
-            "failed": self.failed,
-            "total": self.total,
-            "rule": self.rule,
-            **{
-                name: {quantity: value.tolist() for quantity, value in getattr(self, name).items()}
-                for name in ("low", "high", "error")
-            },
+        arrays = {
+            name: {quantity: value.tolist() for quantity, value in getattr(self, name).items()}
+            for name in ("low", "high", "error")
         }
+        return {name: getattr(self, name) for name in ("about", "failed", "total", "rule")} | arrays
 
 
 def weigh_alike(matrix: ScoreMatrix, weighting: Weighting, on_failed: str, min_gain: float) -> Weigh:
@@ -215,20 +211,12 @@ def read_record_scores(folder: str | Path, matrix: ScoreMatrix) -> list[np.ndarr
         pairs += [
             (_home(root, (prefix + task,)), single[j]) for prefix, single in singles.items() if single is not None
         ]
-        rows, first = [], None  # of each model the scores in the order of the first one's records
-        for home, expected in pairs:
-            file = home / f"{task}{PER_RECORD}"
-            scores = read_scores(file)
-            first = first or (file, scores.keys())
-            if scores.keys() != first[1]:
-                raise InputError(f"{file}: scores other records than {first[0]}. Score the same questions.")
-            mean = sum(scores.values()) / len(scores)
+        files = [home / f"{task}{PER_RECORD}" for home, _ in pairs]
+        scores_MR = read_same_records(files)
+        for file, mean, (_, expected) in zip(files, scores_MR.mean(axis=1), pairs, strict=True):
             if abs(mean - expected) > SAME_SCORE * max(1.0, abs(expected)):
-                raise InputError(
-                    f"{file}: its mean is {mean:g}, the matrix says {expected:g}. Score the answers again."
-                )
-            rows.append([scores[position] for position in first[1]])
-        found.append(np.array(rows))
+                raise InputError(f"{file}: its mean is {mean:g}, the matrix has {expected:g}. Score the answers again.")
+        found.append(scores_MR)
     return found
 
 
@@ -248,10 +236,8 @@ def _weighed(matrices: Sequence[ScoreMatrix], weigh: Weigh) -> list[Weighting]:
     """The weightings of the matrices that can be weighed."""
     weightings = []
     for matrix in matrices:
-        try:
+        with suppress(InputError):
             weightings.append(weigh(matrix))
-        except InputError:
-            continue
     return weightings
 
 
@@ -306,3 +292,16 @@ def read_scores(file: Path) -> dict[int | str, float]:
     if not scores:
         raise InputError(f"{file}: holds no record. Score the answers again.")
     return scores
+
+
+def read_same_records(files: Sequence[Path]) -> np.ndarray:
+    """The scores of the same records in several per-record files, float64 [files, R] in the order of the first.
+
+    Raises:
+        InputError: if a file has other records than the first, or as `read_scores`.
+    """
+    rows = [read_scores(file) for file in files]
+    for file, row in zip(files, rows, strict=True):
+        if row.keys() != rows[0].keys():
+            raise InputError(f"{file}: scores other records than {files[0]}. Score the same questions.")
+    return np.array([[row[key] for key in rows[0]] for row in rows])

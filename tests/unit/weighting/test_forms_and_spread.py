@@ -154,7 +154,7 @@ def test_records_that_are_not_those_of_the_matrix_are_refused(measured, write_sc
     for text, expected in (
         ("\n".join(lines[:-1]), "scores other records than"),
         ("\n".join([*lines[:-1], lines[0]]), "scored twice"),
-        ("\n".join(line.replace("0.0", "1.0") for line in lines), "the matrix says"),
+        ("\n".join(line.replace("0.0", "1.0") for line in lines), "the matrix has"),
         ("{}", "must have a position and a score"),
         ("", "holds no record"),
     ):

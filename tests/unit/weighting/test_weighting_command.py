@@ -142,7 +142,7 @@ def test_names_at_their_earlier_addresses_are_those_of_the_library():
              "weighting_figure": figure, "weighting_report": report, "overall_table": report}  # fmt: skip
     for old, new in moved.items():
         earlier = importlib.import_module(f"eval.{old}")
-        names = [name for name in earlier.__all__ if name in vars(new)]
+        names = [name for name in vars(earlier) if not name.startswith("_") and name in vars(new)]
         assert names
         assert all(getattr(earlier, name) is getattr(new, name) for name in names)
 
