@@ -114,8 +114,10 @@ def test_a_matrix_of_mixed_metrics_or_records_is_not_weighed(models, weigh, tmp_
 
 def test_scores_of_another_metric_than_the_benchmarks_are_not_weighed(models, weigh, tmp_path):
     folder = models(matrix_of({}))
-    files = "files: {train: a.json, val: b.json, test: c.json}"
-    tasks = f"tasks:\n  - {{name: A, metric: cider, {files}}}\n  - {{name: B, metric: exact_match, {files}}}\n"
+    files = "files: {{train: a.json, val: {0}.json, test: {0}-t.json}}".format
+    tasks = (
+        f"tasks:\n  - {{name: A, metric: cider, {files('A')}}}\n  - {{name: B, metric: exact_match, {files('B')}}}\n"
+    )
     benchmark = tmp_path.parent / f"{tmp_path.name}.yaml"
     benchmark.write_text("name: small\ndata_folder: d\nimage_folder: i\n" + tasks)
     with pytest.raises(InputError, match="metric must be 'CIDEr', the metric of A in the benchmark file, got 'exact_m"):

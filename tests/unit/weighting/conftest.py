@@ -38,7 +38,7 @@ def write_benchmark(tmp_path):
     def write(tasks, more="") -> Path:
         text = "name: small\ndata_folder: data\nimage_folder: images\n" + more + "tasks:\n"
         for name, setting in tasks.items():
-            files = "{train: a.json, val: b.json, test: c.json}"
+            files = f"{{train: a.json, val: {name}-val.json, test: {name}-test.json}}"
             text += f"  - {{name: {name}, {setting}, files: {files}}}\n"
         path = tmp_path / "small.yaml"
         path.write_text(text)
