@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visatb.errors import InputError
+from visatb.errors import InputError, shown
 
 ALLOW = "--allow-different-records"
 _SPLITS = ("train", "val", "test", "dev", "testdev", "validation")
@@ -50,13 +50,13 @@ def measured_of(content: Mapping[str, Any], file: Path) -> Measured:
     """
     metric = content.get("metric")
     if not isinstance(metric, str) or not metric:
-        raise InputError(f"{file}: metric must be a name, got {str(metric)[:40]!r}. Score the answers again.")
+        raise InputError(f"{file}: metric must be a name, got {shown(metric)}. Score the answers again.")
     counts = {}
     for key, least in (("n", 1), ("omitted", 0)):
         value = counts[key] = content.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise InputError(
-                f"{file}: {key} must be a whole number >= {least}, got {str(value)[:40]!r}. Score the answers again."
+                f"{file}: {key} must be a whole number >= {least}, got {shown(value)}. Score the answers again."
             )
     records, answers = content.get("records"), content.get("answers")
     # Answer files are named <questions>_<model>.json, and a model may be called anything.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from visatb.errors import InputError
+from visatb.errors import InputError, shown
 from visatb.files import read_json, read_text
 from visatb.weighting.comparable import Cell, Measured, measured_of
 
@@ -220,7 +220,7 @@ def _number(value: Any, where: str) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise InputError(f"{where}: must be a finite number, got {str(value)[:40]!r}. Fix the cell.")
+        raise InputError(f"{where}: must be a finite number, got {shown(value)}. Fix the cell.")
     if number < 0:
         raise InputError(f"{where}: must be >= 0 (higher is better), got {number}. Fix the cell.")
     return number
