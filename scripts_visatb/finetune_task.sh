@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tunes a LLaVA checkpoint further on data of one's own. Projector and vision tower are the checkpoint's.
+# Finetunes a LLaVA checkpoint on your own data. Projector and vision tower are the checkpoint's.
 #
 #   DATA_PATH=data/mine.json IMAGE_FOLDER=data/images OUTPUT_DIR=checkpoints/llava-mine \
 #   bash scripts_visatb/finetune_task.sh [more flags]

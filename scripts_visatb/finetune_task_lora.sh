@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tunes a LLaVA checkpoint further on data of one's own with LoRA. Projector and vision tower are the checkpoint's.
+# Finetunes a LLaVA checkpoint on your own data with LoRA. Projector and vision tower are the checkpoint's.
 #
 #   DATA_PATH=data/mine.json IMAGE_FOLDER=data/images OUTPUT_DIR=checkpoints/llava-mine-lora \
 #   bash scripts_visatb/finetune_task_lora.sh [more flags]

@@ -51,10 +51,10 @@ require_numbers() {
     done
 }
 
-# Ends in `exec`: whoever signals the script, Slurm or a batch script, signals what must save.
+# Ends in `exec`: signals from Slurm or a batch script then reach the process that must save.
 launch_training() {
     require_numbers NUM_GPUS NUM_PROCESSES NNODES NODE_RANK MASTER_PORT
-    # DeepSpeed puts it into the command that it gives to a shell of each node.
+    # DeepSpeed inserts it into the command that a shell on each node runs.
     [[ -z "${MASTER_ADDR:-}" || "$MASTER_ADDR" =~ ^[A-Za-z0-9_.:][A-Za-z0-9_.:-]*$ ]] ||
         refuse "MASTER_ADDR must be a host name or address, got $(shown "$MASTER_ADDR"). Change it."
     local entry="$(dirname "$SCRIPTS")/llava/train/train_mem.py"
@@ -74,7 +74,7 @@ launch_training() {
         [ "${DEEPSPEED_CONFIG:-}" = none ] || set -- --deepspeed="${DEEPSPEED_CONFIG:-$SCRIPTS/zero3.json}" "$@"
         set -- --bf16 True --tf32="${TF32:-True}" "$@"
     elif [ "${NUM_GPUS:-}" = 0 ]; then
-        # Told to leave the GPUs alone: torch would take them nevertheless.
+        # The CPU was requested: torch would use visible GPUs nevertheless.
         export CUDA_VISIBLE_DEVICES=""
     fi
     case "$launcher" in

@@ -1,1 +1,1 @@
-"""Making checkpoints out of checkpoints: merging adapters, extracting projectors, converting layouts."""
+"""Conversion of checkpoints: merging adapters, extracting projectors, converting layouts."""

@@ -1,8 +1,8 @@
-"""Converts a whole LLaVA-1.5 model to Hugging Face's LlavaForConditionalGeneration layout, and back.
+"""Converts a full LLaVA-1.5 model to Hugging Face's LlavaForConditionalGeneration layout, and back.
 
---to-hf makes a folder that current transformers, vLLM and SGLang read; --from-hf makes one that can be tuned and asked
-here and in LLaVA, of such a folder or of a llava-hf checkpoint. To and fro gives back the same bytes. Weights are
-copied from file to file; the model is never held in memory.
+--to-hf writes a folder that current transformers, vLLM and SGLang can load; --from-hf converts such a folder or a
+llava-hf checkpoint to a model for training and inference here and in LLaVA. A round trip restores identical files.
+Weights are copied from file to file; the model is never fully in memory.
 """
 
 import hashlib
@@ -50,13 +50,13 @@ def to_hf(model_path: str, target: Path, vision_tower: str | None = None, max_sh
         max_shard_size: of each weight file, such as "5GB".
 
     Raises:
-        InputError: no whole LLaVA-1.5 model, a projector without counterpart, damaged files, a taken target.
+        InputError: not a full LLaVA-1.5 model, a projector without counterpart, damaged files, a target that exists.
     """
     most = size_in_bytes(max_shard_size)
     refuse_taken(target)
     if is_adapter(model_path, "") or not weight_files(model_path):
         raise InputError(
-            f"{model_path}: is no whole model. Merge it first: python -m scripts_visatb.checkpoints.merge_lora_weights"
+            f"{model_path}: not a full model. Merge it first: python -m scripts_visatb.checkpoints.merge_lora_weights"
         )
     config = read_config(model_path)
     hf_config.check_ours(config, model_path)
@@ -90,23 +90,23 @@ def to_hf(model_path: str, target: Path, vision_tower: str | None = None, max_sh
 def from_hf(model_path: str, target: Path, vision_tower: str | None = None, max_shard_size: str = "5GB") -> None:
     """Write a model in Hugging Face's layout as a LLaVA model.
 
-    A folder that `to_hf` wrote, also one whose weights were trained since, gives the files it was made of; of any
-    other, the configuration is built anew and the vision tower's weights are put inside.
+    A folder that `to_hf` wrote, even if its weights were trained since, is converted back to the original files; for
+    any other, the configuration is constructed and the vision tower's weights are included.
 
     Args:
         model_path: folder or Hub name.
         target: must not exist, or be an empty folder.
-        vision_tower: what mm_vision_tower is to name; None: what it named before, else OpenAI's ViT-L/14 at 336.
-        max_shard_size: of each weight file where the original's division is not known.
+        vision_tower: value of mm_vision_tower; None: the original value, else OpenAI's ViT-L/14 at 336.
+        max_shard_size: of each weight file if the original shards are not known.
 
     Raises:
-        InputError: another architecture, damaged files, no tokenizer.model, a taken target.
+        InputError: another architecture, damaged files, no tokenizer.model, a target that exists.
     """
     most = size_in_bytes(max_shard_size)
     refuse_taken(target)
     file = companion(model_path, CONFIG)
     if file is None:
-        raise InputError(f"{model_path}: holds no {CONFIG}, so it is no model. Give the folder of a checkpoint.")
+        raise InputError(f"{model_path}: no {CONFIG} found: not a model folder. Give a checkpoint folder.")
     theirs = read_json(file)
     hf_config.check_kind(theirs, str(file))
     pieces = hf_tokens.tokenizer_model(model_path)
@@ -170,9 +170,7 @@ def _check(weights: Weights, config: Any, tower: CLIPVisionConfig, source: str) 
         with init_empty_weights():
             vision = CLIPVisionModel(tower).state_dict()
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{source}: the vision tower's settings make no model: {one_line(error)}. Mend them."
-        ) from None
+        raise InputError(f"{source}: the vision tower's settings are invalid: {one_line(error)}. Fix them.") from None
     wanted = empty_model(config).state_dict() | {TOWER_PREFIX + name: tensor for name, tensor in vision.items()}
     tied = bool(config.tie_word_embeddings)
     check_fit(
@@ -184,7 +182,7 @@ def _check(weights: Weights, config: Any, tower: CLIPVisionConfig, source: str) 
 
 
 def _check_prompts(tokenizer: Any, config: Any, source: str) -> None:
-    """Refuse prompts whose ids Hugging Face's tokenizers cannot give."""
+    """Refuse prompts whose ids Hugging Face's tokenizers cannot produce."""
     if getattr(config, "mm_use_im_start_end", False) and not tokenizer.legacy:
         raise InputError(
             f"{source}: mm_use_im_start_end with a tokenizer that is not legacy has no counterpart in Hugging Face's "
@@ -199,7 +197,7 @@ def _with_rows(weights: Weights, change: Callable[[torch.Tensor], torch.Tensor])
 
 
 def _generation(model_path: str | None, config: Any) -> dict[str, Any]:
-    """The content of a folder's generation_config.json, or what follows from the configuration."""
+    """The content of a folder's generation_config.json, or its default for the configuration."""
     file = model_path and companion(model_path, "generation_config.json")
     if file:
         content = read_json(file)
@@ -210,12 +208,12 @@ def _generation(model_path: str | None, config: Any) -> dict[str, Any]:
 
 
 def _compare_tower(theirs: CLIPVisionConfig, config: Any, source: str) -> None:
-    """Refuse a tower other than the checkpoint's own. Says so where it is not to be had."""
+    """Refuse a tower other than the checkpoint's own; warn if it is not available."""
     name = config.mm_vision_tower
     try:
         ours = CLIPVisionTower(name, config, delay_load=True).config
     except InputError as error:
-        print(f"warning: {error} Whether it is the checkpoint's own tower was not checked.")
+        print(f"warning: {error} Could not verify that it is the checkpoint's own tower.")
         return
     hf_config.check_tower(theirs, ours, source, name)
 
@@ -228,11 +226,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     way.add_argument("--from-hf", action="store_true", help="from Hugging Face's layout to LLaVA's")
     parser.add_argument("--model-path", required=True, help="folder or hub name of the model")
     parser.add_argument(
-        "--save-model-path", required=True, type=Path, help="folder for the converted model; must be new"
+        "--save-model-path", required=True, type=Path, help="folder for the converted model; must not exist"
     )
     parser.add_argument(
         "--vision-tower",
-        help=f"folder or hub name of the vision tower; the one in the model's files, else {_OPENAI_TOWER}",
+        help=f"folder or hub name of the vision tower; default: the one in the model's files, else {_OPENAI_TOWER}",
     )
     parser.add_argument("--max-shard-size", default="5GB", help="of each weight file")
     args = parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""Writes the projector of a trained model into a file of its own, for --pretrain_mm_mlp_adapter.
+"""Extracts the projector of a trained model into a separate file, for --pretrain_mm_mlp_adapter.
 
-Takes whole models, of which only the files that hold the projector are opened, and LoRA folders
-(non_lora_trainables.bin). With mm_use_im_start_end the input embeddings go with it, as in LLaVA.
+Accepts full models, of which only the files that contain the projector are opened, and LoRA folders
+(non_lora_trainables.bin). With mm_use_im_start_end the input embeddings are included, as in LLaVA.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def read_projector(model_path: str) -> dict[str, torch.Tensor]:
     """The projector's tensors (`model.mm_projector.0.weight`, ...), and the embeddings with mm_use_im_start_end.
 
     Raises:
-        InputError: no LLaVA model, damaged files, a model without projector.
+        InputError: not a LLaVA model, damaged files, a model without projector.
     """
     config = read_config(model_path)
     with_embeddings = bool(getattr(config, "mm_use_im_start_end", False))
@@ -45,7 +45,7 @@ def read_projector(model_path: str) -> dict[str, torch.Tensor]:
             weights |= read_tensors(file)
     found = {name: weights[name].clone() for name in sorted(weights) if wanted(name)}
     if not any(name.startswith(_PREFIX) for name in found):
-        raise InputError(f"{model_path}: holds no {_PREFIX}* weights. Give a trained LLaVA model.")
+        raise InputError(f"{model_path}: no {_PREFIX}* weights found. Give a trained LLaVA model.")
     return found
 
 

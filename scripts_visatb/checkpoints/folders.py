@@ -1,4 +1,4 @@
-"""Writing model folders: complete or absent, and reopened before they count."""
+"""Writing model folders: complete or absent, and verified by reopening."""
 
 import errno
 import json
@@ -32,24 +32,24 @@ def size_in_bytes(text: str) -> int:
     except ValueError:
         size = 0
     if size < 1:
-        raise InputError(f"--max-shard-size must be a size such as 5GB or 200MB, got {text!r}. Mend the flag.")
+        raise InputError(f"--max-shard-size must be a size such as 5GB or 200MB, got {text!r}. Fix the flag.")
     return size
 
 
 def refuse_taken(target: Path) -> None:
-    """Refuse a target that is a file, a folder with something in it, or not to be written, before any work."""
+    """Refuse a target that is a file, a folder that is not empty, or not writable, before any work."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: is there already, and not an empty folder. Choose a new one.")
+        raise InputError(f"{target}: exists and is not an empty folder. Choose a new one.")
     folder = target.absolute().parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{target}: cannot be written into {folder}. Choose another place.")
+        raise InputError(f"{target}: cannot be written into {folder}. Choose another path.")
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside the target; on success flush it to the disk and rename it, else remove it."""
+    """Yield an empty folder beside the target; on success flush it to disk and rename it, else remove it."""
     refuse_taken(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
@@ -61,7 +61,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         staged.chmod(0o777 & ~mask)
-        os.replace(staged, target)  # fails if the target was filled meanwhile
+        os.replace(staged, target)  # fails if the target was filled in the meantime
         fsync_folder(target.parent)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
@@ -89,7 +89,7 @@ def divide(weights: Mapping[str, torch.Tensor], most: int) -> dict[str, str]:
 def write_weights(weights: Mapping[str, torch.Tensor], files: Mapping[str, str], folder: Path) -> None:
     """Write safetensors files, and an index if there are several; reopen them.
 
-    Memory-mapped tensors are copied from file to file; none of them is held in memory.
+    Memory-mapped tensors are copied from file to file without loading them into memory.
 
     Args:
         weights: contiguous or not.
@@ -98,13 +98,13 @@ def write_weights(weights: Mapping[str, torch.Tensor], files: Mapping[str, str],
 
     Raises:
         OSError: naming the file that could not be written.
-        RuntimeError: what is on the disk is not what was to be written.
+        RuntimeError: the written files differ from the given weights.
     """
     for file in sorted(set(files.values())):
         shard = {name: weights[name].contiguous() for name in weights if files[name] == file}
         try:
             save_file(shard, folder / file, metadata={"format": "pt"})
-        except SafetensorError as error:  # of a full disk, too
+        except SafetensorError as error:  # also raised on a full disk
             raise OSError(errno.EIO, str(error), str(folder / file)) from None
     if set(files.values()) != {WEIGHTS}:
         total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
@@ -113,7 +113,7 @@ def write_weights(weights: Mapping[str, torch.Tensor], files: Mapping[str, str],
 
 
 def check_written(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Reopen a folder. Raises RuntimeError naming a tensor that is not there in its shape and dtype."""
+    """Reopen a folder. Raises RuntimeError naming a tensor that is missing or has another shape or dtype."""
     found = read_state_dict(folder)
     for name in weights.keys() | found.keys():
         for side in (weights, found):

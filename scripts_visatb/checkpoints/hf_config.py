@@ -43,7 +43,7 @@ _VISION_KEYS = (
     "initializer_range",
     "initializer_factor",
 )
-# What decides what a tower computes; the rest is about training it.
+# Settings that affect a tower's output; the others concern its training.
 _VISION_SHAPE = (
     "hidden_size",
     "intermediate_size",
@@ -59,11 +59,11 @@ _VISION_SHAPE = (
 def check_ours(config: LlamaConfig, source: str) -> None:
     """Refuse what has no counterpart in Hugging Face's layout. Raises InputError naming the setting."""
     if config.model_type != "llava":
-        raise InputError(f"{source}: is a plain Llama. Give a LLaVA model.")
+        raise InputError(f"{source}: is a Llama without vision. Give a LLaVA model.")
     kind = getattr(config, "mm_projector_type", "linear")
     if kind != PROJECTOR:
         raise InputError(
-            f"{source}: mm_projector_type must be {PROJECTOR}, got {kind!r}. Hugging Face's layout has no other."
+            f"{source}: mm_projector_type must be {PROJECTOR}, got {kind!r}. Hugging Face's layout supports no other."
         )
 
 
@@ -73,7 +73,7 @@ def to_hf(config: Any, tower: CLIPVisionConfig, tokens: Tokens, patches: int) ->
     Args:
         config: LlavaConfig.
         tower: the vision tower's.
-        tokens: the grown vocabulary.
+        tokens: the extended vocabulary.
         patches: positions an image takes.
     """
     dtype = str(config.torch_dtype).removeprefix("torch.") if config.torch_dtype else "float16"
@@ -108,11 +108,11 @@ def to_hf(config: Any, tower: CLIPVisionConfig, tokens: Tokens, patches: int) ->
 
 
 def check_kind(hf: Any, source: str) -> None:
-    """Refuse what is not a LLaVA-1.5 in Hugging Face's layout. Raises InputError naming the setting."""
+    """Refuse models other than LLaVA-1.5 in Hugging Face's layout. Raises InputError naming the setting."""
     parts = ("text_config", "vision_config") if isinstance(hf, dict) else ()
     if not parts or hf.get("model_type") != "llava" or not all(isinstance(hf.get(part), dict) for part in parts):
         raise InputError(
-            f"{source}: is no LlavaForConditionalGeneration in Hugging Face's layout. Use --to-hf for LLaVA's."
+            f"{source}: not a LlavaForConditionalGeneration in Hugging Face's layout. Use --to-hf for LLaVA's."
         )
     text, vision = hf["text_config"], hf["vision_config"]
     found = {
@@ -124,14 +124,14 @@ def check_kind(hf: Any, source: str) -> None:
     }
     for key, (value, only) in found.items():
         if value != only:
-            raise InputError(f"{source}: {key} must be {only}, got {value!r}. LLaVA-1.5 has no other.")
+            raise InputError(f"{source}: {key} must be {only}, got {value!r}. LLaVA-1.5 supports no other.")
     layer, strategy = hf.get("vision_feature_layer", -2), hf.get("vision_feature_select_strategy", "default")
     if type(layer) is not int or strategy not in _STRATEGIES.values():
-        raise InputError(f"{source}: vision_feature_layer {layer!r}, strategy {strategy!r}: LLaVA-1.5 has no such.")
+        raise InputError(f"{source}: vision_feature_layer {layer!r}, strategy {strategy!r} not in LLaVA-1.5.")
 
 
 def from_hf(hf: dict[str, Any], vision_tower: str, vocabulary: int, source: str) -> dict[str, Any]:
-    """LLaVA's config.json of a checkpoint that was not made by `to_hf`; what it does not say is as in LLaVA-1.5.
+    """LLaVA's config.json of a checkpoint that was not written by `to_hf`; missing settings are those of LLaVA-1.5.
 
     Args:
         hf: their config.json, checked by `check_kind`.
@@ -191,7 +191,7 @@ def _with_4_31_rope(text: dict[str, Any]) -> dict[str, Any]:
 
 
 def tower_config(hf: dict[str, Any]) -> CLIPVisionConfig:
-    """The vision tower's configuration in theirs; what it does not say is ViT-L/14 at 336 pixels, their default."""
+    """The vision tower's configuration from Hugging Face's; missing settings are those of ViT-L/14 at 336 pixels."""
     usual = {
         "hidden_size": 1024,
         "intermediate_size": 4096,
@@ -206,10 +206,10 @@ def tower_config(hf: dict[str, Any]) -> CLIPVisionConfig:
 
 
 def check_tower(theirs: CLIPVisionConfig, ours: CLIPVisionConfig, source: str, vision_tower: str | Path) -> None:
-    """Refuse a vision tower that computes something else than the checkpoint's own."""
+    """Refuse a vision tower with other outputs than the checkpoint's own."""
     for key in _VISION_SHAPE:
         if getattr(theirs, key) != getattr(ours, key):
             raise InputError(
                 f"{source}: its vision tower has {key} {getattr(theirs, key)!r}, {vision_tower} has "
-                f"{getattr(ours, key)!r}. Name the tower it was made with: --vision-tower."
+                f"{getattr(ours, key)!r}. Pass the tower it was trained with: --vision-tower."
             )

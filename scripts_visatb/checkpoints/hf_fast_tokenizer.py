@@ -1,6 +1,6 @@
-"""tokenizer.json, the form in which current transformers reads a tokenizer, of Llama's SentencePiece model.
+"""Builds tokenizer.json, which current transformers reads, from Llama's SentencePiece model.
 
-Current transformers builds no Llama tokenizer for a LLaVA model of tokenizer.model alone.
+Current transformers cannot build the Llama tokenizer of a LLaVA model from tokenizer.model alone.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor
 from transformers import LlamaTokenizer
 
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's sign for a space
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's symbol for a space
 
 
 def tokenizer_json(

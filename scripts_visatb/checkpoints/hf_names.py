@@ -29,7 +29,7 @@ _LATER = (
     ("model.multi_modal_projector.", "multi_modal_projector."),
     ("lm_head.", "language_model.lm_head."),
 )
-# Counted anew from the configuration; Hugging Face's files have no place for them.
+# Recomputed from the configuration; not stored in Hugging Face's files.
 _COUNTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
 
 
@@ -43,7 +43,7 @@ def to_hf(name: str) -> str:
     for ours, theirs in _PREFIXES:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
-    raise InputError(f"{name} has no place in Hugging Face's layout. Use a LLaVA-1.5 checkpoint.")
+    raise InputError(f"{name} is not part of Hugging Face's layout. Use a LLaVA-1.5 checkpoint.")
 
 
 def from_hf(name: str) -> str:
@@ -58,21 +58,21 @@ def from_hf(name: str) -> str:
     for ours, theirs in _PREFIXES:
         if found.startswith(theirs):
             return ours + found.removeprefix(theirs)
-    raise InputError(f"{name} has no place in a LLaVA-1.5 model. Use a llava-1.5 checkpoint in Hugging Face's layout.")
+    raise InputError(f"{name} is not part of a LLaVA-1.5 model. Use a llava-1.5 checkpoint in Hugging Face's layout.")
 
 
 def renamed_from_hf(weights: Mapping[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
     """Weights under LLaVA's names. Raises InputError if two of Hugging Face's spellings stand for one tensor."""
     renamed = {from_hf(name): tensor for name, tensor in weights.items() if not is_counted(name)}
     if len(renamed) != sum(not is_counted(name) for name in weights):
-        raise InputError(f"{source}: holds the same weights under two names. Use a complete checkpoint.")
+        raise InputError(f"{source}: has the same weights under two names. Use a complete checkpoint.")
     return renamed
 
 
 def grown(weight_VD: torch.Tensor, rows: int) -> torch.Tensor:
     """Embeddings [V, D] with as many rows as asked for, >= V.
 
-    New rows are the mean of the others: of all tokens, such a one is never the likeliest.
+    New rows are the mean of the others, so that a new token is never the most likely one.
     """
     mean_1D = weight_VD.float().mean(dim=0, keepdim=True).to(weight_VD.dtype)
     return torch.cat([weight_VD, mean_1D.expand(rows - len(weight_VD), -1)])

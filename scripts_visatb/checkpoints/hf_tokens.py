@@ -73,7 +73,7 @@ def processor_files(
     special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "unk_token": tokenizer.unk_token}
     ids = tokenizer.added_tokens_encoder | tokens.added
     ids |= {token: tokenizer.convert_tokens_to_ids(token) for token in special.values()}
-    # LLaVA's tokenizer drops the white space around tokens of its own.
+    # LLaVA's tokenizer strips white space around its added tokens.
     described = {text: added_token(text, strips=text in tokenizer.added_tokens_encoder) for text in ids}
     settings = {
         "add_bos_token": tokenizer.add_bos_token,
@@ -109,7 +109,7 @@ def processor_files(
     version = getattr(config, CONVERSATION_VERSION, None) or USUAL_TEMPLATE
     conversation = conv_templates[version]
     if conversation.sep_style != SeparatorStyle.TWO or "mmtag" in conversation.version:
-        print(f"warning: no chat template is written: {version}, which the model was trained with, is not known there.")
+        print(f"warning: no chat template is written: {version}, the model's template, is not supported there.")
         return files
     start_end = bool(getattr(config, "mm_use_im_start_end", False))
     return files | {"chat_template.jinja": chat_template(conversation, start_end, bool(tokenizer.legacy))}
@@ -182,7 +182,7 @@ def vocabulary_of(model_path: str, file: Path, image: Any) -> tuple[int, LlamaTo
         image: its image_token_index.
 
     Raises:
-        InputError: damaged files, or tokens behind `<image>` that LLaVA has no place for.
+        InputError: damaged files, or tokens after `<image>` that LLaVA cannot store.
     """
     settings = _object(model_path, TOKENIZER_CONFIG)
     kept = {
@@ -199,13 +199,11 @@ def vocabulary_of(model_path: str, file: Path, image: Any) -> tuple[int, LlamaTo
     start = min([n for text, n in added.items() if text in (DEFAULT_IMAGE_TOKEN, PAD)], default=image)
     if type(image) is not int or start < pieces or image not in (added.get(DEFAULT_IMAGE_TOKEN, start), start):
         raise InputError(
-            f"{model_path}: image_token_index {image!r} is not that of {DEFAULT_IMAGE_TOKEN}. Mend config.json."
+            f"{model_path}: image_token_index {image!r} is not that of {DEFAULT_IMAGE_TOKEN}. Fix config.json."
         )
     behind = [text for text, n in added.items() if n > start and text not in (DEFAULT_IMAGE_TOKEN, PAD)]
     if behind:
-        raise InputError(
-            f"{model_path}: tokens behind {DEFAULT_IMAGE_TOKEN}: {behind[:5]}. LLaVA has no place for them."
-        )
+        raise InputError(f"{model_path}: tokens behind {DEFAULT_IMAGE_TOKEN}: {behind[:5]}. LLaVA cannot store them.")
     tokenizer.add_tokens(
         [text for text, n in sorted(added.items(), key=lambda i: i[1]) if n < start], special_tokens=True
     )
@@ -219,7 +217,7 @@ def _added(model_path: str, settings: dict[str, Any]) -> dict[str, int]:
     listed = {entry.get("content"): int(n) for n, entry in decoder.items() if isinstance(entry, dict) and n.isdigit()}
     listed |= _object(model_path, ADDED_TOKENS)
     if not all(isinstance(text, str) and type(n) is int for text, n in listed.items()):
-        raise InputError(f"{model_path}: {ADDED_TOKENS} must hold tokens and ids. Copy it again.")
+        raise InputError(f"{model_path}: {ADDED_TOKENS} must contain tokens and ids. Copy it again.")
     return listed
 
 

@@ -1,7 +1,7 @@
-"""Makes a whole model folder of a LoRA folder, or of a projector-only folder, and its base model.
+"""Merges a LoRA or projector-only folder with its base model into a full model folder.
 
-The result loads without the base, here and in LLaVA, and gives the generations of base and adapter loaded together in
-the same dtype: the adapter is merged in that dtype, as loading does it. The vision tower's weights are put inside.
+The result loads without the base, here and in LLaVA, and generates the same answers as base and adapter loaded together
+in the same dtype, because the adapter is merged in that dtype. The vision tower's weights are included.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def merge(model_path: str, model_base: str, target: Path, dtype: str = "auto", m
         max_shard_size: of each weight file, such as "5GB".
 
     Raises:
-        InputError: a taken target; else as `load_pretrained_model`.
+        InputError: a target that exists; otherwise as `load_pretrained_model`.
     """
     size_in_bytes(max_shard_size)
     refuse_taken(target)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
     parser.add_argument("--model-path", required=True, help="LoRA or projector-only folder, or its name on the hub")
     parser.add_argument("--model-base", required=True, help="folder or hub name of the model it was trained on")
-    parser.add_argument("--save-model-path", required=True, type=Path, help="folder for the whole model; must be new")
+    parser.add_argument("--save-model-path", required=True, type=Path, help="folder for the full model; must not exist")
     parser.add_argument(
         "--dtype", choices=["auto", *DTYPES], default="auto", help="of the weights; auto: that of the training"
     )

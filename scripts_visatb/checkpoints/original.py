@@ -1,8 +1,8 @@
-"""What of a LLaVA folder has no place in Hugging Face's layout, kept beside the converted model in a small JSON file.
+"""Parts of a LLaVA folder that Hugging Face's layout cannot store, kept in a small JSON file of the converted model.
 
-LLaVA's configuration has keys that the other lacks, 4.31.0 stores rotary frequencies that others count anew, the added
-rows of the vocabulary must be known to be removed, a vision tower outside of the checkpoint went inside, and the same
-tensors may be divided over files in other ways. With this file the way back gives the same bytes.
+LLaVA's configuration has keys that the other lacks, 4.31.0 stores rotary frequencies that other versions recompute, the
+added rows of the vocabulary must be removed, a separate vision tower was included, and tensors may be distributed over
+files differently. With this file the conversion back restores identical files.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ _MOST_NUMBERS = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Original:
-    """The rest of a LLaVA folder.
+    """The remaining content of a LLaVA folder.
 
     Attributes:
         source: file of this object, or the folder it was made of, for messages.
@@ -58,7 +58,7 @@ class Original:
 
     @classmethod
     def of(cls, model_path: str, weights: Mapping[str, torch.Tensor], tower: str | None) -> "Original":
-        """What a LLaVA folder with these weights has of its own; `tower`: see the class."""
+        """The remaining content of a LLaVA folder with these weights; `tower`: see the class."""
         found = {name: companion(model_path, name) for name in _TEXTS}
         texts = {name: read_text(file) for name, file in found.items() if file is not None}
         files: dict[str, str] = {}
@@ -90,23 +90,27 @@ class Original:
             or not all(isinstance(parse_json(text, f"{file}: {name}"), dict) for name, text in content["texts"].items())
             or not all(_is_weight_file(name) for name in content["files"].values())
         ):
-            raise InputError(f"{file}: is damaged. Delete it to convert the folder as any other, or convert it anew.")
+            raise InputError(
+                f"{file}: is damaged. Delete it to convert the folder without it, or repeat the conversion."
+            )
         return cls(str(file), *(content[key] for key in kinds))
 
     def write(self, folder: Path) -> None:
         """Write the file into a converted folder."""
         content = dataclasses.asdict(self)
         del content["source"]
-        about = "What of the LLaVA model has no place in this layout; scripts_visatb.checkpoints.convert_hf needs it."
+        about = (
+            "Parts of the LLaVA model that this layout cannot store; scripts_visatb.checkpoints.convert_hf needs them."
+        )
         write_json(folder / SIDECAR, {"about": about, "format": _FORMAT} | content)
 
     def config(self, vision_tower: str | None) -> dict[str, Any]:
-        """LLaVA's config.json; `vision_tower`: what mm_vision_tower is to name instead."""
+        """LLaVA's config.json; `vision_tower`: another value of mm_vision_tower."""
         content = parse_json(self.texts[CONFIG], self.source)
         return content | ({"mm_vision_tower": vision_tower} if vision_tower else {})
 
     def restored(self, weights: dict[str, torch.Tensor], tower: str) -> dict[str, torch.Tensor]:
-        """The weights with what the layout dropped, and without a tower that was outside and is still the same."""
+        """The weights with the tensors that the layout dropped, and without an unchanged tower that was separate."""
         was_outside = self.tower is not None and tower == self.tower
         kept = {name: tensor for name, tensor in weights.items() if not (was_outside and name.startswith(TOWER_PREFIX))}
         for entry in self.counted:
@@ -137,7 +141,7 @@ class Original:
                 raise ValueError
             tensor = torch.tensor(values, dtype=_DTYPES[entry["dtype"]]).reshape(shape)
         except (KeyError, RuntimeError, TypeError, ValueError):
-            raise InputError(f"{self.source}: counted is damaged. Convert the model anew.") from None
+            raise InputError(f"{self.source}: counted is damaged. Repeat the conversion.") from None
         return {name: tensor.clone() for name in names}
 
 

@@ -1,1 +1,1 @@
-"""Making and checking annotation files."""
+"""Preparation and checking of annotation files."""

@@ -1,8 +1,8 @@
 """Convert bounding boxes in questions and answers to LLaVA's convention.
 
-That is `[x1, y1, x2, y2]` in [0, 1] of the image padded to a square. A box is four numbers in square brackets, with
-commas; --from says what they mean now. What looks like a box in another notation ends the command, with a list. The
-sizes of the images come from their headers, EXIF orientation applied.
+The convention is `[x1, y1, x2, y2]` in [0, 1] of the image padded to a square. A box is four comma-separated numbers in
+square brackets; --from gives their current meaning. Boxes in other notations are listed and end the command. Image
+sizes are read from the headers, with EXIF orientation applied.
 """
 
 import re
@@ -51,7 +51,7 @@ def to_square(box: Box, width: int, height: int, notation: str) -> Box:
         notation: one of NOTATIONS.
 
     Raises:
-        InputError: a box that is empty or leaves the image by more than a pixel.
+        InputError: a box that is empty or extends beyond the image by more than a pixel.
     """
     x1, y1, x2, y2 = box
     if notation.startswith("image"):
@@ -70,12 +70,12 @@ def to_square(box: Box, width: int, height: int, notation: str) -> Box:
 
 
 def convert_text(text: str, width: int, height: int, notation: str, digits: int) -> tuple[str, int]:
-    """The text with every box converted, and how many there were.
+    """The text with every box converted, and the number of boxes.
 
     Args:
         text: of a turn.
         width, height, notation: see `to_square`.
-        digits: of the numbers; without trailing zeros, as in LLaVA's data.
+        digits: decimal places, without trailing zeros, as in LLaVA's data.
 
     Raises:
         InputError: naming the box.
@@ -85,21 +85,21 @@ def convert_text(text: str, width: int, height: int, notation: str, digits: int)
         box = tuple(map(float, match.groups()))
         if notation.startswith("pixel") and "." in match.group() and all(0 <= number <= 1 for number in box):
             fitting = " or ".join(_fitting(box, width, height)) or "image-xyxy"
-            rule = f"is normalised already. If its numbers are of the image's own sides, --from {fitting} fits"
-            raise InputError(f"box {match.group()} {rule}; those of the padded square need no conversion.")
+            rule = f"is already normalised. If it is relative to the unpadded image, use --from {fitting}"
+            raise InputError(f"box {match.group()} {rule}; boxes relative to the padded square need no conversion.")
         try:
             rounded = tuple(round(number, digits) for number in to_square(box, width, height, notation))
         except InputError as error:
             raise InputError(f"box {match.group()} {error}. {_advice(box, width, height)}.") from None
         if box_fault(rounded) is not None:
-            raise InputError(f"box {match.group()} is nothing at {digits} digits. Raise --digits.")
+            raise InputError(f"box {match.group()} is empty at {digits} digits. Raise --digits.")
         return "[" + ", ".join(map(str, rounded)) + "]"
 
     return _BOX.subn(replace, text)
 
 
 def other_boxes(text: str) -> list[str]:
-    """What looks like a box and is not read as one."""
+    """Boxes in other notations, which are not converted."""
     return [match.group().strip() for match in _OTHER_BOX.finditer(_BOX.sub("", text))]
 
 
@@ -116,8 +116,8 @@ def _fitting(box: Box, width: int, height: int) -> list[str]:
 
 def _advice(box: Box, width: int, height: int) -> str:
     if fitting := _fitting(box, width, height):
-        return f"--from {' or '.join(fitting)} fits it: choose that for the whole file, or correct the box"
-    return "No --from fits it: correct the box; thousandths of the image are divided by 1000 first"
+        return f"--from {' or '.join(fitting)} fits it: use that for the whole file, or correct the box"
+    return "no --from fits it: correct the box; divide coordinates in 0..1000 by 1000 first"
 
 
 def image_size(image_folder: Path, name: str, where: str) -> tuple[int, int]:
@@ -129,7 +129,7 @@ def image_size(image_folder: Path, name: str, where: str) -> tuple[int, int]:
     check_image_file(image_folder, name, where)
     with Image.open(resolve_image(image_folder, name, where), formats=FORMATS) as image:
         width, height = image.size
-        with suppress(Exception):  # Pillow raises almost anything on damaged EXIF; the pixels are sound, upright then
+        with suppress(Exception):  # Pillow raises many error types on damaged EXIF; the image is then taken as upright
             if image.getexif().get(_EXIF_ORIENTATION) in (5, 6, 7, 8):
                 return height, width
     return width, height
@@ -138,10 +138,10 @@ def image_size(image_folder: Path, name: str, where: str) -> tuple[int, int]:
 def convert_record(
     record: Record, where: str, image_folder: Path, notation: str, digits: int, roles: set[str]
 ) -> tuple[Record, int, list[str]]:
-    """A checked record with its boxes converted, how many there were, and what looks like others, with its place.
+    """A checked record with its boxes converted, their number, and boxes in other notations with their location.
 
     Raises:
-        InputError: naming record, turn and box; a box beside no image or several.
+        InputError: naming record, turn and box; a box in a record without exactly one image.
     """
     size = None
     turns, boxes, others = [], 0, []
@@ -165,12 +165,14 @@ def convert_record(
 def _size_of_its_image(record: Record, where: str, image_folder: Path) -> tuple[int, int]:
     names = image_names(record)
     if len(names) != 1:
-        raise InputError(f"{where}: a box with {len(names)} images. Give the record its one image, or see --tasks.")
+        raise InputError(
+            f"{where}: a box with {len(names)} images, expected one. Correct the record, or select tasks with --tasks."
+        )
     return image_size(image_folder, names[0], where)
 
 
 def convert_file(args: Namespace) -> tuple[Counter, Counter, int]:
-    """Convert the file that the flags name; returns records and boxes by task (None without one), and boxes left."""
+    """Convert the input file; returns records and boxes by task (None without one), and boxes in other notations."""
     roles = {TURNS[name] for name in args.where}
     records, boxes, left, examples = Counter(), Counter(), 0, []
     with ExitStack() as stack:
@@ -179,7 +181,7 @@ def convert_file(args: Namespace) -> tuple[Counter, Counter, int]:
         for n, record in enumerate(stream_records(args.input, bar.update)):
             name, task = name_of(record, n), record.get("task")
             where = f"{args.input}: {name}"
-            # With references in place of answers it is an evaluation's record, else it may be a training's.
+            # Records with references instead of answers are for evaluation, all others may be used for training.
             for _, problem in record_problems(record, where, set(), training=not _has_references(record)):
                 raise problem
             if not args.tasks or task in args.tasks:
@@ -197,7 +199,7 @@ def convert_file(args: Namespace) -> tuple[Counter, Counter, int]:
         if left and not args.leave_others:
             more = f"; and {left - len(examples)} more" if left > len(examples) else ""
             rule = f"{left} in another notation than [x, y, x, y]: {'; '.join(examples)}{more}"
-            raise InputError(f"{args.input}: {rule}. Rewrite them, or let them stand with --leave-others.")
+            raise InputError(f"{args.input}: {rule}. Rewrite them, or keep them unchanged with --leave-others.")
         if not boxes.total():
             raise InputError(f"{args.input}: no box [x, y, x, y] found. Check the file, --tasks and --where.")
     return records, boxes, left
@@ -212,18 +214,18 @@ def _parse() -> Namespace:
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
     parser.add_argument("--input", required=True, type=Path, help="annotation file, .json or .jsonl")
     parser.add_argument("--output", required=True, type=Path, help="annotation file to write")
-    parser.add_argument("--image-folder", required=True, type=Path, help="what `image` fields are relative to")
+    parser.add_argument("--image-folder", required=True, type=Path, help="folder that `image` fields are relative to")
     parser.add_argument(
         "--from",
         dest="notation",
         required=True,
         choices=NOTATIONS,
-        help="what the numbers are now: pixels or [0, 1] of the image's own sides; corners, or corner and size",
+        help="current notation: pixels or [0, 1] of the unpadded image; corners, or corner and size",
     )
     parser.add_argument("--where", nargs="+", choices=TURNS, default=list(TURNS), help="turns to convert boxes in")
-    parser.add_argument("--tasks", nargs="+", default=[], help="tasks to convert; all by default")
-    parser.add_argument("--leave-others", action="store_true", help="let boxes in other notations stand as they are")
-    parser.add_argument("--digits", type=int, default=2, help="decimal places; LLaVA's data have 2")
+    parser.add_argument("--tasks", nargs="+", default=[], help="tasks to convert; default: all")
+    parser.add_argument("--leave-others", action="store_true", help="keep boxes in other notations unchanged")
+    parser.add_argument("--digits", type=int, default=2, help="decimal places; LLaVA's data has 2")
     return parser.parse_args()
 
 
@@ -237,7 +239,7 @@ def main() -> None:
     for task, count in records.items():
         print(f"{boxes[task]:>8} boxes in {count} records{f' of {task}' if task is not None else ''}")
     if left:
-        print(f"{left:>8} in other notations were left as they are")
+        print(f"{left:>8} in other notations were kept unchanged")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Write an annotation file with a task in every record, told by rules on image folder and response format.
+"""Write an annotation file with a task in every record, assigned by rules on image folder and response format.
 
 Rules for LLaVA-1.5's llava_v1_5_mix665k.json (the default) and for ShareGPT4V's mix are in scripts_visatb/data/rules;
-a file of your own may extend them. The task that a record names already is replaced.
+a rule file of your own may extend them. Existing task names of records are replaced.
 """
 
 from argparse import Namespace
@@ -30,14 +30,14 @@ _EXAMPLE = """example:
 
 @dataclass
 class Tally:
-    """What was labelled.
+    """Statistics of the labelled records.
 
     Attributes:
-        records, words: by task; words of the answers, which are what is learned.
-        examples: by task, the first question.
-        unmatched: number of records that no rule matches; first_unmatched describes one.
-        mixed: records with questions of several tasks.
-        omitted: broken records that were left out.
+        records, words: by task; words are those of the answers, which are supervised.
+        examples: the first question, by task.
+        unmatched: number of records that no rule matches; first_unmatched describes the first.
+        mixed: number of records with questions of several tasks.
+        omitted: number of invalid records that were omitted.
     """
 
     records: Counter = field(default_factory=Counter)
@@ -56,7 +56,7 @@ class Tally:
         self.examples.setdefault(task, questions[0].text)
 
     def lines(self) -> list[str]:
-        """The table: task, records, share, words to learn, share, an example."""
+        """The table: task, records, share, answer words, share, an example."""
         records, words = self.records.total(), self.words.total()
         width = max(map(len, (*self.records, "task")))
         lines = [f"{'task':{width}}{'records':>10}{'share':>8}{'answer words':>14}{'share':>8}  first question"]
@@ -68,13 +68,13 @@ class Tally:
 
 
 class UniqueIds:
-    """Gives ids that occur again a number: training files need ids that are unique, LLaVA's mix repeats image ids."""
+    """Numbers repeated ids: training files need unique ids, LLaVA's mix repeats image ids."""
 
     def __init__(self):
         self._uses: dict[str | int, int] = {}
 
     def __call__(self, record: Record) -> Record:
-        """The record, with another id if its own is taken."""
+        """The record, with another id if its own is already used."""
         identifier = record.get("id")
         if identifier is None:
             return record
@@ -87,13 +87,13 @@ class UniqueIds:
 
 
 def label(record: Record, tasks: list[str], split_turns: bool) -> Iterator[Record]:
-    """The record with its task; with `split_turns` a record for each of its tasks.
+    """The record with its task; with `split_turns` one record for each of its tasks.
 
     Args:
         record: a checked record.
         tasks: the task of each of its questions.
-        split_turns: whether questions of several tasks go to records of their own, with `id-task` for an id; else the
-            first question names the task of the whole.
+        split_turns: whether questions of several tasks go to separate records with ids `id-task`; otherwise the first
+            question determines the task of the whole record.
     """
     different = list(dict.fromkeys(tasks))
     if not split_turns or len(different) == 1:
@@ -115,18 +115,18 @@ def label_file(
     unmatched: str | None = None,
     omit_broken: bool = False,
 ) -> Tally:
-    """Label the records of a file and write them; what is wrong with the data leaves `output` as it was.
+    """Label the records of a file and write them; on invalid data `output` is unchanged.
 
     Args:
-        source: annotation file, `task` fields not needed.
+        source: annotation file; `task` fields are not required.
         output: annotation file to write.
         rules: see `load_rules`.
         split_turns: see `label`.
         unmatched: task for records that no rule matches; None refuses them.
-        omit_broken: leave out records that training would refuse, and list them beside the output.
+        omit_broken: omit records that training would refuse, and list them beside the output.
 
     Raises:
-        InputError: naming the broken record; or the number of records that no rule matches, with the first.
+        InputError: naming the invalid record; or the number of records that no rule matches, with the first.
     """
     tally, unique = Tally(), UniqueIds()
     listing = omitted_file(output)
@@ -152,10 +152,10 @@ def label_file(
         if tally.unmatched and unmatched is None:
             raise InputError(
                 f"{source}: {tally.unmatched} record(s) match no rule, the first is {tally.first_unmatched}. "
-                "Add a rule, or name a task for them with --unmatched."
+                "Add a rule, or set their task with --unmatched."
             )
         if not tally.records:
-            raise InputError(f"{source}: every record is broken, see {listing}. Mend the file.")
+            raise InputError(f"{source}: no record is valid, see {listing}. Fix the file.")
     return tally
 
 
@@ -173,7 +173,7 @@ def _describe(record: Record, n: int) -> str:
 
 
 def _put_images_first(turns: list[dict], images: int) -> None:
-    """Put the image tokens into the first question if questions that are gone held some."""
+    """Add image tokens to the first question if removed questions contained them."""
     if sum(turn["value"].count(IMAGE_TOKEN) for turn in turns) == images:
         return
     for turn in turns[::2]:
@@ -189,10 +189,12 @@ def _parse() -> Namespace:
     parser.add_argument(
         "--split-turns",
         action="store_true",
-        help="make a record for each task of a conversation; else its first question names the task",
+        help="write one record per task of a conversation; otherwise its first question determines the task",
     )
-    parser.add_argument("--unmatched", metavar="TASK", help="task of records that no rule matches; else refused")
-    parser.add_argument("--omit-broken", action="store_true", help="leave out and list what training would refuse")
+    parser.add_argument(
+        "--unmatched", metavar="TASK", help="task of records that no rule matches; default: refuse them"
+    )
+    parser.add_argument("--omit-broken", action="store_true", help="omit and list records that training would refuse")
     return parser.parse_args()
 
 
@@ -205,12 +207,14 @@ def main() -> None:
     tally = label_file(args.input, args.output, rules, args.split_turns, args.unmatched, args.omit_broken)
     print("\n".join(tally.lines()))
     if tally.mixed:
-        done = "made into one of each" if args.split_turns else "labelled by the first; --split-turns makes one of each"
-        print(f"{tally.mixed} records hold questions of several tasks: {done}")
+        done = (
+            "split into one record per task" if args.split_turns else "labelled by the first; --split-turns splits them"
+        )
+        print(f"{tally.mixed} records have questions of several tasks: {done}")
     if tally.unmatched:
         print(f"{tally.unmatched} records match no rule: {args.unmatched}")
     if tally.omitted:
-        print(f"{tally.omitted} broken records left out: {listing}")
+        print(f"{tally.omitted} invalid records omitted: {listing}")
 
 
 if __name__ == "__main__":

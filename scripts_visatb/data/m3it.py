@@ -1,9 +1,9 @@
 """Convert M3IT (JSON Lines with images as base64) to an annotation file and an image folder.
 
-Rows hold `instruction`, `inputs`, `outputs` and `image_base64_str` (or `image_str`), a text or a list of texts, as the
-loading script of M3IT yields them. The question is the instruction with the inputs on the next line. Images keep their
-bytes and are named by their SHA-256, so that one that many rows show is stored once, and a run that is started again
-keeps what is there. Each is decoded first, with the limits that training has.
+Rows have `instruction`, `inputs`, `outputs` and `image_base64_str` (or `image_str`), a string or a list of strings, as
+the loading script of M3IT yields them. The question is the instruction with the inputs on the next line. Images keep
+their bytes and are named by their SHA-256, so that an image used by many rows is stored once and a repeated run keeps
+existing files. Each image is decoded first, with the same limits as in training.
 """
 
 import base64
@@ -37,15 +37,15 @@ _EXAMPLE = """example:
 
 
 def convert(row: Record, task: str, n: int, image_folder: Path, where: str, references: bool = False) -> Record:
-    """The record of one row; its images are in the image folder afterwards.
+    """Convert one row to a record and store its images in the image folder.
 
     Args:
         row: fields of M3IT.
         task: name for the `task` field, the ids and the subfolder of the images.
         n: position of the row, for its id.
-        image_folder: what the `image` field will be relative to.
+        image_folder: folder that the `image` field is relative to.
         where: file and row, for messages.
-        references: write the answer as a list, as an evaluation with reference lists takes it.
+        references: write the answer as a list, for an evaluation with reference lists.
 
     Raises:
         InputError: naming the row and the field.
@@ -59,22 +59,23 @@ def convert(row: Record, task: str, n: int, image_folder: Path, where: str, refe
         {"from": "gpt", "value": answer},
     ]
     record = {"id": f"{task}-{n}"} | fields | {"task": task, "conversations": turns}
-    # Several references are for an evaluation; a row with one may be trained on, so that it must be fit for that.
+    # Rows with several references are for evaluation; a row with one may be trained on, so it must be valid for
+    # training.
     for _, problem in record_problems(record, where, set(), training=isinstance(answer, str)):
         raise problem
     return record
 
 
 def store_image(text: str, image_folder: Path, subfolder: str, where: str) -> str:
-    """Write the image in a base64 text unless it is there; returns its path relative to the image folder.
+    """Decode a base64 image and write it unless it exists; returns its path relative to the image folder.
 
     Raises:
-        InputError: no base64, another format than those of training, too large, damaged.
+        InputError: invalid base64, a format that training does not support, too large, damaged.
     """
     try:
         content = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise InputError(f"{where}: the image must be base64 text. Write the file again.") from None
+        raise InputError(f"{where}: the image must be base64 text. Export the file again.") from None
     name = hashlib.sha256(content).hexdigest()[:32]
     folder = Path(subfolder) / name[:2]
     for suffix in SUFFIXES.values():
@@ -96,13 +97,13 @@ def convert_files(
     omit_broken: bool = False,
     references: bool = False,
 ) -> tuple[int, int, int]:
-    """Convert files one after the other into one annotation file.
+    """Convert files in order into one annotation file.
 
     Returns:
-        the rows converted, how many of them hold a list of references, and the rows left out.
+        number of rows converted, of those with a list of references, and of rows omitted.
 
     Raises:
-        InputError: the first broken row, unless `omit_broken` leaves such out and lists them beside the output.
+        InputError: the first invalid row, unless `omit_broken` omits such rows and lists them beside the output.
     """
     done = several = omitted = 0
     with ExitStack() as stack:
@@ -119,7 +120,7 @@ def convert_files(
                 leave_out(problem, "", n, {"id": f"{task}-{n}"}, listing)
                 omitted += 1
         if not done:
-            raise InputError(f"{sources[0]}: every row is broken, see {omitted_file(output)}. Correct the file.")
+            raise InputError(f"{sources[0]}: no row is valid, see {omitted_file(output)}. Correct the file.")
     return done, several, omitted
 
 
@@ -138,7 +139,7 @@ def _text(row: Record, key: str, where: str) -> str:
 
 
 def _answer(row: Record, where: str, references: bool) -> str | list[str]:
-    """The answer, or several references that differ: training takes no list, so that one in a list is the answer."""
+    """The answer, or several different references: a list of one is an answer, because training accepts no list."""
     value = row.get("outputs")
     if not (isinstance(value, list) and value and all(isinstance(text, str) for text in value)):
         text = _text(row, "outputs", where)
@@ -163,8 +164,10 @@ def _parse() -> Namespace:
     parser.add_argument("--task", required=True, help="task of the records")
     parser.add_argument("--output", required=True, type=Path, help="annotation file to write")
     parser.add_argument("--image-folder", required=True, type=Path, help="folder for the images")
-    parser.add_argument("--references", action="store_true", help="write answers as lists, for eval/caption_list.py")
-    parser.add_argument("--omit-broken", action="store_true", help="leave out and list broken rows")
+    parser.add_argument(
+        "--references", action="store_true", help="write answers as lists, as eval/caption_list.py reads them"
+    )
+    parser.add_argument("--omit-broken", action="store_true", help="omit and list invalid rows")
     return parser.parse_args()
 
 
@@ -180,9 +183,9 @@ def main() -> None:
     )
     print(f"{done} records  {args.output}")
     if several and not args.references:
-        print(f"{several} of them with several references: for an evaluation, training takes one answer")
+        print(f"{several} of them have several references: usable for evaluation only, training takes one answer")
     if omitted:
-        print(f"{omitted} broken rows left out: {listing}")
+        print(f"{omitted} invalid rows omitted: {listing}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Split an annotation file into train, val and test files, one of each per task, that never overlap.
+"""Split an annotation file into disjoint train, val and test files, one of each per task.
 
-By default the records of one image stay on one side within a task; --across-tasks keeps them on one side over all
-tasks of the file, --by record ignores images. The same file and seed give the same bytes.
+By default, all records of an image within a task go to the same split; --across-tasks applies this across all tasks of
+the file, --by record ignores images. The same file and seed give identical output files.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from visatb.record_stream import stream_records
 from visatb.records import Record, image_names, name_of, record_problems
 
 BY = ("image", "record")
-HELD_OUT = ("test", "val")  # in the order in which images are given away
+HELD_OUT = ("test", "val")  # in the order in which images are assigned
 LEFT_OUT = len(SPLITS)
 
 _EXAMPLE = """\
@@ -38,11 +38,11 @@ example, 2,000 records of every task for val and test each, 1 % of GQA for val, 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How much of a task a split shall have.
+    """Requested size of a split.
 
     Attributes:
-        default: records if >= 1 or 0, else the share of the task's records.
-        by_task: the same for tasks that differ.
+        default: number of records if >= 1 or 0, else the fraction of the task's records.
+        by_task: the same, for tasks with another size.
     """
 
     default: float = 0
@@ -59,21 +59,23 @@ class Wanted:
             except ValueError:
                 number = -1.0
             if not (0 <= number < 1 or (number >= 1 and number.is_integer())) or (equals and not task):
-                raise InputError(f"{flag} must be SIZE or TASK=SIZE, a whole number or a share below 1, got {word!r}.")
+                raise InputError(
+                    f"{flag} must be SIZE or TASK=SIZE, a whole number or a fraction below 1, got {word!r}."
+                )
             if (task or None) in sizes:
-                raise InputError(f"{flag}: {word!r} gives a size for the second time. Give each once.")
+                raise InputError(f"{flag}: {word!r} sets a size twice. Give each size once.")
             sizes[task or None] = number
         return cls(sizes.pop(None, 0.0), {task: size for task, size in sizes.items() if task is not None})
 
     def count(self, task: str, records: int) -> int:
-        """Records of a task that has so many."""
+        """Number of records requested from a task with `total` records."""
         size = self.by_task.get(task, self.default)
         return round(size * records) if size < 1 else int(size)
 
 
 @dataclass
 class Units:
-    """What stays together: for every record its task and its unit, an image or the record itself.
+    """Task and unit of every record; the records of a unit (an image, or the record itself) stay together.
 
     Attributes:
         tasks: names, in order of appearance.
@@ -86,7 +88,7 @@ class Units:
     _joined: dict[int, int] = field(default_factory=dict)
 
     def add(self, record: Record, task: str, by: str, across_tasks: bool) -> None:
-        """Note the next record of the file."""
+        """Add the next record of the file."""
         scope = () if across_tasks else (task,)
         names = image_names(record) if by == "image" else []
         images = [self._root(digest(*scope, "image", name)) for name in names]
@@ -97,7 +99,7 @@ class Units:
         self.unit_of.append(images[0] if images else digest("record", len(self.task_of)))
 
     def _root(self, unit: int) -> int:
-        while unit in self._joined:  # images that a record shows together
+        while unit in self._joined:  # images of the same record
             unit = self._joined[unit]
         return unit
 
@@ -112,16 +114,16 @@ class Units:
 def assign(units: Units, seed: int, wanted: dict[str, Wanted]) -> np.ndarray:
     """The split of every record: its index in SPLITS, or LEFT_OUT.
 
-    Units are gone through in random order; one goes to test, else to val, where a task of it still has room for all of
-    its records of the unit, else to train. Records of a unit in val or test whose task has no room there are left out.
+    Units are assigned in random order: to test, else to val, if one of their tasks has room there for all its records
+    of the unit, else to train. Records of a unit in val or test whose own task has no room there are omitted.
 
     Args:
         units: the records.
-        seed: of the order.
-        wanted: sizes of val and test.
+        seed: determines the order.
+        wanted: requested sizes of val and test.
 
     Raises:
-        InputError: a task that is not in the file; a split that gets nothing, or leaves nothing for train.
+        InputError: a task that is not in the file; an empty val or test split, or no record left for train.
     """
     names = list(units.tasks)
     _check_names(wanted, names)
@@ -150,18 +152,18 @@ def assign(units: Units, seed: int, wanted: dict[str, Wanted]) -> np.ndarray:
 def split_file(
     source: Path, output: Path, seed: int, wanted: dict[str, Wanted], by: str, across_tasks: bool, task: str | None
 ) -> tuple[dict[tuple[str, str], Path], Counter]:
-    """Split a file; returns the file of each (task, split), and the number of records left out by task.
+    """Split a file; returns the file of each (task, split), and the number of omitted records by task.
 
     Args:
         source: annotation file.
         output: folder for `{task}_{split}-{size}.json`.
         seed, wanted: see `assign`.
         by: one of BY.
-        across_tasks: whether an image stays on one side over all tasks.
-        task: name for records without one; None demands `task` fields.
+        across_tasks: whether an image stays in one split across all tasks.
+        task: task of records without one; None requires `task` fields.
 
     Raises:
-        InputError: see `assign`; a broken record; a file that would be replaced by what it is split into.
+        InputError: see `assign`; an invalid record; an input file that an output file would replace.
     """
     units = Units()
     size = file_sizes([source])
@@ -187,7 +189,7 @@ def split_file(
         for split, record in zip(split_of.tolist(), stream_records(source, bar.update, again=True), strict=True):
             if split != LEFT_OUT:
                 name = record.setdefault("task", task)
-                if SPLITS[split] in HELD_OUT:  # training drops a leading gpt turn, an evaluation has no use for it
+                if SPLITS[split] in HELD_OUT:  # training drops a leading gpt turn, evaluation does not use it
                     record["conversations"] = record["conversations"][len(record["conversations"]) % 2 :]
                 writers[name, SPLITS[split]].write(record)
     return paths, Counter({name: amounts[name, LEFT_OUT] for name in names if amounts[name, LEFT_OUT]})
@@ -213,7 +215,9 @@ def _check_names(wanted: dict[str, Wanted], names: list[str]) -> None:
     for split, sizes in wanted.items():
         for name in sizes.by_task:
             if name not in names:
-                raise InputError(f"--{split}: no record of task {name!r}; the file has {', '.join(names)}. Mend it.")
+                raise InputError(
+                    f"--{split}: no record of task {name!r}; the file has {', '.join(names)}. Fix the flag."
+                )
 
 
 def _check_result(names: list[str], task_of: np.ndarray, split_of: np.ndarray, wanted: dict, total: np.ndarray) -> None:
@@ -222,9 +226,11 @@ def _check_result(names: list[str], task_of: np.ndarray, split_of: np.ndarray, w
         for split in HELD_OUT:
             count = wanted[split].count(name, int(total[n]))
             if count and not got[SPLITS.index(split)]:
-                raise InputError(f"--{split}: no {count} of {total[n]} records of {name} are free. Ask for less.")
+                raise InputError(
+                    f"--{split}: {count} of the {total[n]} records of {name} are not available. Request fewer."
+                )
         if not got[SPLITS.index("train")]:
-            raise InputError(f"{name}: val and test take all of its {total[n]} records. Ask for less.")
+            raise InputError(f"{name}: val and test take all of its {total[n]} records. Request fewer.")
 
 
 def _parse() -> Namespace:
@@ -237,16 +243,16 @@ def _parse() -> Namespace:
             nargs="+",
             default=[],
             metavar="[TASK=]SIZE",
-            help=f"{split} records of each task, a number or a share below 1, and of tasks that differ",
+            help=f"{split} records of each task, a number or a fraction below 1; TASK=SIZE for another size of a task",
         )
-    parser.add_argument("--seed", type=int, default=0, help="another seed splits otherwise")
-    parser.add_argument("--by", choices=BY, default="image", help="what is not divided")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random split")
+    parser.add_argument("--by", choices=BY, default="image", help="unit that is never divided between splits")
     parser.add_argument(
         "--across-tasks",
         action="store_true",
-        help="keep an image on one side over all tasks; records that this leaves without a place are left out",
+        help="keep an image in one split across all tasks; records that then fit nowhere are omitted",
     )
-    parser.add_argument("--task", help="task of records that name none")
+    parser.add_argument("--task", help="task of records without a task field")
     return parser.parse_args()
 
 
@@ -254,13 +260,13 @@ def main() -> None:
     """Command line."""
     args = _parse()
     if args.across_tasks and args.by == "record":
-        raise InputError("--across-tasks keeps images together, --by record does not. Choose one.")
+        raise InputError("--across-tasks keeps images together, --by record does not. Use one of them.")
     wanted = {split: Wanted.parse(getattr(args, split), f"--{split}") for split in HELD_OUT}
     paths, left_out = split_file(args.input, args.output, args.seed, wanted, args.by, args.across_tasks, args.task)
     for path in paths.values():
         print(path)
     for name, count in left_out.items():
-        print(f"{name}: {count} records left out, whose images val and test of other tasks show")
+        print(f"{name}: {count} records omitted, whose images are in val or test of other tasks")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from visatb.errors import InputError
 from visatb.files import replacing
 from visatb.records import Record
 
-# What stands between two records of a JSON list that we write.
+# Separator between two records of a JSON list that we write.
 BETWEEN = b",\n"
 
 _BLOCK = 2**20
@@ -20,12 +20,12 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def file_sizes(paths: list[Path]) -> int:
-    """Bytes of the files that are there, for a progress bar."""
+    """Total size in bytes of the existing files, for a progress bar."""
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 class RecordWriter:
-    """Writes records as a JSON list with one record a line, or as JSON Lines.
+    """Writes records as a JSON list with one record per line, or as JSON Lines.
 
     Attributes:
         count: records written so far.
@@ -42,7 +42,7 @@ class RecordWriter:
         self.write_encoded(encode(record), 1)
 
     def write_encoded(self, data: bytes, count: int) -> None:
-        """Add `count` records that are encoded, and joined as this writer joins them, already."""
+        """Add `count` records that are already encoded and joined as this writer joins them."""
         self._put(self._between if self.count else self._start)
         self._put(data)
         self.count += count
@@ -68,7 +68,7 @@ def encode(record: Record) -> bytes:
 
 @contextmanager
 def writing_records(path: str | os.PathLike) -> Iterator[RecordWriter]:
-    """Yield a writer whose file is there, whole, once the block has ended well, and else as it was before."""
+    """Yield a writer; its file is replaced when the block succeeds, and unchanged otherwise."""
     with replacing(path) as part, open(part, "wb", buffering=_BLOCK) as stream:
         writer = RecordWriter(stream, lines=str(path).lower().endswith(".jsonl"))
         yield writer
@@ -76,16 +76,16 @@ def writing_records(path: str | os.PathLike) -> Iterator[RecordWriter]:
 
 
 def leave_out(problem: InputError, where: str, n: int, record: Record, listing: RecordWriter | None) -> None:
-    """Refuse a broken record, or list it as left out.
+    """Refuse an invalid record, or list it as omitted.
 
     Args:
         problem: what is wrong with it.
-        where: file and record, with which the problem's message may begin.
-        n: its position in the file.
+        where: file and record; the problem's message may begin with it.
+        n: position in the file.
         record: the record.
         listing: writer of the list (see `visatb.records.omitted_file`); None refuses.
     """
     if listing is None:
-        raise InputError(f"{problem} Or leave such records out with --omit-broken.")
+        raise InputError(f"{problem} Or omit such records with --omit-broken.")
     reason = str(problem).removeprefix(where).lstrip(": ")
     listing.write({"position": n, "id": record.get("id"), "image": record.get("image"), "reason": reason})

@@ -1,8 +1,8 @@
-"""Draws the training files of the N+1 preparation models, of the single-task models and of the final models.
+"""Samples the training files of the N+1 preparation models, of the single-task models and of the final models.
 
     python -m scripts_visatb.data.subsets --benchmark scripts_visatb/benchmarks/demo.yaml --output subsets
 
-From the training files of a benchmark it writes, with the documented names
+It writes, from the training files of a benchmark and with the documented names
 `{benchmark or task}(-mini|-plus-mini)_train-{size}.json`:
 
 - `{benchmark}-mini_train-...`: the union of all `mini_j` (model `mini`);
@@ -13,9 +13,9 @@ From the training files of a benchmark it writes, with the documented names
 - `{task}-mini_train-...`: `mini_i` alone, for the difficulties of Eq. 11 and 12 (`--forms simpler` or `precise`);
 - `subsets.json`: which file is which, with record counts and SHA-256, written last.
 
-`mini_i` lies inside `large_i`, both rates are those of the benchmark and the same for every task, and the same seed
-gives the same bytes. The annotation files are read twice, a record at a time: everything is checked before the first
-file is written, and memory does not grow with their size but for some tens of bytes a record.
+`mini_i` is a subset of `large_i`, both rates come from the benchmark and are the same for every task, and the same seed
+gives identical files. The annotation files are streamed twice: everything is checked before the first file is written,
+and memory grows only by some tens of bytes per record.
 """
 
 import hashlib
@@ -47,18 +47,18 @@ _RUN = 1024  # records that are copied in one piece
 
 
 def size_label(count: int) -> str:
-    """How file names tell a number of records: `998`, `2k`, `475k`."""
+    """A number of records as written in file names: `998`, `2k`, `475k`."""
     return str(count) if count < 1000 else f"{round(count / 1000)}k"
 
 
 def draw(count: int, rate: float, seed: int, task: str) -> np.ndarray:
-    """The positions of a random share of a task's records; a larger rate draws a superset of a smaller one.
+    """Positions of a random fraction of a task's records; a larger rate draws a superset of a smaller one.
 
-    Positions are ranked by SHA-256 of seed, task and position: that is the same on every machine and Python version.
+    Positions are ranked by SHA-256 of seed, task and position, which is the same on every machine and Python version.
 
     Args:
         count: number of records of the task.
-        rate: share in (0, 1]; at least one record is drawn.
+        rate: fraction in (0, 1]; at least one record is drawn.
         seed: another seed draws another subset.
         task: name of the task, so that tasks of equal size are drawn independently.
 
@@ -74,7 +74,7 @@ def draw(count: int, rate: float, seed: int, task: str) -> np.ndarray:
 
 
 def balanced_units(benchmark: Benchmark) -> dict[str, list[Task]]:
-    """What the weighting balances: each measured task by itself, or with the other tasks of its group; in id order."""
+    """Units of the weighting in id order: each measured task, or the tasks of its group."""
     units: dict[str, list[Task]] = {}
     for task in benchmark.measured:
         units.setdefault(task.group or task.name, []).append(task)
@@ -82,14 +82,14 @@ def balanced_units(benchmark: Benchmark) -> dict[str, list[Task]]:
 
 
 def mixes(benchmark: Benchmark, forms: tuple[str, ...] = (STANDARD,)) -> dict[str, tuple[str, dict[str, float]]]:
-    """What each training file is a mix of: key of the manifest -> (first part of the file name, rate by task).
+    """Composition of each training file: key of the manifest -> (first part of the file name, rate by task).
 
     Keys: `mini`, `entire`, `plus_mini/<task or group>`, `single/<task>`, `mini_single/<task>`; in the simpler form
     with groups also `single/<group>`, for the contributions between groups.
 
     Args:
         benchmark: tasks, rates, groups.
-        forms: which of FORMS the files are for; the entire mix and the single tasks belong to each.
+        forms: the FORMS that the files are for; the entire mix and the single tasks belong to each.
     """
     mini = dict.fromkeys(benchmark.task_names, benchmark.mini_rate)
     entire = dict.fromkeys(benchmark.task_names, 1.0)
@@ -121,7 +121,7 @@ def compose(
     Args:
         benchmark, forms: see `mixes`.
         counts: number of training records of every task, in the order of writing.
-        seed: of the random subsets.
+        seed: seed of the random subsets.
     """
     rates = {benchmark.mini_rate, benchmark.large_rate, 1.0}
     drawn = {(name, rate): draw(count, rate, seed, name) for name, count in counts.items() for rate in rates}
@@ -143,20 +143,20 @@ def make_subsets(
 
     Args:
         benchmark: tasks, rates and names.
-        output: folder for the files; made if need be.
-        seed: of the random subsets.
+        output: folder for the files; created if missing.
+        seed: seed of the random subsets.
         data_folder: where the benchmark's annotation files are.
-        image_folder: where every image must be found; None leaves images unchecked.
-        forms: which of FORMS to write files for.
+        image_folder: folder of all images; None skips the check of images.
+        forms: the FORMS to write files for.
 
     Raises:
         InputError: see `survey`; a sample of val or test among the training samples of its task; mini_rate above
-            large_rate; two files of one name.
+            large_rate; two files with the same name.
     """
     if benchmark.mini_rate > benchmark.large_rate:
         raise InputError(
             f"{benchmark.path}: mini_rate must be at most large_rate ({benchmark.large_rate}), got "
-            f"{benchmark.mini_rate}. The mini subset is drawn inside the large one."
+            f"{benchmark.mini_rate}. The mini subset is part of the large one."
         )
     found = survey(benchmark, data_folder, image_folder)
     warnings = _overlap_warnings(benchmark, found)
@@ -172,7 +172,7 @@ def make_subsets(
         encode_tasks(benchmark, data_folder, encoded, shared_ids(found["train"]))
         for name, task in encoded.items():
             if len(task) != counts[name]:
-                raise InputError(f"{found['train'][name].file}: was changed while it was read. Run the command again.")
+                raise InputError(f"{found['train'][name].file}: changed while it was read. Run the command again.")
         for key, (_, selection) in tqdm(contents.items(), desc="writing sub-datasets", unit="file"):
             with writing_records(paths[key]) as writer:
                 for name, positions in selection.items():
@@ -217,7 +217,7 @@ class EncodedTask:
         self._starts.append(self._starts[-1] + len(data))
 
     def flush(self) -> None:
-        """Hand all records to the file."""
+        """Flush all records to the file."""
         self._stream.flush()
 
     def copy(self, positions: np.ndarray, writer: RecordWriter) -> None:
@@ -230,7 +230,7 @@ class EncodedTask:
 def encode_tasks(
     benchmark: Benchmark, data_folder: Path, encoded: dict[str, EncodedTask], ids_in_common: set[int]
 ) -> None:
-    """Second reading: encode every training record into the file of its task.
+    """Second pass: encode every training record into the file of its task.
 
     An id that several tasks use becomes `task/id`: ids are unique within a training file.
     """
@@ -250,13 +250,13 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     """The manifest of a folder of sub-datasets.
 
     Raises:
-        InputError: if there is none, which means that the sub-datasets were not finished.
+        InputError: if there is none, so that the sub-datasets are incomplete.
     """
     return read_json(Path(folder) / MANIFEST)
 
 
 def _runs(positions: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(first, count) of the stretches of successive positions, cut to _RUN."""
+    """(first, count) of the runs of consecutive positions, at most _RUN long."""
     breaks = np.flatnonzero(np.diff(positions) != 1) + 1
     for start, end in pairwise([0, *breaks.tolist(), len(positions)]):
         for n in range(start, end, _RUN):
@@ -268,7 +268,7 @@ def _overlap_warnings(benchmark: Benchmark, found: Survey) -> list[str]:
     for task in benchmark.measured:
         for overlap in overlaps(task.name, {split: tasks[task.name] for split, tasks in found.items()}):
             if overlap.kind == "samples":
-                raise InputError(f"{overlap}. Remove them: a score on samples that were trained on means nothing.")
+                raise InputError(f"{overlap}. Remove them: scores on training samples are meaningless.")
             warnings.append(str(overlap))
     return warnings
 
@@ -280,15 +280,15 @@ def _paths(benchmark: Benchmark, output: Path, contents: dict[str, tuple[str, Se
         path = output / f"{stem}_train-{size_label(sum(map(len, selection.values())))}.json"
         if path in paths.values():
             raise InputError(
-                f"{benchmark.path}: {path.name} would be the name of {key} and of another file. Name the benchmark, "
-                "its tasks and its groups differently."
+                f"{benchmark.path}: {path.name} would be the name of {key} and of another file. Rename the "
+                "benchmark, its tasks or its groups."
             )
         paths[key] = path
     return paths
 
 
 def _withdraw(output: Path) -> set[str]:
-    """Delete an earlier manifest, which is about to become untrue; returns the names of the files it named."""
+    """Delete an earlier manifest before its files change; returns the names of the files it lists."""
     earlier = output / MANIFEST
     if not earlier.is_file():
         return set()
@@ -302,15 +302,15 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--benchmark", required=True, help="benchmark YAML")
     parser.add_argument("--output", required=True, type=Path, help="folder for the sub-datasets")
-    parser.add_argument("--seed", type=int, help="seed of the random subsets; the benchmark's own by default")
-    parser.add_argument("--data-folder", type=Path, help="annotation files; the benchmark's own by default")
-    parser.add_argument("--image-folder", type=Path, help="images; the benchmark's own by default")
-    parser.add_argument("--skip-image-check", action="store_true", help="do not look for every image")
+    parser.add_argument("--seed", type=int, help="seed of the random subsets; default: the benchmark's")
+    parser.add_argument("--data-folder", type=Path, help="folder of the annotation files; default: the benchmark's")
+    parser.add_argument("--image-folder", type=Path, help="folder of the images; default: the benchmark's")
+    parser.add_argument("--skip-image-check", action="store_true", help="do not check the images")
     parser.add_argument(
         "--forms",
         nargs="+",
         choices=FORMS,
-        help="forms of the weights to write files for; the benchmark's own by default",
+        help="forms of the weights to write files for; default: the benchmark's",
     )
     args = parser.parse_args()
     benchmark = load_benchmark(args.benchmark)

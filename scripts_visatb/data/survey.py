@@ -1,6 +1,6 @@
-"""First reading of a benchmark's annotation files: everything is checked, only counts and 64-bit digests are kept.
+"""First pass over a benchmark's annotation files: everything is checked, only counts and 64-bit digests are kept.
 
-Two of a billion different values share a digest with a probability of 3 %: what is told of overlaps can be relied on.
+Among a billion different values, any two share a digest with a probability of 3 %, so reported overlaps are reliable.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from visatb.records import Record, check_record, image_names, name_of, resolve_i
 
 
 def digest(*values: str | int) -> int:
-    """64 bits that stand for the values, the same on every machine."""
+    """A 64-bit digest of the values, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(repr(values).encode(), digest_size=8).digest(), "big")
 
 
 def keys(record: Record) -> dict[str, dict[int, str]]:
-    """What may be shared with another record: for each of KINDS the digests, with how messages name each value."""
+    """What another record may share: for each of KINDS the digests, and the name of each value in messages."""
     names, identifier = image_names(record), record.get("id")
     question = record["conversations"][0]["value"]
     label = "" if identifier is None else f"id {identifier!r}"
@@ -42,7 +42,7 @@ class TaskSurvey:
     """The records of one task in one split.
 
     Attributes:
-        file: the annotation file, which other tasks may share.
+        file: the annotation file; other tasks may use the same file.
         count: number of records.
         digests: for each of KINDS the digests of all records.
     """
@@ -58,15 +58,15 @@ class TaskSurvey:
             self.digests[kind].extend(found)
 
     def unique(self, kind: str) -> np.ndarray:
-        """The different digests of a kind, ascending."""
+        """The distinct digests of a kind, ascending."""
         return np.unique(np.frombuffer(self.digests[kind], dtype=np.uint64))
 
 
-Survey = dict[str, dict[str, TaskSurvey]]  # split -> task -> what it has, in the order of writing
+Survey = dict[str, dict[str, TaskSurvey]]  # split -> task -> survey, in the order of writing
 
 
 def files_of(benchmark: Benchmark, split: str) -> dict[str, list[str]]:
-    """File name -> tasks whose records of the split it holds; files and tasks in id order."""
+    """File name -> tasks whose records of the split it contains; files and tasks in id order."""
     owners: dict[str, list[str]] = {}
     for task in benchmark.tasks:
         if split in task.files:
@@ -78,12 +78,13 @@ def survey(benchmark: Benchmark, data_folder: Path, image_folder: Path | None) -
     """Check every record of every split, and every image file once.
 
     Args:
-        benchmark: the tasks and their files. Several tasks may share one; each record then goes to the task it names.
+        benchmark: the tasks and their files. Several tasks may use the same file; each record then belongs to its own
+            task.
         data_folder: where the annotation files are.
-        image_folder: where every image must be found; None leaves images unchecked.
+        image_folder: folder of all images; None skips the check of images.
 
     Raises:
-        InputError: naming the file and record that breaks the format or lacks its image, or the task without data.
+        InputError: naming the file and record with an invalid format or a missing image, or the task without data.
     """
     owners = {split: files_of(benchmark, split) for split in SPLITS}
     total = file_sizes([data_folder / file for files in owners.values() for file in files])
@@ -125,7 +126,7 @@ def shared_ids(tasks: dict[str, TaskSurvey]) -> set[int]:
 
 
 def overlaps(task: str, splits: dict[str, TaskSurvey]) -> list[Overlap]:
-    """Every overlap between two splits of one task; only the strongest kind of each pair is told."""
+    """Every overlap between two splits of one task; only the strongest kind of each pair is reported."""
     found = []
     for first, second in combinations(splits, 2):
         for kind in KINDS:

@@ -1,4 +1,4 @@
-"""Rules that tell the task of a record by its image folder and by the format of its questions.
+"""Rules that assign a task to a record by its image folder and the format of its questions.
 
 A rule file is a YAML mapping:
 
@@ -9,7 +9,7 @@ A rule file is a YAML mapping:
         image: coco/*
         question_ends: Answer the question using a single word or phrase.
 
-The first rule whose conditions are all met wins. A condition that lists several values is met by any of them.
+The first rule whose conditions are all met applies. A condition with several values is met by any of them.
 """
 
 import re
@@ -39,7 +39,7 @@ _COUNTS = ("min_questions", "max_questions")
 
 @dataclass(frozen=True)
 class Question:
-    """A question of a conversation with its answer; `text` is without image tokens and blanks around it."""
+    """A question of a conversation with its answer; `text` has no image tokens and no surrounding whitespace."""
 
     text: str
     answer: str
@@ -50,12 +50,12 @@ class Rule:
     """One rule; an empty condition is met by everything.
 
     Attributes:
-        task: the name it gives.
+        task: the task it assigns.
         image: patterns with `*`, `?` and `[...]` for the (first) image; NO_IMAGE for text-only records.
-        question_is: whole questions; question_list: text files of such, one a line, compared without case.
+        question_is: complete questions; question_list: text files with one question per line, case-insensitive.
         question_contains, question_ends: parts of the question.
-        question_regex, answer_regex: regular expressions to be found in it.
-        min_questions, max_questions: questions of the conversation.
+        question_regex, answer_regex: regular expressions that match anywhere in it.
+        min_questions, max_questions: number of questions of the conversation.
     """
 
     task: str
@@ -71,11 +71,11 @@ class Rule:
 
     @property
     def reads_text(self) -> bool:
-        """Whether the rule looks at the question or the answer, so that it can tell a task in mid-conversation."""
+        """Whether the rule has a condition on question or answer, so that it can apply within a conversation."""
         return any(getattr(self, name) for name in _LISTS if name != "image")
 
     def fits(self, image: str | None, questions: int) -> bool:
-        """Whether a record with this first image and number of questions meets the conditions on the whole of it."""
+        """Whether a record with this first image and number of questions meets the record-level conditions."""
         if self.image:
             patterns = [pattern for pattern in self.image if pattern != NO_IMAGE]
             named = image is not None and any(fnmatchcase(image, pattern) for pattern in patterns)
@@ -100,8 +100,8 @@ def tasks_of(record: Record, rules: Iterable[Rule]) -> list[str | None]:
     """The task of each question of a checked record.
 
     The first question takes the first rule that it meets, None if there is none. A later one takes the first rule with
-    conditions on the text that it meets, else the task of the question before it: in LLaVA's mix the response format
-    is told once, for the questions that follow.
+    conditions on the text that it meets, else the task of the previous question: LLaVA's mix states the response
+    format only once.
     """
     questions = questions_of(record)
     image = next(iter(image_names(record)), None)
@@ -114,7 +114,7 @@ def tasks_of(record: Record, rules: Iterable[Rule]) -> list[str | None]:
 
 
 def questions_of(record: Record) -> list[Question]:
-    """The questions of a checked record, each with its answer; a leading gpt turn is none."""
+    """The questions of a checked record with their answers; a leading gpt turn is skipped."""
     turns = record["conversations"]
     values = [turn["value"] for turn in turns[len(turns) % 2 :]]
     return [
@@ -137,14 +137,14 @@ def _load(path: Path, includers: tuple[Path, ...]) -> list[Rule]:
         raise InputError(f"{path}: includes itself. Remove the include.")
     content = read_yaml(path)
     if not isinstance(content, dict) or not content.keys() <= {"include", "rename", "rules"}:
-        raise InputError(f"{path}: must be a mapping of rules, include and rename, nothing else. Mend the file.")
+        raise InputError(f"{path}: must be a mapping with the keys rules, include and rename only. Fix the file.")
     entries, rename, include = content.get("rules") or [], content.get("rename") or {}, content.get("include")
     if not isinstance(entries, list) or not (entries or include):
         raise InputError(f"{path}: rules must be a list of rules. Add one.")
     if not isinstance(rename, dict) or not all(isinstance(name, str) for pair in rename.items() for name in pair):
-        raise InputError(f"{path}: rename must map task names to task names, got {rename!r}. Mend it.")
+        raise InputError(f"{path}: rename must map task names to task names, got {rename!r}. Fix the key.")
     if include is not None and not isinstance(include, str):
-        raise InputError(f"{path}: include must be the name of a file, got {include!r}. Mend it.")
+        raise InputError(f"{path}: include must be the name of a file, got {include!r}. Fix the key.")
     rules = [_rule(entry, f"{path}: rules[{n}]", path.parent) for n, entry in enumerate(entries)]
     if include is not None:
         rules += _load(path.parent / include, (*includers, path.resolve()))
@@ -153,14 +153,14 @@ def _load(path: Path, includers: tuple[Path, ...]) -> list[Rule]:
 
 def _rule(entry: Any, where: str, folder: Path) -> Rule:
     if not isinstance(entry, dict) or not isinstance(entry.get("task"), str) or not entry["task"]:
-        raise InputError(f"{where} must be a mapping with task and conditions, got {entry!r}. Mend it.")
+        raise InputError(f"{where} must be a mapping with task and conditions, got {entry!r}. Fix the rule.")
     values: dict[str, Any] = {}
     for key, value in entry.items():
         if key in _LISTS:
             values[key] = _texts(value, f"{where}.{key}")
         elif key in _COUNTS:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{where}.{key} must be a whole number >= 1, got {value!r}. Mend it.")
+                raise InputError(f"{where}.{key} must be a whole number >= 1, got {value!r}. Fix the key.")
             values[key] = value
         elif key != "task":
             known = ", ".join(("task", *_LISTS, *_COUNTS))
@@ -177,7 +177,7 @@ def _rule(entry: Any, where: str, folder: Path) -> Rule:
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(text, str) and text for text in values):
-        raise InputError(f"{where} must be a text or a list of texts, got {value!r}. Mend it.")
+        raise InputError(f"{where} must be a text or a list of texts, got {value!r}. Fix the key.")
     return tuple(values)
 
 
@@ -185,9 +185,9 @@ def _compiled(text: str, where: str) -> re.Pattern:
     try:
         return re.compile(text)
     except re.error as error:
-        raise InputError(f"{where}: {text!r} is no regular expression: {error}. Mend it.") from None
+        raise InputError(f"{where}: {text!r} is not a valid regular expression: {error}. Fix the key.") from None
 
 
 def _listed(question: str) -> str:
-    """A question as lists are compared: the first line of it (the response format follows), without case."""
+    """A question as compared with lists: its first line (the response format follows), lower case."""
     return question.partition("\n")[0].strip().casefold()

@@ -1,1 +1,1 @@
-"""The demo benchmark: pictures drawn with Pillow, annotation files, and the tiny base model that it starts from."""
+"""The demo benchmark: images drawn with Pillow, annotation files, and the tiny base model."""

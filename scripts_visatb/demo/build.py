@@ -1,15 +1,15 @@
-"""Makes the demo: images and annotation files, tokenizer, vision tower, language model, stage 1.
+"""Builds the demo: images and annotation files, tokenizer, vision tower, language model, stage 1.
 
     python -m scripts_visatb.demo.build --benchmark scripts_visatb/benchmarks/demo.yaml --output runs/demo
 
     runs/demo/images/  data/             pictures and annotation files, in the folders that the benchmark names
-    runs/demo/base/tokenizer/  llama/    the language model that all trainings start from, with its tokenizer
+    runs/demo/base/tokenizer/  llama/    the language model that all training runs start from, with its tokenizer
     runs/demo/base/vision_tower/         CLIP vision model
     runs/demo/base/projector/            mm_projector.bin and the log of stage 1
-    runs/demo/prepared.json              written last: every file with size and SHA-256, seconds per part
+    runs/demo/prepared.json              written last: size and SHA-256 of every file, seconds per part
 
-The seed decides data and base model; the seeds of the trainings are the run graph's. Every part is made under another
-name and renamed when it is complete, so that a killed build goes on where it was; what is there is not made again.
+The seed determines data and base model; the seeds of the training runs are the run graph's. Every part is built under a
+temporary name and renamed when complete, so that an interrupted build resumes; existing parts are not built again.
 """
 
 import fcntl
@@ -34,16 +34,16 @@ from visatb.files import fsync_folder, read_json, write_json
 
 MARKER = ".visatb-demo.json"
 PREPARED = "prepared.json"
-# Counts up when the drawings, texts or models change: folders of earlier versions are refused, not mixed.
+# Incremented when drawings, texts or models change: folders of earlier versions are refused, not mixed.
 VERSION = 1
-# What the run graph puts beside our own products.
+# Files of the run graph in the same folder.
 _NEIGHBOURS = ("done", "logs", "seed", "report", ".")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much is drawn and how long the base is trained.
+    """Sizes of the data and length of the base model's training.
 
     Attributes:
         sizes: records by task and split.
@@ -62,16 +62,16 @@ class Recipe:
 
 
 class Build:
-    """One output folder and the parts that are made in it.
+    """One output folder and the parts that are built in it.
 
     Args:
         benchmark: names the annotation files and the folders of data and images.
-        output: the folder; made if missing.
+        output: the folder; created if missing.
         seed: of data and base model.
         recipe: sizes.
 
     Raises:
-        InputError: if the folder holds something else, a demo of other settings, or is being built by another process.
+        InputError: if the folder has other content or a demo with other settings, or another process is building in it.
     """
 
     def __init__(self, benchmark: Benchmark, output: Path, seed: int, recipe: Recipe):
@@ -83,7 +83,7 @@ class Build:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold the folder for this process; refuse it if it is not ours."""
+        """Lock the folder for this process; refuse it if it is not ours."""
         marker = self.output / MARKER
         if not marker.is_file():
             self._refuse_foreign()
@@ -100,7 +100,7 @@ class Build:
             yield
 
     def part(self, name: str, target: Path, make: Callable[[Path], None]) -> None:
-        """Make a folder with `make(temporary folder)` unless it is there; note the seconds."""
+        """Create a folder with `make(temporary folder)` unless it exists; record the seconds."""
         if target.is_dir():
             return
         started = time.monotonic()
@@ -113,7 +113,7 @@ class Build:
         self.note(name, time.monotonic() - started)
 
     def note(self, name: str, seconds: float) -> None:
-        """Remember how long a part took, across interruptions."""
+        """Record how long a part took, across interruptions."""
         self.seconds[name] = round(seconds, 2)
         self._remember()
 
@@ -126,26 +126,26 @@ class Build:
         differing = [key for key, value in self._settings.items() if found.get(key) != value]
         if differing:
             raise InputError(
-                f"{self.output}: holds a demo of other settings ({', '.join(differing)} differ). Choose another "
+                f"{self.output}: has a demo with other settings ({', '.join(differing)} differ). Choose another "
                 "--output or delete the folder."
             )
 
     def _refuse_foreign(self) -> None:
         if self.output.exists() and not self.output.is_dir():
-            raise InputError(f"{self.output}: must be a folder, got a file (--output). Choose another place.")
+            raise InputError(f"{self.output}: must be a folder, got a file (--output). Choose another path.")
         names = sorted(path.name for path in self.output.iterdir()) if self.output.is_dir() else []
         strange = [name for name in names if not name.startswith((*_NEIGHBOURS, MARKER))]
         if strange:
             raise InputError(
-                f"{self.output}: holds something else ({', '.join(strange[:3])}). Choose an empty folder for --output."
+                f"{self.output}: has other content ({', '.join(strange[:3])}). Choose an empty folder for --output."
             )
 
 
 def build(benchmark: Benchmark, output: Path, seed: int, recipe: Recipe | None = None) -> dict[str, Any]:
-    """Make what is missing of the demo; returns the content of prepared.json.
+    """Build the missing parts of the demo; returns the content of prepared.json.
 
     Raises:
-        InputError: see `Build`; a finished demo that has lost a file; a benchmark file that names other tasks.
+        InputError: see `Build`; a finished demo with a missing file; a benchmark file with other tasks.
     """
     from scripts_visatb.demo.dataset import check_sizes
 
@@ -160,7 +160,7 @@ def build(benchmark: Benchmark, output: Path, seed: int, recipe: Recipe | None =
             return prepared
         for leftover in output.glob(".*.unfinished"):
             shutil.rmtree(leftover)
-        # The tower needs nothing but drawings: it learns while the rest is made, each on one core.
+        # The tower needs only drawings: it trains while the rest is built, each on one core.
         with _beside(job, "vision tower", job.base / "vision_tower", _make_tower):
             job.part("images and annotations", job.data, lambda folder: _draw(job, folder))
             job.part("tokenizer", job.base / "tokenizer", lambda folder: _make_tokenizer(job, folder))
@@ -201,11 +201,11 @@ def check_prepared(output: Path, prepared: dict[str, Any]) -> None:
 def _check_folders(benchmark: Benchmark, job: Build) -> None:
     for key, folder in (("data_folder", job.data), ("image_folder", job.images)):
         if Path(getattr(benchmark, key)).resolve() != folder.resolve():
-            raise InputError(f"{benchmark.path}: {key} must be {folder} for --output {job.output}. Mend one of them.")
+            raise InputError(f"{benchmark.path}: {key} must be {folder} for --output {job.output}. Fix one of them.")
 
 
 def _draw(job: Build, data_folder: Path) -> None:
-    """Pictures first, under their own name; the annotation files that name them are complete last."""
+    """Draw the pictures first, under their final names; the annotation files are completed last."""
     from scripts_visatb.demo.dataset import ALIGNMENT, draw_alignment, draw_benchmark
 
     shutil.rmtree(job.images, ignore_errors=True)
@@ -246,7 +246,7 @@ def _in_child(make: Callable[[Recipe, int, Path], None], recipe: Recipe, seed: i
 
 @contextmanager
 def _beside(job: Build, name: str, target: Path, make: Callable[[Recipe, int, Path], None]) -> Iterator[None]:
-    """Make a part in a second process while the body runs; wait for it at the end."""
+    """Build a part in a second process while the body runs; wait for it at the end."""
     if target.is_dir():
         yield
         return
@@ -273,7 +273,7 @@ def _beside(job: Build, name: str, target: Path, make: Callable[[Recipe, int, Pa
 
 
 def _stage1(job: Build) -> None:
-    """LLaVA's stage 1 by its own script; the script resumes by itself, so its folder is kept between attempts."""
+    """Run LLaVA's stage 1 script; it resumes interrupted training, so its folder is kept between attempts."""
     from scripts_visatb.demo.dataset import ALIGNMENT
 
     target = job.base / "projector"
@@ -295,7 +295,7 @@ def _stage1(job: Build) -> None:
         "LOGGING_STEPS": "5",
         "SEED": str(job.seed),
         "PYTHON": sys.executable,
-        "OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)),  # nothing else runs now
+        "OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)),  # nothing else is running
         **job.recipe.stage1,
     }
     script = _ROOT / "scripts_visatb" / "pretrain.sh"
@@ -311,7 +311,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--benchmark", required=True, help="benchmark YAML (scripts_visatb/benchmarks/demo.yaml)")
     parser.add_argument("--output", required=True, type=Path, help="folder of the demo, e.g. runs/demo")
-    parser.add_argument("--seed", type=int, help="seed of data and base model; the benchmark's own by default")
+    parser.add_argument("--seed", type=int, help="seed of data and base model; default: the benchmark's")
     args = parser.parse_args()
     benchmark = load_benchmark(args.benchmark)
     prepared = build(benchmark, args.output, benchmark.seed if args.seed is None else args.seed)

@@ -1,7 +1,7 @@
-"""What covers each cell of a picture: what the vision tower learns to tell and the language model learns to read.
+"""Content of each cell of a picture: the training targets of the vision tower and inputs of the language model.
 
-A picture, padded to its square, is cut into grid * grid cells, one for each patch of the vision tower. Of every cell a
-few questions have an answer: the background, or the kind, colour, size and place of a shape, a letter, a bar's value.
+A picture, padded to a square, is divided into grid * grid cells, one for each patch of the vision tower. Each cell
+answers a few questions: the background, or the kind, colour, size and position of a shape, a letter, a bar's value.
 """
 
 import numpy as np
@@ -46,7 +46,7 @@ def answers_of_cells(picture: Picture, grid: int) -> np.ndarray:
 
 
 def _cover(answers: np.ndarray, picture: Picture, box: Box, **said: str) -> None:
-    """Write what is said of a box into every cell that it covers by a quarter."""
+    """Write the answers of a box into every cell that it covers by at least a quarter."""
     grid = len(answers)
     x1, y1, x2, y2 = (edge * grid for edge in drawing.in_padded_square(box, picture.width, picture.height))
     starts = np.arange(grid)

@@ -15,12 +15,14 @@ ALIGNMENT = "Alignment"
 
 
 def check_sizes(benchmark: Benchmark, sizes: dict[str, dict[str, int]]) -> None:
-    """Refuse a benchmark file whose tasks are not those that can be drawn. Raises InputError naming the file."""
+    """Refuse a benchmark file whose tasks are not the demo's. Raises InputError naming the file."""
     if benchmark.task_names != list(sizes):
-        raise InputError(f"{benchmark.path}: the demo's tasks are {', '.join(sizes)}, in this order. Mend the file.")
+        raise InputError(f"{benchmark.path}: the demo's tasks are {', '.join(sizes)}, in this order. Fix the file.")
     for task in benchmark.tasks:
         if set(task.files) != set(sizes[task.name]):
-            raise InputError(f"{benchmark.path}: {task.name} needs files for {', '.join(sizes[task.name])}. Mend it.")
+            raise InputError(
+                f"{benchmark.path}: {task.name} needs files for {', '.join(sizes[task.name])}. Fix the file."
+            )
 
 
 def draw_benchmark(

@@ -1,8 +1,7 @@
 """Pictures of the demo: coloured shapes, words and numbers, small bar charts.
 
-A picture is first a frozen description (what is where, in pixels) and then pixels: `render` draws exactly what the
-description says, so that captions, answers and boxes are true by construction. Everything random comes from the
-`random.Random` that the caller passes.
+A picture is a frozen description (objects and positions in pixels) that `render` draws exactly, so that captions,
+answers and boxes are correct by construction. All randomness comes from the `random.Random` that the caller passes.
 """
 
 import hashlib
@@ -16,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 Box = tuple[int, int, int, int]
 Rgb = tuple[int, int, int]
 
-# Bright on dark throughout: a form then looks the same in every colour, which a small tower learns in a minute.
+# Always bright on dark: a shape then looks the same in every colour, which a small tower learns in a minute.
 COLORS: dict[str, Rgb] = {
     "red": (245, 60, 60),
     "green": (60, 215, 90),
@@ -35,7 +34,7 @@ MAX_BAR = 5
 # Side of the padded square, and widths and heights of pictures. Most are not square, so that padding matters.
 _SIDE = 60
 _CANVASES = ((60, 60), (60, 48), (48, 60), (60, 36), (36, 60))
-# Edges lie on tenths of the padded square: a box is then few digits, which a short training can learn.
+# Edges are multiples of a tenth of the padded square: a box then has few digits, which a short training can learn.
 _UNIT = _SIDE // 10
 _SIDES = {"small": 3 * _UNIT, "large": 5 * _UNIT}
 _TRIES = 40
@@ -157,7 +156,7 @@ def describe_chart(rng: random.Random) -> Chart:
 def is_for_pretraining(picture: Picture) -> bool:
     """Whether a description belongs to the half that only the base model may see; the benchmark draws from the other.
 
-    A hash of the description decides, so the two sets of pictures cannot meet whatever the seeds.
+    A hash of the description decides, so the two sets of pictures are disjoint for all seeds.
     """
     return hashlib.sha256(repr(picture).encode()).digest()[0] % 2 == 0
 
@@ -197,7 +196,7 @@ def letter_boxes(card: Card) -> list[tuple[str, Box]]:
 
 
 def in_padded_square(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
-    """The box as shares of the square that LLaVA's `pad` makes of the picture: centred, side = the longer side."""
+    """The box in [0, 1] of the square to which LLaVA's `pad` pads the picture (centred, side = the longer side)."""
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
     x1, y1, x2, y2 = box
@@ -207,7 +206,7 @@ def in_padded_square(box: Box, width: int, height: int) -> tuple[float, float, f
 def _place(
     rng: random.Random, kind: str, color: str, size: str, width: int, height: int, others: list[Shape]
 ) -> Shape | None:
-    """A shape at a free place, None if none was found."""
+    """A shape at a free position, None if none was found."""
     side = _SIDES[size]
     for _ in range(_TRIES):
         x1, y1 = rng.randrange(0, width - side + 1, _UNIT), rng.randrange(0, height - side + 1, _UNIT)

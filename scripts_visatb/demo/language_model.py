@@ -1,9 +1,8 @@
-"""The demo's language model: a small Llama that has talked about pictures whose cells were told to it.
+"""The demo's language model: a small Llama trained on conversations about pictures given as cell embeddings.
 
-A Vicuna knows what a red circle is before it sees one. A model of this size would need most of its finetuning to learn
-to look things up at all, so that is learned before: at the place where LLaVA later puts the patches of the vision
-tower, it gets the cells of a picture (cells.py) through an embedding that is thrown away afterwards. What is left to
-learn is to see.
+Vicuna knows what a red circle is before it is trained on images. A model of this size would spend most of its
+finetuning on learning to attend to image tokens, so this is learned beforehand: at the positions of LLaVA's image
+patches it receives the cells of a picture (cells.py) through an embedding that is discarded afterwards.
 """
 
 import random
@@ -56,7 +55,8 @@ class CellEmbedding(nn.Module):
         widths = [len(choices) for choices in QUESTIONS.values()]
         self.register_buffer("first_Q", torch.tensor([0, *widths[:-1]]).cumsum(0))
         self.embedding = nn.Embedding(sum(widths), hidden)
-        # Far larger than the words' embeddings, and apart from them: told through the words' own, nothing is learned.
+        # Much larger than the word embeddings and separate from them: with the word embeddings themselves nothing is
+        # learned.
         nn.init.normal_(self.embedding.weight, std=0.4)
 
     def forward(self, answers_PQ: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def train_language_model(tokenizer_folder: Path, folder: Path, recipe: LanguageR
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation as ids: what stands before and after the picture's cells (None: no picture)."""
+    """A conversation as ids before and after the picture's cells (None: no picture)."""
 
     before_S: Tensor
     cells_PQ: Tensor | None
@@ -114,7 +114,7 @@ class Sample:
 def encode(turns: list[dict[str, str]], picture: Picture | None, tokenizer: PreTrainedTokenizer, grid: int) -> Sample:
     """The ids, cells and labels (cells included) of a conversation, without v1's system sentence."""
     conversation = conv_templates["vicuna_v1"].copy()
-    conversation.system = ""  # half of the time would go into reading one sentence again and again
+    conversation.system = ""  # half of the time would be spent on the same sentence
     ids_and_labels = preprocess(turns, tokenizer, conversation, image_count=int(picture is not None))
     ids_S, labels_S = ids_and_labels["input_ids"], ids_and_labels["labels"]
     if picture is None:

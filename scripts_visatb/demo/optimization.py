@@ -1,4 +1,4 @@
-"""How the demo's base models are optimised."""
+"""Optimizer and schedule of the demo's base models."""
 
 from collections.abc import Iterable
 
@@ -12,13 +12,13 @@ from transformers import get_cosine_schedule_with_warmup
 def make_optimizer(
     parameters: Iterable[nn.Parameter], learning_rate: float, steps: int
 ) -> tuple[torch.optim.Optimizer, LRScheduler]:
-    """AdamW, and a learning rate that warms up over a twentieth of the steps and falls by a cosine."""
+    """AdamW with a warmup over a twentieth of the steps and cosine decay."""
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     return optimizer, get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
 
 
 def take_step(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: LRScheduler) -> None:
-    """One step downhill, gradients clipped at norm 1."""
+    """One optimizer step, with gradients clipped at norm 1."""
     loss.backward()
     clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     optimizer.step()

@@ -1,4 +1,4 @@
-"""Conversations that the demo's tokenizer and language model learn from; no benchmark file shows their pictures."""
+"""Conversations to train the demo's tokenizer and language model; their pictures occur in no benchmark file."""
 
 import random
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ _SCENE_TASKS = ("SceneCaption", "RegionCaption", "ShapeVQA", "Grounding", "Groun
 def sample_conversation(rng: random.Random, rounds: int) -> tuple[list[dict[str, str]], Picture | None]:
     """Turns of a conversation about a picture of the pretraining half (None: about nothing seen), and the picture.
 
-    The first turn opens with `<image>` if there is a picture. Several questions are asked about one picture, of all
-    tasks that fit it: that is how a short training sees many answers.
+    The first turn opens with `<image>` if there is a picture. Several questions of all applicable tasks
+    are asked about one picture, so that a short training sees many answers.
     """
     picture = annotations.describe_for_pretraining(rng.choices(tuple(_KINDS), _KINDS.values())[0], rng)
     if picture is None:
@@ -34,7 +34,7 @@ def sample_conversation(rng: random.Random, rounds: int) -> tuple[list[dict[str,
 
 
 def tokenizer_texts(seed: int, count: int = 600) -> Iterator[str]:
-    """Text for the tokenizer to learn its pieces from."""
+    """Text to train the tokenizer on."""
     rng = random.Random(f"{seed}/tokenizer")
     for _ in range(count):
         conversation = conv_templates["vicuna_v1"].copy()

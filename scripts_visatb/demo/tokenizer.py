@@ -11,7 +11,7 @@ VOCABULARY = 640
 def train_tokenizer(texts: Iterable[str], folder: Path, vocabulary: int = VOCABULARY) -> None:
     """Train the tokenizer and save it as `LlamaTokenizer.save_pretrained` does.
 
-    LLaMA's settings: bytes for what is unknown (a line break is a byte piece), digits apart, text taken as it is, a
+    LLaMA's settings: byte fallback (a line break is a byte piece), split digits, no normalisation, a
     space put before it, ids 0, 1, 2 for <unk>, <s>, </s>, no padding token.
 
     Args:

@@ -1,7 +1,7 @@
-"""The demo's vision tower: a small CLIP vision model that has learned what covers each patch of a picture.
+"""The demo's vision tower: a small CLIP vision model trained to classify the content of each patch.
 
-CLIP itself learns from hundreds of millions of captions; in a minute, telling the patches apart teaches more. The heads
-that ask about each patch (cells.py) are thrown away afterwards.
+CLIP itself learns from hundreds of millions of captions; in a minute, classifying patches teaches more. The heads that
+classify each patch (cells.py) are discarded afterwards.
 """
 
 import random
@@ -54,7 +54,7 @@ def train_vision_tower(folder: Path, recipe: TowerRecipe, seed: int) -> dict[str
     """Train the tower and save it with its image processor's settings.
 
     Returns:
-        share of patches answered right by question, where it applies, over the last tenth of the training.
+        accuracy over patches by question, where it applies, over the last tenth of the training.
     """
     torch.manual_seed(seed)
     model = CLIPVisionModel(
@@ -72,7 +72,7 @@ def train_vision_tower(folder: Path, recipe: TowerRecipe, seed: int) -> dict[str
     heads = PatchQuestions(recipe.hidden)
     encoder = model.vision_model.encoder
     every_layer = encoder.layers
-    encoder.layers = every_layer[:-1]  # LLaVA reads the layer before the last; the last stays as it is made
+    encoder.layers = every_layer[:-1]  # LLaVA reads the layer before the last; the last is not trained
     optimizer, schedule = make_optimizer([*model.parameters(), *heads.parameters()], recipe.learning_rate, recipe.steps)
     rng = random.Random(f"{seed}/vision tower")
     tallies = []
@@ -102,7 +102,7 @@ class PatchQuestions(nn.Module):
         self.linear = nn.Linear(hidden, sum(self.widths))
 
     def forward(self, features_BPD: Tensor, answers_BPQ: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss, and the share of right answers by question.
+        """The loss, and the accuracy by question.
 
         Args:
             features_BPD: patch features.

@@ -57,11 +57,11 @@ def test_from_a_public_mix_to_the_sub_datasets_of_a_benchmark(folder, data):
     table = {line.split()[0]: line.split()[1:4] for line in labelled.stdout.splitlines()[1:5]}
     assert table["VQAv2"] == ["60", "25.0%", "180"]
     assert table["RefCOCO-bbox"] == ["60", "25.0%", "240"]
-    assert "60 records hold questions of several tasks: made into one of each" in labelled.stdout
+    assert "60 records have questions of several tasks: split into one record per task" in labelled.stdout
 
     sizes = ("--val", "8", "ShareGPT=0", "--test", "0.2", "ShareGPT=0")
     parts = data("split", "--input", folder / "tasks.json", "--output", folder / "parts", *sizes, "--across-tasks")
-    assert "left out" not in parts.stdout, "the tasks that want val and test show the same images"
+    assert "omitted" not in parts.stdout, "the tasks that want val and test show the same images"
     tasks = []
     for name, metric in (("VQAv2", "exact_match"), ("RefCOCO-caption", "cider"), ("RefCOCO-bbox", "iou")):
         files = {"train": f"{name}_train-40.json", "val": f"{name}_val-8.json", "test": f"{name}_test-12.json"}

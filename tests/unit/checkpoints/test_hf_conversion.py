@@ -269,9 +269,9 @@ def part_changed(part, **changes):
 
 
 FOREIGN = {
-    "llava next": (part_changed(None, model_type="llava_next"), "no LlavaForConditionalGeneration"),
-    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "no LlavaForConditionalGeneration"),
-    "no text config": (part_changed(None, text_config=3), "no LlavaForConditionalGeneration"),
+    "llava next": (part_changed(None, model_type="llava_next"), "not a LlavaForConditionalGeneration"),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "not a LlavaForConditionalGeneration"),
+    "no text config": (part_changed(None, text_config=3), "not a LlavaForConditionalGeneration"),
     "mistral": (part_changed("text_config", model_type="mistral"), "text_config.model_type"),
     "siglip": (part_changed("vision_config", model_type="siglip_vision_model"), "vision_config.model_type"),
     "two layers": (part_changed(None, vision_feature_layer=[-2, -5]), "vision_feature_layer"),
@@ -292,7 +292,7 @@ FOREIGN = {
     ),
     "added tokens": (lambda f: (f / "added_tokens.json").write_text('{"a": "b"}'), "added_tokens.json"),
     "missing tensor": (weights_changed(language_model__model__norm__weight=None), "missing model.norm.weight"),
-    "unknown tensor": (weights_changed(image_newline=torch.zeros(3)), "image_newline has no place"),
+    "unknown tensor": (weights_changed(image_newline=torch.zeros(3)), "image_newline is not part of"),
     "twice": (weights_changed(lm_head__weight=torch.zeros(448, 64)), "two names"),
     "misshapen": (weights_changed(multi_modal_projector__linear_1__bias=torch.zeros(3)), "misshapen"),
     "truncated": (lambda f: (f / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}"), "damaged safetensors"),

@@ -109,7 +109,7 @@ def test_only_the_turns_asked_for(folder):
     ("shape", "told"),
     [
         (record("a", "[20, 10, 300, 50]"), r"conversations\[1\]: box \[20, 10, 300, 50\] lies outside .* 200x100"),
-        (record("a", "[20, 10, 21, 11]"), "is nothing at 2 digits. Raise --digits"),
+        (record("a", "[20, 10, 21, 11]"), "is empty at 2 digits. Raise --digits"),
         (record("a", "[20, 10, 30, 50]", image=None), "a box with 0 images"),
         (record("a", "[20, 10, 30, 50]", image="none.jpg"), "image 'none.jpg' not found"),
         (record("a", "[20, 10, 30, 50]", image="in.json"), "in.json: cannot be read"),
@@ -127,10 +127,10 @@ def test_what_cannot_be_converted_is_refused_with_its_record(folder, shape, told
 @pytest.mark.parametrize(
     ("answer", "fitting"),
     [
-        ("[0.1, 0.2, 0.5, 0.6]", "image-xyxy or image-xywh fits"),
-        ("[0.5, 0.5, 0.6, 0.7]", "image-xyxy fits"),
-        ("[0.5, 0.5, 0.4, 0.3]", "image-xywh fits"),
-        ("[0.0, 0.0, 1.0, 1.0]", "image-xyxy or image-xywh fits"),
+        ("[0.1, 0.2, 0.5, 0.6]", "image-xyxy or image-xywh"),
+        ("[0.5, 0.5, 0.6, 0.7]", "image-xyxy"),
+        ("[0.5, 0.5, 0.4, 0.3]", "image-xywh"),
+        ("[0.0, 0.0, 1.0, 1.0]", "image-xyxy or image-xywh"),
     ],
 )
 @pytest.mark.parametrize("notation", ["pixel-xyxy", "pixel-xywh"])
@@ -138,8 +138,8 @@ def test_what_cannot_be_converted_is_refused_with_its_record(folder, shape, told
 def test_normalised_boxes_are_no_pixels_and_the_flag_that_fits_is_named(folder, answer, fitting, notation, digits):
     with pytest.raises(InputError) as refusal:
         convert(folder, record("where", answer), notation=notation, digits=digits)
-    assert f"box {answer} is normalised already" in str(refusal.value)
-    assert f"--from {fitting}; those of the padded square need no conversion" in str(refusal.value)
+    assert f"box {answer} is already normalised" in str(refusal.value)
+    assert f"--from {fitting}; boxes relative to the padded square need no conversion" in str(refusal.value)
     assert not (folder / "out.json").exists()
 
 
@@ -149,7 +149,7 @@ def test_normalised_boxes_are_no_pixels_and_the_flag_that_fits_is_named(folder, 
         ("[20, 10, 100, 50]", "image-xyxy", "--from pixel-xyxy or pixel-xywh fits it"),
         ("[120, 40, 60, 50]", "pixel-xyxy", "--from pixel-xywh fits it"),
         ("[120, 40, 150, 90]", "pixel-xywh", "--from pixel-xyxy fits it"),
-        ("[120, 400, 800, 900]", "pixel-xyxy", "thousandths of the image are divided by 1000"),
+        ("[120, 400, 800, 900]", "pixel-xyxy", "divide coordinates in 0..1000 by 1000"),
     ],
 )
 def test_a_box_outside_the_image_is_refused_with_the_flag_that_fits(folder, answer, notation, told):

@@ -148,5 +148,5 @@ def test_broken_rows_may_be_left_out_and_are_listed(convert, tmp_path):
     (listed,) = read_records(tmp_path / "out.omitted.jsonl")
     assert listed["position"] == 1
     assert "train.jsonl: row 1: the image: 9000x9000 is larger" in listed["reason"]
-    with pytest.raises(InputError, match="every row is broken"):
+    with pytest.raises(InputError, match="no row is valid"):
         convert(row(outputs=""), omit_broken=True)

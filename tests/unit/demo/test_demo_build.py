@@ -76,7 +76,7 @@ def test_a_folder_that_holds_something_else_is_refused_untouched(tmp_path, repos
     output = tmp_path / "out"
     output.mkdir()
     (output / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds something else .thesis.txt"):
+    with pytest.raises(InputError, match="has other content .thesis.txt"):
         build(benchmark_for(output, repository, tmp_path), output, 0, TINY)
     assert [path.name for path in output.iterdir()] == ["thesis.txt"]
 
