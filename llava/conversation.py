@@ -1,7 +1,7 @@
-"""Conversation templates and the one renderer that training and inference share.
+"""Conversation templates and the renderer that training and inference share.
 
-`Conversation.render()` gives the text as segments that know whether they are supervised; `get_prompt()` is their join.
-The system prompts and separators are LLaVA's: models were trained with them, to the letter.
+`Conversation.render()` returns the text as segments that are marked as supervised or not; `get_prompt()` joins them.
+The system prompts and separators are exactly LLaVA's, since models were trained with them.
 """
 
 import enum
@@ -39,8 +39,8 @@ class Segment(NamedTuple):
 
     Attributes:
         text: the piece.
-        supervised: whether its tokens are learned: assistant answers with their end token.
-        literal: whether it is somebody's words, in which `</s>` or `<image>` are ordinary characters.
+        supervised: whether its tokens are supervised: assistant answers with their end token.
+        literal: whether it is text of a message, in which `</s>` or `<image>` are plain characters.
     """
 
     text: str
@@ -54,11 +54,11 @@ class Conversation:
 
     Attributes:
         system: system prompt.
-        roles: names of the one who asks and the one who answers.
+        roles: names of user and assistant.
         messages: [role, text] pairs, starting with roles[0]; text None leaves the turn open, as a prompt does; a tuple
             (text, image, ...) as the first text is how LLaVA's web demo attaches an image.
         offset: number of example messages that belong to the template.
-        sep, sep2: separators; their place depends on sep_style.
+        sep, sep2: separators; their position depends on sep_style.
         version: name that decides small differences, such as `<Image>` tags.
     """
 
@@ -79,16 +79,18 @@ class Conversation:
     def render(self, images: bool = True) -> list[Segment]:
         """The conversation as segments.
 
-        A supervised stretch starts right after the role marker, before its space (`...ASSISTANT:` | ` answer</s>`). An
-        empty message has its markers and its end as any other, and an empty answer is not supervised: it would teach
-        the model to say nothing.
+        A supervised segment starts right after the role marker, before its space (`...ASSISTANT:` | ` answer</s>`). An
+        empty message is rendered with its markers and its end, and an empty answer is not supervised: it would teach
+        the model to answer with nothing.
 
         Args:
-            images: whether `<image>` in a message stands for an image; False makes it ordinary characters.
+            images: whether `<image>` in a message stands for an image; False makes it plain characters.
         """
         messages = [(role, message) for role, message in self._spoken_messages()]
         if self.sep_style == SeparatorStyle.LLAMA_2 and messages and messages[0][1] is None:
-            raise ValueError("the first message must not be open: llama_2 puts the system prompt into it. Fill it.")
+            raise ValueError(
+                "the first message must not be open: llama_2 puts the system prompt into it. Set its text."
+            )
         body = {
             SeparatorStyle.SINGLE: self._render_named,
             SeparatorStyle.TWO: self._render_named,
@@ -108,11 +110,11 @@ class Conversation:
         self.messages.append([role, message])
 
     def copy(self) -> "Conversation":
-        """A conversation of its own with the same template and messages."""
+        """A separate conversation with the same template and messages."""
         return replace(self, messages=[[role, message] for role, message in self.messages])
 
     def dict(self) -> dict[str, Any]:
-        """The conversation as JSON values; attached images are left out."""
+        """The conversation as JSON values; attached images are omitted."""
         messages = [[role, text[0] if isinstance(text, tuple) else text] for role, text in self.messages]
         return {
             "system": self.system,
@@ -157,7 +159,7 @@ class Conversation:
                 yield Segment(self.sep, learned)
 
     def _render_plain(self, messages: list[tuple[str, str | None]]) -> Iterator[Segment]:
-        """PLAIN: an image and its caption. Of a question that has an answer only the images are kept."""
+        """PLAIN: an image and its caption. Only the images of an answered question are kept."""
         yield Segment(self.system)
         for n, (_, message) in enumerate(messages):
             if n % 2 == 1:
@@ -212,7 +214,7 @@ def conversation_for_version(version: str) -> Conversation:
 
 
 def recorded_version(version: str) -> str:
-    """What a checkpoint records of `--version`: the name, in `conv_templates`, of the template it was trained with."""
+    """The name in `conv_templates` that a checkpoint records for `--version`: the template it was trained with."""
     return "v1" if version in ("v0", "v0.5") else version
 
 

@@ -27,8 +27,8 @@ def tokenizer_image_token(
 ) -> list[int] | torch.LongTensor:
     """Token ids of a prompt in which `<image>` becomes `image_token_index`, with one begin token at most.
 
-    Strings such as `</s>` in the prompt become special tokens; `llava.data.preprocess` tells the words of a user from
-    the template's markup.
+    Strings such as `</s>` in the prompt become special tokens; `llava.data.preprocess` distinguishes the text of a user
+    from the template's markup.
 
     Args:
         prompt: the text.

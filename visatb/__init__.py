@@ -1,1 +1,1 @@
-"""What every part of VisATB shares: task definitions, records, careful files, one-line errors. Needs no torch."""
+"""Shared code of VisATB: task definitions, records, atomic file writes, one-line errors. Does not need torch."""

@@ -5,7 +5,7 @@ import re
 
 Box = tuple[float, float, float, float]
 
-# Not over line ends: "[0.1, 0.2,\n0.3, 0.4]" holds no box.
+# Not across lines: "[0.1, 0.2,\n0.3, 0.4]" is not a box.
 _BRACKET = re.compile(r"\[(.*?)\]")
 
 
@@ -15,7 +15,7 @@ def read_box(text: str) -> Box | None:
     Numbers are what Python's float() takes (`.6`, `2e-1`, full-width digits). A doubled opening bracket is read as one.
 
     Returns:
-        (x1, y1, x2, y2), or None if there is no bracket or it does not hold four finite numbers.
+        (x1, y1, x2, y2), or None if there is no bracket or it does not contain four finite numbers.
     """
     bracket = _BRACKET.search(text)
     if bracket is None:
@@ -28,7 +28,7 @@ def read_box(text: str) -> Box | None:
 
 
 def box_fault(box: Box) -> str | None:
-    """Why no prediction could be right about a box: "out of range" or "swapped or empty"; None if it is sound."""
+    """Why a ground-truth box is invalid: "out of range" or "swapped or empty"; None if it is valid."""
     if not all(0 <= number <= 1 for number in box):
         return "out of range"
     return None if box[0] < box[2] and box[1] < box[3] else "swapped or empty"

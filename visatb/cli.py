@@ -1,6 +1,6 @@
-"""Command lines: one parser class and one way to end.
+"""Command lines: one parser class and one way to exit.
 
-Flags are accepted with `-` and `_` (`--model-path`, `--model_path`), unknown ones are errors, `--help` shows defaults.
+Flags are accepted with `-` and `_` (`--model-path`, `--model_path`), unknown flags are errors, `--help` shows defaults.
 """
 
 import argparse
@@ -51,9 +51,9 @@ class ArgumentParser(argparse.ArgumentParser):
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's `main` and end the process: 0, its own code, or 2 with one line for an `InputError`.
 
-    What the system refuses is told in one line as well: with 2 where a path is at fault (missing, a folder in place of
-    a file, no permission), else, as for a full disk, with 1. Any other exception is a defect of ours and keeps its
-    traceback.
+    Errors of the operating system are reported in one line as well: with 2 for an invalid path (missing, a folder
+    instead of a file, no permission), otherwise, as for a full disk, with 1. Any other exception is a bug and keeps
+    its traceback.
     """
     try:
         code = main()
@@ -65,7 +65,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_INPUT if isinstance(error, _PATH_AT_FAULT) else 1)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
     sys.exit(code or 0)
 

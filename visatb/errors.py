@@ -1,11 +1,11 @@
-"""The one exception for mistakes in what the user gave, and messages of bearable length."""
+"""The exception for invalid user input, and messages of limited length."""
 
 import re
 from typing import Any
 
 LONGEST_VALUE = 200  # characters of a value that a message shows
 _LONGEST_MESSAGE = 2000
-_ENDS = 80  # characters that are kept at either end
+_ENDS = 80  # characters that are kept at each end
 
 _QUOTED = r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _QUOTED_OR_WORD = re.compile(rf"{_QUOTED}(?!\w)|\S{{{LONGEST_VALUE + 1},}}", re.DOTALL)
@@ -13,9 +13,9 @@ _QUOTED_OR_BRACKET = re.compile(rf"{_QUOTED}|[\[\]{{}}]", re.DOTALL)
 
 
 class InputError(ValueError):
-    """A mistake in a file, flag or setting of the user's.
+    """Invalid user input: a file, flag or setting.
 
-    Its message is one line that names the file, record and field and says what to do. Commands print it and end with
+    Its message is one line that names the file, record and field and the remedy. Commands print it and exit with
     exit code 2 (see `visatb.cli.run`). Values in it that are longer than LONGEST_VALUE are shortened.
     """
 
@@ -24,9 +24,9 @@ class InputError(ValueError):
 
 
 def shortened(message: str) -> str:
-    """A message in which no value is longer than LONGEST_VALUE: of long ones the ends are kept.
+    """A message in which values longer than LONGEST_VALUE are shortened to their ends.
 
-    Values are what stands in quotation marks, lists and objects, and words without a blank.
+    Values are quoted texts, lists, objects, and words without spaces.
     """
     if len(message) <= LONGEST_VALUE:
         return message
@@ -37,7 +37,7 @@ def shortened(message: str) -> str:
 
 
 def _outer_brackets(message: str) -> list[tuple[int, int]]:
-    """Where the lists and objects of a message are, without those inside others."""
+    """Positions of the outermost lists and objects of a message."""
     found, depth, start = [], 0, 0
     for match in _QUOTED_OR_BRACKET.finditer(message):
         if match.group() in ("[", "{"):

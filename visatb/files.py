@@ -1,6 +1,6 @@
-"""Files that are complete or absent, and JSON that is read with care.
+"""Atomic file writes, and strict reading of text and JSON files.
 
-Writing: beside the target, flushed to the disk, renamed. A kill or a full disk leaves the old file as it was.
+Files are written beside the target, flushed to disk and renamed. A kill or a full disk leaves the old file unchanged.
 """
 
 import errno
@@ -29,7 +29,7 @@ def refuse_unwritable(
     """Refuse output files that cannot be written, or that would replace an input or each other, before any work.
 
     Args:
-        outputs, inputs: paths of files; None is passed over.
+        outputs, inputs: paths of files; None is skipped.
 
     Raises:
         InputError: naming the path.
@@ -40,7 +40,7 @@ def refuse_unwritable(
             continue
         place = os.path.realpath(path)
         if not os.fspath(path) or os.path.isdir(place):
-            raise InputError(f"{os.fspath(path)!r}: an output must be a file, not a folder. Give the name of a file.")
+            raise InputError(f"{os.fspath(path)!r}: an output must be a file, not a folder. Give a file name.")
         if place in taken:
             raise InputError(f"{path}: is given twice, and would be overwritten. Write to another file.")
         taken.add(place)
@@ -49,12 +49,12 @@ def refuse_unwritable(
             folder = os.path.dirname(folder)
         if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
             state = "is not writable" if os.path.isdir(folder) else "is no folder"
-            raise InputError(f"{path}: cannot be written: {folder} {state}. Choose another place.")
+            raise InputError(f"{path}: cannot be written: {folder} {state}. Choose another path.")
 
 
 @contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Give an error of the disk, such as that it is full, the name of the file that is written in the block."""
+    """Add the name of the file written in the block to disk errors, such as a full disk."""
     try:
         yield
     except OSError as error:
@@ -67,7 +67,7 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success fsync it and rename it to `path`.
 
-    What killed processes left of the same target is removed first.
+    Leftovers of killed processes for the same target are removed first.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -95,11 +95,11 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Yield a new folder for temporary files; those that killed processes left are removed first.
+    """Yield a new folder for temporary files; leftovers of killed processes are removed first.
 
     Args:
-        parent: where it is made; one process at a time.
-        prefix: of its name, and of those to remove.
+        parent: its parent folder; used by one process at a time.
+        prefix: prefix of its name, and of the leftovers to remove.
 
     Raises:
         InputError: if another process has one there.
@@ -115,7 +115,7 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def _locked(lock: int, folder: Path) -> bool:
-    """Whether this process now holds the folder alone; False on a file system without locks."""
+    """Whether this process has locked the folder; False on a file system without locks."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -126,10 +126,10 @@ def _locked(lock: int, folder: Path) -> bool:
 
 
 def _new_part(target: Path) -> tuple[int, Path]:
-    """A new file beside the target, and the descriptor that marks it as a live process's."""
+    """A new file beside the target, and the descriptor whose lock marks it as in use."""
     while True:
         lock, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_PART, dir=target.parent)
-        with suppress(OSError):  # a file system without locks, on which nothing is removed either
+        with suppress(OSError):  # a file system without locks, where nothing is removed either
             fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.exists(name):  # else another process removed it before it was locked
             return lock, Path(name)
@@ -152,13 +152,13 @@ def fsync_folder(folder: str | os.PathLike) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike, content: Any, indent: int | None = 1) -> None:
-    """Write JSON (UTF-8, no NaN or infinity), whole or not at all."""
+    """Write JSON (UTF-8, no NaN or infinity) atomically."""
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -178,7 +178,7 @@ def read_text(path: str | os.PathLike) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not UTF-8 at byte {error.start}. Save the file as UTF-8.") from None
     except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}. Check the path and its mode.") from None
+        raise InputError(f"{file}: cannot be read: {error.strerror}. Check the path and its permissions.") from None
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -1,7 +1,7 @@
-"""Keys of other trainers' record formats: what they would change here is refused, the others can be counted.
+"""Keys of other trainers' record formats: those that would affect training are refused, the others are counted.
 
-LLaMA-Factory, ms-swift, axolotl, OpenAI's and InternVL's data share the shape of ours but say more: further images,
-videos, a system prompt, which answers are learned. Dropping that in silence would train on other data than meant.
+The formats of LLaMA-Factory, ms-swift, axolotl, OpenAI and InternVL are similar to ours but have further keys: images,
+videos, a system prompt, which answers are supervised. Ignoring them silently would train on other data than intended.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,9 +13,9 @@ RECORD_KEYS = frozenset({"id", "image", "task", "conversations", "generator"})
 TURN_KEYS = frozenset({"from", "value", "generative_value"})
 
 _IMAGE = 'Write "image": a path or a list of paths, and one <image> for each in the questions'
-_NO_MEDIA = "Only images can be learned from. Leave the record out"
+_NO_MEDIA = "Only images are supported. Omit the record"
 _SYSTEM = "The system prompt is the template's (--version). Remove the key, or put the text into the first question"
-_LEARNED = "All answers are learned, weighted by task. Remove the key, and drop what must not be learned"
+_LEARNED = "All answers are supervised, weighted by task. Remove the key, and answers that must not be learned"
 _TURNS = 'Write "conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]'
 
 # Lower case, without - and _: key -> what to write instead.
@@ -36,12 +36,12 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 class ForeignKey(NamedTuple):
-    """A key that would change what is read or learned.
+    """A key that would change inputs or labels.
 
     Attributes:
         key: the key.
-        field: the way to it in the record.
-        rule: what it holds and what to do, to be read after the field.
+        field: its path in the record.
+        rule: its value and the remedy; the message continues after the field.
     """
 
     key: str
@@ -50,13 +50,13 @@ class ForeignKey(NamedTuple):
 
 
 def foreign_key(record: Mapping[str, Any], training: bool) -> ForeignKey | None:
-    """The first key that would change what is read or learned; None if there is none.
+    """The first key that would change inputs or labels; None if there is none.
 
-    Keys that hold nothing (`"images": []`) or what is done anyway (`"loss": true` of an answer) change nothing.
+    Empty values (`"images": []`) and values that match the behaviour (`"loss": true` of an answer) are accepted.
 
     Args:
         record: any record.
-        training: whether it is learned; else only what the model would read counts.
+        training: whether it is a training record; otherwise only keys that affect inputs count.
     """
     has_image = bool(record.get("image"))
     for key in () if record.keys() <= RECORD_KEYS else record:
@@ -78,7 +78,7 @@ def foreign_key(record: Mapping[str, Any], training: bool) -> ForeignKey | None:
 
 
 def unknown_keys(record: Mapping[str, Any]) -> Iterator[str]:
-    """The keys of a record and of its turns (`conversations[].key`) that have no meaning here, each once."""
+    """The keys of a record and of its turns (`conversations[].key`) that are not used here, each once."""
     yield from record.keys() - RECORD_KEYS
     turns = record.get("conversations")
     if isinstance(turns, list):
@@ -88,7 +88,7 @@ def unknown_keys(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _advice(key: str, value: Any, training: bool, is_answer: bool = True, has_image: bool = False) -> str | None:
-    """What to write instead of a key with that value; None if it changes nothing."""
+    """What to write instead of a key with that value; None if it has no effect."""
     if value is None or value in ("", [], {}):
         return None
     plain = key.lower().translate(_SEPARATORS)
@@ -96,19 +96,19 @@ def _advice(key: str, value: Any, training: bool, is_answer: bool = True, has_im
     if advice is None and not has_image and _names_images(value):
         return _IMAGE
     if advice == _LEARNED:
-        # Answers are learned and questions are not, whatever such keys repeat; what a mask means differs.
+        # Values that repeat the default (answers supervised, questions not) are accepted; the meaning of masks differs.
         changes = plain == "mask" or not isinstance(value, int | float) or value != is_answer
         return advice if training and changes else None
     return advice
 
 
 def _may_have_more(turns: Any) -> bool:
-    """A quick look: a later turn of two keys that are not `from` and `value` lacks one of them, which is refused."""
+    """A fast check: a later turn with two keys other than `from` and `value` lacks one of them, which is refused."""
     if not isinstance(turns, list) or not turns or not isinstance(turns[0], dict):
         return False
     try:
         return not turns[0].keys() <= TURN_KEYS or max(map(len, turns)) > 2
-    except TypeError:  # a number or null in place of a turn
+    except TypeError:  # a number or null instead of a turn
         return True
 
 

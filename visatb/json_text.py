@@ -1,7 +1,7 @@
-"""JSON text to values, with care.
+"""Strict JSON parsing.
 
-Python's decoder takes NaN and infinity, keeps the last of equal keys, lets lone surrogates pass that no file can hold,
-and gives up at a depth that depends on who calls it. All of that is refused here, by line and field.
+Python's decoder accepts NaN and infinity, keeps the last of duplicate keys, accepts lone surrogates that cannot be
+written as UTF-8, and fails at a depth that depends on the caller. All of these are refused here, by line and field.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from visatb.errors import InputError
 
-# Of lists and objects inside each other. Far above what any of our files has, and far below what writing or comparing
-# values can bear, whose limit is that of Python's stack.
+# Maximum nesting of lists and objects. Far above any of our files, and far below the limit of Python's stack for
+# writing or comparing values.
 MAX_DEPTH = 100
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
@@ -21,12 +21,12 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Fault(NamedTuple):
-    """What JSON text may not hold.
+    """A fault in a JSON text.
 
     Attributes:
-        position: where in the text.
-        field: the way to it, such as `[3].conversations[1].value`; "" at the top.
-        rule: what is wrong and what to do, to be read after the field.
+        position: its position in the text.
+        field: its path, such as `[3].conversations[1].value`; "" at the top.
+        rule: the problem and the remedy; the message continues after the field.
     """
 
     position: int
@@ -35,7 +35,7 @@ class Fault(NamedTuple):
 
 
 class UnsoundJsonError(ValueError):
-    """Text that Python's decoder takes and we do not; `find_fault` says what it is."""
+    """Text that Python's decoder accepts and we refuse; `find_fault` describes the fault."""
 
 
 def scan(text: str, position: int = 0) -> tuple[Any, int]:
@@ -49,7 +49,7 @@ def scan(text: str, position: int = 0) -> tuple[Any, int]:
         value, end = _DECODE(text, position)
     except RecursionError:
         raise UnsoundJsonError from None
-    # Only as many brackets can be as deep, and only an escape can bring a lone surrogate in.
+    # The depth is at most the number of brackets, and only an escape can produce a lone surrogate.
     if text.count("{", position, end) + text.count("[", position, end) > MAX_DEPTH and _is_too_deep(value):
         raise UnsoundJsonError
     if _SURROGATE.search(text, position, end) and not _is_unicode(value):
@@ -93,18 +93,18 @@ def parse_json(text: str, where: str) -> Any:
 
 
 class _Walk:
-    """The tokens of sound JSON text one by one: where each is, and what is wrong with it."""
+    """The tokens of a JSON text: the position and the fault of each."""
 
     def __init__(self):
         self._open: list[_Container] = []
 
     def step(self, token: str) -> str | None:
-        """Go over a token; returns the rule that it breaks."""
+        """Advance over a token; returns the rule that it violates."""
         inside = self._open[-1] if self._open else None
         if token in ("[", "{"):
             self._open.append(_Container(token == "{"))
             if len(self._open) > MAX_DEPTH:
-                return f"JSON nested too deeply: more than {MAX_DEPTH} lists and objects inside each other. Flatten it."
+                return f"JSON nested too deeply: more than {MAX_DEPTH} levels of lists and objects. Flatten it."
         elif token in ("]", "}"):
             self._open.pop()
         elif token == ",":
@@ -114,13 +114,13 @@ class _Walk:
         return None
 
     def field(self) -> str:
-        """The way to where the walk is."""
+        """The path of the current position."""
         shown = "".join(container.step() for container in islice(self._open, 8))
         return (shown + "..." if len(self._open) > 8 else shown).removeprefix(".")
 
 
 class _Container:
-    """A list or object that is open, and where in it the walk is."""
+    """An open list or object, and the current position in it."""
 
     def __init__(self, is_object: bool):
         self.expects_key = is_object
@@ -133,7 +133,7 @@ class _Container:
         self._at = "" if self.expects_key else self._at + 1
 
     def name(self, key: str) -> str | None:
-        """Take a key; returns the rule that it breaks."""
+        """Enter a key; returns the rule that it violates."""
         self.expects_key, self._at = False, key
         if key in self._keys:
             return "this key occurs twice in one object. Remove one."
@@ -141,17 +141,17 @@ class _Container:
         return None
 
     def step(self) -> str:
-        """How a way leads through."""
+        """Its step in a path."""
         if isinstance(self._at, str) and self._at.isidentifier():
             return f".{self._at}"
         return f"[{self._at!r}]" if self._at != "" else ""
 
 
 def _fault_of(token: str) -> str | None:
-    """What is wrong with a string, number or name."""
+    """The fault of a string, number or name."""
     if token.startswith('"'):
         sound = "\\u" not in token or _is_unicode(json.loads(token))
-        return None if sound else "holds a lone surrogate (\\ud800-\\udfff). Write valid Unicode."
+        return None if sound else "contains a lone surrogate (\\ud800-\\udfff). Write valid Unicode."
     if token in ("NaN", "Infinity", "-Infinity"):
         return f"{token} is not JSON. Write a finite number or null."
     if token not in ("null", "true", "false") and math.isinf(float(token)):

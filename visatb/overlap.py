@@ -1,4 +1,4 @@
-"""Finds what the splits of a task share: a validation score on training samples would mean nothing."""
+"""Finds overlaps between the splits of a task: a validation score on training samples is meaningless."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from itertools import combinations
 
 from visatb.records import Record, image_names
 
-# Samples: the same images with the same question. Images and ids alone may be shared in good faith.
+# Samples: the same images with the same question. Shared images or ids alone may be intended.
 KINDS = ("samples", "images", "ids")
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two splits of a task have in common.
+    """An overlap of two splits of a task.
 
     Attributes:
         task: name of the task.
@@ -38,8 +38,8 @@ def find_overlaps(task: str, records_by_split: dict[str, list[Record | None]], s
 
     Args:
         task: its name.
-        records_by_split: split -> its records, None in place of those to pass over.
-        strongest: tell the strongest kind of each pair alone.
+        records_by_split: split -> its records, None for those to skip.
+        strongest: report only the strongest kind of each pair.
     """
     values = {split: _values(records) for split, records in records_by_split.items()}
     found = []
@@ -55,7 +55,7 @@ def find_overlaps(task: str, records_by_split: dict[str, list[Record | None]], s
 
 
 def _values(records: list[Record | None]) -> dict[str, dict[Hashable, str]]:
-    """For each kind the values of the records, with how to name each in a message."""
+    """For each kind the values of the records, with the name of each in messages."""
     samples, images, ids = {}, {}, {}
     for n, record in enumerate(records):
         if record is None:

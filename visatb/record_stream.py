@@ -1,8 +1,8 @@
-"""Annotation files of any size: their records one by one, in the memory of a few of them.
+"""Streams the records of annotation files of any size, keeping only a few in memory.
 
 Python's own JSON scanner is called on a moving window of the text: that is faster than an event parser (on LLaVA's
-1.1 GB mix 1.1 s of every 150,000 records against 1.5 s with ijson's C backend) and cannot differ from `json.loads`.
-Whether a file is a JSON list or JSON Lines is read off its content, not its name.
+1.1 GB mix 1.1 s per 150,000 records against 1.5 s with ijson's C backend) and cannot differ from `json.loads`.
+The content of a file decides whether it is a JSON list or JSON Lines, not its name.
 """
 
 import codecs
@@ -20,7 +20,7 @@ from visatb.json_text import UnsoundJsonError, find_fault, scan
 
 Record = dict[str, Any]
 
-# Characters. A record that does not end within the limit is a file with a lost quotation mark.
+# Characters. A record that does not end within the limit indicates a missing quotation mark.
 LONGEST_RECORD = 256 * 2**20
 
 _BLOCK = 2**20
@@ -40,12 +40,12 @@ _MAGIC = {
 def stream_records(
     path: str | os.PathLike, progress: Callable[[int], Any] | None = None, again: bool = False
 ) -> Iterator[Record]:
-    """Yield the records of a JSON list or of JSON Lines, unchecked but for being objects.
+    """Yield the records of a JSON list or of JSON Lines; only their type (object) is checked.
 
     Args:
         path: the annotation file.
         progress: called with the number of bytes after each block that was read.
-        again: the file has been read before, so that what `visatb.json_text` refuses is not in it: 1.5 times as fast.
+        again: the file has been read before, so the checks of `visatb.json_text` are skipped: 1.5 times as fast.
 
     Raises:
         InputError: missing file, broken JSON (line and column), what `visatb.json_text` refuses (record, line and
@@ -64,17 +64,17 @@ def stream_records(
     else:
         raise _no_records(path, window.text)
     if not window.count:
-        raise InputError(f"{path}: holds no record. Give a file with at least one.")
+        raise InputError(f"{path}: has no records. Give a file with at least one.")
 
 
 def name_of(record: Record, position: int) -> str:
-    """How messages name a record: its id, else its position in the file."""
+    """The name of a record in messages: its id, else its position in the file."""
     identifier = record.get("id")
     return f"record {position}" if identifier is None else f"record {position} (id {shown(identifier)})"
 
 
 def _records(window: "_Window", end: str) -> Iterator[Record]:
-    """The records up to the character that ends them: of a list, `]`; of JSON Lines none."""
+    """The records up to the closing character: `]` for a list, none for JSON Lines."""
     to_next = _TO_NEXT[end]
     follows = window.next_character()
     while follows != end:
@@ -98,13 +98,13 @@ def _records(window: "_Window", end: str) -> Iterator[Record]:
 
 
 def _refuse_single(path: str, content: Record) -> None:
-    """Refuse a file that is one object, unless that is a record."""
+    """Refuse a file that is a single object, unless it is a record."""
     if "conversations" in content or path.lower().endswith(".jsonl"):
         return
     for key, value in content.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             raise InputError(
-                f"{path}: is an object around a list: {shown(key)} holds {len(value)} objects. Save that list alone."
+                f"{path}: is an object around a list: {shown(key)} has {len(value)} objects. Save only that list."
             )
     keys = shown(", ".join(content))
     raise InputError(
@@ -114,14 +114,14 @@ def _refuse_single(path: str, content: Record) -> None:
 
 
 def _no_records(path: str | os.PathLike, text: str) -> InputError:
-    """The error for a file that begins neither as a list nor as an object."""
+    """The error for a file that starts with neither a list nor an object."""
     rest = text.lstrip()
     if not rest:
         return InputError(f"{path}: is empty. Give a file with at least one record.")
     if text.startswith(_GIT_LFS):
         return InputError(f"{path}: is a Git LFS pointer, not the file. Run git lfs pull.")
     if _YAML.match(text):
-        remedy = "If it lists the files of a mix, give those, or one file with all of their records"
+        remedy = "If it lists the files of a mix, pass those, or one file with all of their records"
         return InputError(f"{path}: is YAML, and must be a JSON list of records or JSON Lines. {remedy}.")
     remedy = "Convert it (docs/preparing_data.md)" if Path(path).suffix in (".csv", ".tsv") else "Write records in [ ]"
     return InputError(f"{path}: must be a JSON list of records, starts with {rest[:20]!r}. {remedy}.")
@@ -139,7 +139,7 @@ def _blocks(path: Path, progress: Callable[[int], Any]) -> Iterator[str]:
     text = io.IncrementalNewlineDecoder(utf8, translate=True)
     done = 0
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block at open
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
             raise InputError(f"{path}: not a regular file. Give the path of a file.")
         with open(path, "rb") as stream:
             while True:
@@ -166,7 +166,7 @@ class _Window:
 
     Attributes:
         path: the file, for messages.
-        text, position: the part, and where in it the reading is.
+        text, position: the part, and the current position in it.
         count: records read so far.
     """
 
@@ -177,7 +177,7 @@ class _Window:
         self._line, self._column = 1, 1  # of the first character of `text`
 
     def next_character(self) -> str:
-        """The next character that is not blank, which is not consumed; "" at the end of the file."""
+        """The next non-whitespace character, not consumed; "" at the end of the file."""
         while True:
             self.position = _BLANK.match(self.text, self.position).end()
             if self.position < len(self.text):
@@ -209,17 +209,18 @@ class _Window:
         return InputError(f"{self.path}: broken JSON at {at}: {reason}. Correct or write the file again.")
 
     def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
-        """Whether the end of the window, rather than a mistake, can have caused the error."""
-        # A cut string is told by where it began; whatever else is cut is at most as long as an escape or a literal.
+        """Whether the error may be caused by the end of the window rather than by invalid JSON."""
+        # A truncated string is reported at its start; any other truncated token is at most as long as an escape or
+        # literal.
         return error.msg.startswith("Unterminated string") or error.pos > len(self.text) - 16
 
     def _read_on(self) -> bool:
-        """Drop what was consumed and at least double the rest; False at the end of the file."""
+        """Drop the consumed text and at least double the rest; False at the end of the file."""
         rest = self.text[self.position :]
         if len(rest) > LONGEST_RECORD:
             raise InputError(
                 f"{self.path}: {name_of({}, self.count)} (line {self._line}) does not end within {LONGEST_RECORD} "
-                "characters. Look for a lost quotation mark or bracket."
+                "characters. Look for a missing quotation mark or bracket."
             )
         parts, added = [rest], 0
         for block in self._blocks:
@@ -245,7 +246,7 @@ class _Window:
         return InputError(f"{self.path}: {self._name()}: line {line}: {field}{fault.rule}")
 
     def _name(self) -> str:
-        """The name of a record whose JSON is refused, with its id if that can be read nevertheless."""
+        """The name of a record whose JSON is refused, with its id if it can be read."""
         while True:
             try:
                 return name_of(json.JSONDecoder().raw_decode(self.text, self.position)[0], self.count)

@@ -1,9 +1,9 @@
-"""Annotation and answer records: reading and checking them (the format is in docs/data.md).
+"""Annotation and answer records: reading and checking (docs/data.md describes the format).
 
     {"id": "...", "image": "folder/file.jpg", "task": "VQAv2",
      "conversations": [{"from": "human", "value": "<image>\\nWhat ...?"}, {"from": "gpt", "value": "Two."}, ...]}
 
-`image` may be absent (text-only sample) or a list. A val/test record of reference-list captioning holds a list of
+`image` may be absent (text-only sample) or a list. A val/test record of reference-list captioning has a list of
 strings at `conversations[1].value`. Answer files add `conversations[1].generative_value` and `generator`.
 """
 
@@ -23,9 +23,9 @@ IMAGE_TOKEN = "<image>"
 DUPLICATE_ID = "duplicate id"
 FOREIGN_KEY = "key of another format"
 ROLES = ("human", "gpt")
-BAD_IMAGE_SHARE = 0.01  # of the records with images: more unreadable ones are no accident
+BAD_IMAGE_SHARE = 0.01  # maximum share of records with unreadable images among those with images
 _NO_PATH = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]*://")  # a data URI or a web address
-_LONGEST_PATH = 4096  # longer is the image itself, in base64
+_LONGEST_PATH = 4096  # anything longer is probably a base64 image
 _TAKE_TURNS = "Let human and gpt take turns."
 _ROLE_ADVICE = {
     "system": "The system prompt is the template's (--version): drop the turn, or put its text into a question.",
@@ -35,12 +35,12 @@ _ROLE_ADVICE = {
 
 
 def read_records(path: str | os.PathLike) -> list[Record]:
-    """The records of a JSON list or of JSON Lines, unchecked but for being objects.
+    """The records of a JSON list or of JSON Lines; only their type (object) is checked.
 
     Raises:
         InputError: as for `visatb.record_stream.stream_records`.
     """
-    # Records are kept, so the garbage collector would look at ever more of them in vain: half of the time.
+    # Records are kept, so garbage collection would scan ever more of them in vain: half of the time.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -53,7 +53,7 @@ def read_records(path: str | os.PathLike) -> list[Record]:
 def check_records(
     records: Iterable[Record], path: str | os.PathLike, tasks: Collection[str] | None = None, training: bool = True
 ) -> None:
-    """Refuse the first record that cannot be trained on or asked, naming file, record and field.
+    """Refuse the first record that is invalid for training or inference, naming file, record and field.
 
     Args:
         records: records of one file.
@@ -78,16 +78,16 @@ def check_record(
 
 
 def is_refused(kind: str, training: bool) -> bool:
-    """Whether a problem of `record_problems` ends what the records are for, or is merely worth telling."""
+    """Whether a problem of `record_problems` is refused, or only reported."""
     return not (training and kind == DUPLICATE_ID)
 
 
 def record_problems(
     record: Record, where: str, seen: set, tasks: Collection[str] | None = None, training: bool = True
 ) -> Iterator[tuple[str, InputError]]:
-    """What is wrong with one record: (kind, refusal) each, as far as one fault does not hide others.
+    """Problems of one record as (kind, error), as far as one problem does not hide others.
 
-    `is_refused` tells which of them `check_records` raises.
+    `is_refused` decides which of them `check_records` raises.
 
     Args:
         record: the record.
@@ -126,7 +126,7 @@ def image_names(record: Record) -> list[str]:
 
 
 def is_empty(text: str) -> bool:
-    """Whether a turn says nothing. An empty answer is not learned; an image alone is a question."""
+    """Whether a turn is empty. An empty answer is not supervised; a question may consist of an image only."""
     return not text or text.isspace()
 
 
@@ -137,28 +137,28 @@ def spoken_turns(record: Record) -> list[dict[str, Any]]:
 
 
 def is_unanswered(record: Record) -> bool:
-    """Whether all answers of a checked training record are empty, so that nothing is learned of it."""
+    """Whether all answers of a checked training record are empty, so that nothing is supervised."""
     return all(is_empty(turn["value"]) for turn in spoken_turns(record)[1::2])
 
 
 def omitted_file(answer_file: Path) -> Path:
-    """Where the records are listed that an answer file lacks, one `{"position", "id", "image", "reason"}` a line."""
+    """The file that lists the records missing in an answer file: `{"position", "id", "image", "reason"}` per line."""
     return answer_file.with_name(answer_file.stem + ".omitted.jsonl")
 
 
 def refuse_missing_folder(image_folder: str | os.PathLike) -> None:
-    """Refuse an image folder that is not there: else every image in it would count as bad. Raises InputError."""
+    """Refuse a missing image folder: otherwise every image would count as unreadable. Raises InputError."""
     if not os.path.isdir(image_folder):
         raise InputError(f"{os.fspath(image_folder)}: no such folder. Check --image_folder (IMAGE_FOLDER).")
 
 
 def most_bad_images(with_images: int) -> int:
-    """How many records with an unreadable image `skip` accepts: a share of those with images, but at least one."""
+    """Number of records with an unreadable image that `skip` accepts: a share of those with images, at least one."""
     return max(1, int(BAD_IMAGE_SHARE * with_images))
 
 
 def resolve_image(image_folder: str | os.PathLike, name: str, where: str) -> Path:
-    """The path of an image, which must lie inside the image folder, links followed.
+    """The path of an image, which must be inside the image folder after following links.
 
     Args:
         image_folder: the folder that `image` fields are relative to.
@@ -166,7 +166,7 @@ def resolve_image(image_folder: str | os.PathLike, name: str, where: str) -> Pat
         where: file and record, for messages.
 
     Raises:
-        InputError: if the path is absolute, leaves the folder, or is no regular file.
+        InputError: if the path is absolute, leaves the folder, or is not a regular file.
     """
     folder = os.path.realpath(image_folder)
     if os.path.isabs(name) or "\0" in name:
@@ -251,10 +251,10 @@ def _check_image_tokens(record: Record, where: str, training: bool) -> None:
     spoken = {role: [t["value"] for t in record["conversations"] if t["from"] == role] for role in ROLES}
     in_answers = sum(value.count(IMAGE_TOKEN) for value in spoken["gpt"])
     if in_answers:
-        raise InputError(f"{where}: an answer holds {IMAGE_TOKEN}. Images belong to questions: remove it.")
+        raise InputError(f"{where}: an answer contains {IMAGE_TOKEN}. Images belong to questions: remove it.")
     tokens = sum(value.count(IMAGE_TOKEN) for value in spoken["human"])
     if not training and len(names) == 1:
-        return  # a question is asked about its record's one image, however often it says so (LLaVA's habit)
+        return  # a question refers to its record's single image, however often it has the token (as in LLaVA)
     if tokens != len(names):
         raise InputError(
             f"{where}: {tokens} {IMAGE_TOKEN} token(s) for {len(names)} image(s). Write one {IMAGE_TOKEN} per image."

@@ -1,7 +1,7 @@
-"""Rules for the values of a JSON file: what each key may hold, checked when the file is read.
+"""Rules for the values of a JSON file, checked when the file is read.
 
-transformers takes any value of a config.json and fails much later, somewhere else, or computes something else. A `Rule`
-says in words what a value must be; `check` names file and key where it is not.
+transformers accepts any value of a config.json and fails much later or computes something else. A `Rule` describes the
+valid values in words; `check` names file and key of an invalid value.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -10,18 +10,18 @@ from typing import Any
 
 from visatb.errors import InputError, shown
 
-_LARGEST = 1e300  # of a number; NaN is not within it, nor is an int that is no float
+_LARGEST = 1e300  # of a number; excludes NaN and ints beyond the range of float
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be: in words, for messages, and as a test."""
+    """The valid values of a key: in words, for messages, and as a test."""
 
     words: str
     holds: Callable[[Any], bool]
 
     def __or__(self, other: "Rule") -> "Rule":
-        """A value that follows either rule."""
+        """A value that satisfies either rule."""
         return Rule(f"{self.words} or {other.words}", lambda value: self.holds(value) or other.holds(value))
 
 
@@ -58,7 +58,7 @@ def list_of(rule: Rule, length: int | None = None) -> Rule:
 
 
 def object_of(rule: Rule) -> Rule:
-    """An object whose values all follow a rule."""
+    """An object whose values all satisfy a rule."""
     return Rule(
         f"an object whose values are {rule.words}",
         lambda value: isinstance(value, dict) and all(map(rule.holds, value.values())),
@@ -66,19 +66,19 @@ def object_of(rule: Rule) -> Rule:
 
 
 def like_defaults(defaults: Mapping[str, Any]) -> dict[str, Rule]:
-    """Rules of the keys whose default says what they hold: true or false, a number, text, an object."""
+    """Rules derived from default values: true or false, a number, text, an object."""
     kinds = {bool: FLAG, int: NUMBER, float: NUMBER, str: TEXT | NULL, dict: OBJECT | NULL}
     return {key: kinds[type(value)] for key, value in defaults.items() if type(value) in kinds}
 
 
 def check(content: Mapping[str, Any], rules: Mapping[str, Rule], source: Any, nullable: Collection[str] = ()) -> None:
-    """Refuse the first value that does not follow its key's rule. Keys that are absent, or have no rule, are passed.
+    """Refuse the first value that violates its key's rule. Absent keys and keys without a rule are accepted.
 
     Args:
         content: of the file.
         rules: by key.
         source: the file, for messages.
-        nullable: keys that may be null whatever their rule says.
+        nullable: keys that may be null in spite of their rule.
 
     Raises:
         InputError: naming file, key, rule and value.
@@ -90,7 +90,7 @@ def check(content: Mapping[str, Any], rules: Mapping[str, Rule], source: Any, nu
 
 
 def refuse_attributes(content: Mapping[str, Any], owner: type, source: Any, settable: Collection[str] = ()) -> None:
-    """Refuse keys that would replace a method of the class that takes them. Raises InputError naming file and key.
+    """Refuse keys that would overwrite a method of their class. Raises InputError naming file and key.
 
     Args:
         content: of the file.
@@ -100,7 +100,7 @@ def refuse_attributes(content: Mapping[str, Any], owner: type, source: Any, sett
     """
     for key in content:
         if key not in settable and hasattr(owner, key):
-            raise InputError(f"{source}: {shown(key)} is no setting. Delete it, or copy the file again.")
+            raise InputError(f"{source}: {shown(key)} is not a setting. Delete it, or copy the file again.")
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""YAML that is read with care. PyYAML is imported only when a file is read: trainings without a benchmark need none."""
+"""Strict YAML reading. PyYAML is imported only when a file is read: training without a benchmark does not need it."""
 
 import os
 from typing import Any
@@ -8,7 +8,7 @@ from visatb.files import read_text
 
 
 def read_yaml(path: str | os.PathLike) -> Any:
-    """The content of a YAML file; tags that would build Python objects and keys that occur twice are refused.
+    """The content of a YAML file; tags that construct Python objects and duplicate keys are refused.
 
     Raises:
         InputError: naming file, line and key, or that PyYAML is not installed.
@@ -21,7 +21,7 @@ def read_yaml(path: str | os.PathLike) -> Any:
         ) from None
 
     class Loader(yaml.SafeLoader):
-        """PyYAML keeps the last of equal keys. Looked for before `<<` is resolved, which may bring in a key again."""
+        """Refuse duplicate keys, of which PyYAML keeps the last; before `<<` is resolved, which may repeat a key."""
 
         def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
             node = super().compose_mapping_node(anchor)
@@ -40,5 +40,5 @@ def read_yaml(path: str | os.PathLike) -> Any:
         raise
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
         # Other than YAMLError: nested too deeply; text that its tag does not fit (a date of month 13, !!bool maybe).
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: broken YAML: {told}. Mend the file.") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: broken YAML: {reason}. Fix the file.") from None

@@ -1,8 +1,8 @@
-"""Check annotation files before training: what a run will see, and everything that it would refuse.
+"""Checks annotation files before training: reports what a run will see, and everything that it would refuse.
 
 Reports per task the records, supervised tokens and sequence lengths, lists all problems with the first few examples of
-each kind, and ends with exit code 2 if training would refuse the data. `--show ID` prints one record as the model
-learns it.
+each kind, and exits with 2 if training would refuse the data. `--show ID` prints one record as the model is trained on
+it.
 """
 
 import argparse
@@ -54,11 +54,11 @@ _EXAMPLE = """example:
       --tokenizer lmsys/vicuna-7b-v1.5 --benchmark scripts_visatb/benchmarks/academic.yaml
 """
 
-# Faults after which nothing else can be looked at.
+# Faults after which a record is not checked further.
 _UNSOUND = ("id", FOREIGN_KEY, "conversation", "image field", "<image> tokens")
 _UNKNOWN = "(unknown)"
 _SETTINGS = ("tokenizer", "version", "mm_use_im_start_end", "model_max_length", "image_folder", "benchmark")
-_KEYS = 20  # unknown ones that are listed
+_KEYS = 20  # unknown keys that are listed
 _ALL = "all"  # the one task of a training without a benchmark
 _LONE_BOX = re.compile(r"\s*\[[^\[\]]*\]\s*")
 
@@ -68,22 +68,22 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
     parser.add_argument("--data_path", required=True, nargs="+", help="training file(s), .json or .jsonl, each a run")
     parser.add_argument("--against", nargs="+", default=[], help="validation and test files, checked and compared")
-    parser.add_argument("--image_folder", help="what `image` fields are relative to")
-    parser.add_argument("--no_images", action="store_true", help="do not look at image files")
-    parser.add_argument("--decode_images", action="store_true", help="read images whole, not their headers alone")
+    parser.add_argument("--image_folder", help="folder that `image` fields are relative to")
+    parser.add_argument("--no_images", action="store_true", help="skip image files")
+    parser.add_argument("--decode_images", action="store_true", help="decode images completely, not only their headers")
     parser.add_argument("--bad_image", choices=BAD_IMAGE_CHOICES, default="fail", help="as in training")
-    parser.add_argument("--tokenizer", help="folder or Hub name, of the base model; without one no token is counted")
+    parser.add_argument("--tokenizer", help="folder or Hub name of the base model; without it no tokens are counted")
     parser.add_argument("--benchmark", help="benchmark YAML: the tasks")
     parser.add_argument("--version", default="v1", help="conversation template")
     parser.add_argument("--model_max_length", type=int, default=2048, help="longest sequence, image patches included")
     parser.add_argument("--patches_per_image", type=int, default=576, help="positions that an image takes")
-    parser.add_argument("--vision_tower", help="folder or Hub name, whose config says the patches instead")
+    parser.add_argument("--vision_tower", help="folder or Hub name whose config gives the number of patches instead")
     parser.add_argument("--mm_use_im_start_end", action="store_true", help="<im_start>, <im_end> around images")
     parser.add_argument("--global_batch", type=int, default=128, help="samples of a step: all devices, accumulated")
     parser.add_argument("--num_train_epochs", type=float, default=1.0, help="epochs")
-    parser.add_argument("--workers", type=int, help="processes; as many as there are cores, up to 8, by default")
+    parser.add_argument("--workers", type=int, help="processes; default: the number of cores, at most 8")
     parser.add_argument(
-        "--show", metavar="ID", help="print this record (its id, or position if it has none) as it is learned"
+        "--show", metavar="ID", help="print this record (its id, or position if it has none) as it is trained on"
     )
     parser.add_argument("--output", help="write the report as JSON too")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -94,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Raises:
-        InputError: flags that cannot be, files that are no annotation files, or, after the report, data that training
-            would refuse.
+        InputError: invalid flags, files that are not annotation files, or, after the report, data that training would
+            refuse.
     """
     args = build_parser().parse_args(argv)
     _check_flags(args)
@@ -119,7 +119,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     given = [os.path.realpath(path) for path in (*args.data_path, *args.against)]
     twice = next((path for n, path in enumerate(given) if path in given[:n]), None)
     if twice is not None:
-        raise InputError(f"{twice}: is given twice. Name every file once.")
+        raise InputError(f"{twice}: is given twice. Pass every file once.")
     if args.image_folder is not None and not args.no_images:
         refuse_missing_folder(args.image_folder)
     for flag in ("model_max_length", "patches_per_image", "global_batch", "workers"):
@@ -129,7 +129,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     if not 0 < args.num_train_epochs < math.inf:
         raise InputError(f"--num_train_epochs must be above 0, got {args.num_train_epochs}. Raise it.")
     if args.show is not None and args.tokenizer is None:
-        raise InputError("--show needs --tokenizer: what it marks are the tokens that are learned. Set it.")
+        raise InputError("--show needs --tokenizer to mark the supervised tokens. Set it.")
 
 
 def _reading(args: argparse.Namespace) -> Reading:
@@ -155,14 +155,14 @@ def _reading(args: argparse.Namespace) -> Reading:
 
 
 def _positions_of(model: str) -> int | None:
-    """The positions of the model whose tokenizer is read; None if its configuration is not beside it."""
+    """The context length of the tokenizer's model; None without a config.json beside it."""
     file = companion(model, "config.json")
     config = None if file is None else read_json(file)
     return model_positions(config) if isinstance(config, dict) else None
 
 
 class DataCheck:
-    """One check of training files and of the files that their models will be evaluated with.
+    """A check of training files and of the evaluation files of their models.
 
     Errors are what `llava.train` or the evaluation of a benchmark would refuse; everything else is a warning.
 
@@ -182,7 +182,7 @@ class DataCheck:
         self._warnings = Problems()
 
     def report(self) -> dict[str, Any]:
-        """Go through all files.
+        """Check all files.
 
         Returns:
             JSON values: settings, files (numbers of each), errors, warnings.
@@ -235,7 +235,7 @@ class DataCheck:
         return file
 
     def _check_records(self, path: str, records: list[Record], training: bool) -> list[int]:
-        """The rules of single records; returns the positions of those to look at further."""
+        """Check the rules of single records; returns the positions of those to check further."""
         names = None if self._metrics is None else list(self._metrics)
         seen: set = set()
         usable = []
@@ -266,7 +266,7 @@ class DataCheck:
             self._warnings.add(path, "further unknown keys", f"{path}: too many to list", len(unknown) - _KEYS)
 
     def _check_boxes(self, record: Record, where: str, path: str, training: bool) -> None:
-        """Answers that are boxes, and what the truths of grounding tasks hold."""
+        """Check answers that are boxes, and the ground truths of grounding tasks."""
         task = self._task(record)
         grounding = (self._metrics or {}).get(task) == "iou"
         truth = grounding and not training
@@ -275,11 +275,11 @@ class DataCheck:
             fault = _box_fault(turn["value"], grounding, truth) if turn["from"] == "gpt" else None
             if fault is not None:
                 rule = "must be a box [x1, y1, x2, y2] in [0, 1] with x1 < x2 and y1 < y2"
-                message = f"{where}: conversations[{n}].value {rule}, got {str(turn['value'])[:80]!r}. Mend the record."
+                message = f"{where}: conversations[{n}].value {rule}, got {str(turn['value'])[:80]!r}. Fix the record."
                 (self._errors if truth else self._warnings).add(path, f"box {fault} (task {task})", message)
 
     def _image_problems(self, path: str, records: list[Record], samples: Samples, training: bool) -> Problems:
-        """What training refuses of what the processes found; `--bad_image skip` bears some images."""
+        """Turn findings of the processes into errors; `--bad_image skip` tolerates some images."""
         if not training or self._args.bad_image == "fail" or not samples.bad_images:
             return samples.problems
         refused = Problems()
@@ -288,7 +288,7 @@ class DataCheck:
         with_images = sum(1 for record in records if image_names(record))
         if samples.bad_images > most_bad_images(with_images):
             message = f"{path}: {samples.bad_images} of {with_images} records have unreadable images, more than "
-            refused.add(path, "too many bad images", f"{message}{BAD_IMAGE_SHARE:.0%}. Mend them.")
+            refused.add(path, "too many bad images", f"{message}{BAD_IMAGE_SHARE:.0%}. Fix them.")
         return refused
 
     def _warn_of_turns(self, path: str, records: list[Record], usable: list[int]) -> None:
@@ -297,19 +297,19 @@ class DataCheck:
         if message is not None:
             self._warnings.add(path, "empty turns", message)
         for n in filter(lambda n: is_unanswered(records[n]), usable):
-            told = "every answer is empty: nothing is learned of it"
-            self._warnings.add(path, "empty answers only", f"{path}: {name_of(records[n], n)}: {told}")
+            rule = "every answer is empty: no token is supervised"
+            self._warnings.add(path, "empty answers only", f"{path}: {name_of(records[n], n)}: {rule}")
 
     def _warn_of_cuts(self, path: str, records: list[Record], samples: Samples) -> None:
         answered = np.array([not is_unanswered(records[n]) for n in samples.index.tolist()], bool)
         cut_off = (samples.supervised == 0) & answered
         for kind, flags in (("truncated", samples.truncated), ("nothing supervised", cut_off)):
             for n, length in zip(samples.index[flags].tolist(), samples.length[flags].tolist(), strict=True):
-                told = f"{length} positions, --model_max_length {self._args.model_max_length}"
-                self._warnings.add(path, kind, f"{path}: {name_of(records[n], n)}: {told}")
+                rule = f"{length} positions, --model_max_length {self._args.model_max_length}"
+                self._warnings.add(path, kind, f"{path}: {name_of(records[n], n)}: {rule}")
 
     def _warn_of_positions(self, path: str, records: list[Record], samples: Samples) -> None:
-        """Samples that are longer than the model whose tokenizer is given."""
+        """Warn of samples longer than the context of the tokenizer's model."""
         available = self._reading.model_positions
         lengths = np.minimum(samples.length, self._reading.max_length)
         if available is None or not (lengths > available).any():
@@ -342,7 +342,7 @@ class DataCheck:
                     self._errors.add(path, "too few supervised", message)
 
     def _run(self, total: dict[str, Any]) -> dict[str, Any]:
-        """What a training on the file sees."""
+        """Numbers of a training run on the file."""
         epochs, batch = self._args.num_train_epochs, self._args.global_batch
         tokens = total.get("supervised_tokens", {}).get("sum")
         return {
@@ -369,7 +369,7 @@ class DataCheck:
 
 
 def _box_fault(value: str | list[str], grounding: bool, truth: bool) -> str | None:
-    """What is wrong with the box in an answer; nothing if it is no box, unless as a grounding task's truth."""
+    """Problems of the box in an answer; none if it is not a box, except for a grounding task's truth."""
     is_box = isinstance(value, str) and (grounding or _LONE_BOX.fullmatch(value))
     box = read_box(value) if is_box else None
     if box is None:

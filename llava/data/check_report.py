@@ -75,7 +75,7 @@ def report_text(report: dict[str, Any]) -> str:
             run = file["run"]
             steps = f"{run['epochs']:g} epoch(s) in batches of {run['global_batch']}: {run['steps']:,} steps"
             tokens = run["supervised_tokens"]
-            known = "no token is counted without --tokenizer" if tokens is None else f"{tokens:,} supervised tokens"
+            known = "tokens are not counted without --tokenizer" if tokens is None else f"{tokens:,} supervised tokens"
             lines += [f"{steps}; {known}", ""]
     for severity, meaning in (("errors", "refused by training or evaluation"), ("warnings", "accepted")):
         if report[severity]:

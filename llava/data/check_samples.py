@@ -1,4 +1,4 @@
-"""What the samples of an annotation file come to: tokens, positions, images. Read by several processes."""
+"""Tokens, positions and images of the samples of an annotation file, read by several processes."""
 
 import os
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from llava.data.preprocess import SegmentEncoder
 from visatb.errors import InputError
 from visatb.records import Record, image_names, name_of
 
-EXAMPLES = 3  # of each kind of problem that are told
-IMAGE_FILE = "image file"  # the kind of problem that --bad_image skip bears
-_CHUNK = 500  # records that a process takes at a time
+EXAMPLES = 3  # of each kind of problem that are reported
+IMAGE_FILE = "image file"  # the kind of problem that --bad_image skip tolerates
+_CHUNK = 500  # records per work item of a process
 
 
 class Problems:
@@ -50,16 +50,16 @@ class Problems:
 
 @dataclass(frozen=True)
 class Reading:
-    """How samples are read: what the flags of training say.
+    """How samples are read, as set by the training flags.
 
     Attributes:
         tokenizer: None counts no tokens.
         conversation, mm_use_im_start_end: as for `llava.data.preprocess.preprocess`.
         max_length: model_max_length.
         patches_per_image: positions that an image takes in the model.
-        image_folder: None looks at no image.
-        decode_images: read images whole, not their headers alone.
-        model_positions: those that the model was made for; None: not known.
+        image_folder: None skips images.
+        decode_images: decode images completely instead of reading headers only.
+        model_positions: context length of the model; None: unknown.
     """
 
     tokenizer: PreTrainedTokenizer | None
@@ -79,8 +79,8 @@ class Samples:
     Attributes:
         index: int64 [n], the records that have been tokenised: positions in the file.
         length: int64 [n], model positions before anything is cut.
-        supervised: int64 [n], tokens that are learned after the cut.
-        truncated: bool [n], whether something is cut.
+        supervised: int64 [n], supervised tokens after truncation.
+        truncated: bool [n], whether the sample is truncated.
         bad_images: records whose images are not there or cannot be read.
         problems: what training would refuse.
     """
@@ -96,7 +96,7 @@ class Samples:
 def read_samples(
     records: Sequence[Record], usable: Sequence[int], source: str, reading: Reading, workers: int, quiet: bool = False
 ) -> Samples:
-    """The samples of the usable records, the same whatever the number of processes.
+    """The samples of the usable records, independent of the number of processes.
 
     Args:
         records: of one file.
@@ -107,7 +107,7 @@ def read_samples(
         quiet: no progress bar; there is none outside a terminal either.
     """
     chunks = _Chunks(records, usable, source, reading)
-    # Processes are not worth their start for a few records.
+    # For a few records, starting processes takes longer than the work.
     several = workers if workers > 1 and len(chunks) > 2 else 0
     loader = DataLoader(chunks, batch_size=None, collate_fn=_as_it_is, num_workers=several)
     parts = [Samples()]
@@ -126,7 +126,7 @@ def read_samples(
 
 
 class _Chunks(Dataset):
-    """The records in portions; reading one gives its Samples."""
+    """The records in chunks; reading one gives its Samples."""
 
     def __init__(self, records: Sequence[Record], usable: Sequence[int], source: str, reading: Reading):
         self._records = records
@@ -140,7 +140,7 @@ class _Chunks(Dataset):
         return -(-len(self._usable) // _CHUNK)
 
     def members(self, chunk: int) -> Sequence[int]:
-        """Positions of the records of a portion."""
+        """Positions of the records of a chunk."""
         return self._usable[chunk * _CHUNK : (chunk + 1) * _CHUNK]
 
     def __getitem__(self, chunk: int) -> Samples:
@@ -163,7 +163,7 @@ class _Chunks(Dataset):
         return Samples(index, length, supervised, truncated.astype(bool), bad_images, problems)
 
     def _measures(self, record: Record, where: str) -> tuple[int, int, bool]:
-        """Positions, supervised tokens that are kept, and whether something is cut."""
+        """Positions, remaining supervised tokens, and whether the sample is truncated."""
         reading = self._reading
         sample = encode_record(
             record, reading.tokenizer, reading.conversation, reading.mm_use_im_start_end, where, self._encoder

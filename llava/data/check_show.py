@@ -1,4 +1,4 @@
-"""One training record as the model learns it: the rendered conversation with its supervised parts marked."""
+"""One training record as the model is trained on it: the rendered conversation with its supervised parts marked."""
 
 import re
 from collections.abc import Sequence
@@ -37,13 +37,13 @@ def find_record(paths: Sequence[str], identifier: str) -> tuple[Record, str]:
 
 
 def show_record(record: Record, where: str, reading: Reading, coloured: bool = False) -> str:
-    """The record as text: what comes between the marks is learned, what comes after the cut is not read.
+    """The record as text: text between the marks is supervised, text after the cut is truncated.
 
-    It is put together from token ids and labels, so it shows what training gets. Characters that a terminal would act
-    on are escaped.
+    It is reconstructed from token ids and labels, so it shows the training input. Terminal control characters are
+    escaped.
 
     Args:
-        record: a sound training record.
+        record: a valid training record.
         where: file and record.
         reading: with a tokenizer.
         coloured: mark with colour as well.
@@ -58,7 +58,7 @@ def show_record(record: Record, where: str, reading: Reading, coloured: bool = F
     shown = [f"{where}, task {record.get('task')!r}\n"]
     for (cut, learned), members in groupby(range(len(pieces)), key=lambda n: (n >= kept, bool(is_learned[n]))):
         text = _visible(b"".join(pieces[n] for n in members).decode("utf-8", errors="replace"))
-        shown.append(f"\n--- cut at --model_max_length {reading.max_length}: what follows is not read ---\n" * cut)
+        shown.append(f"\n--- cut at --model_max_length {reading.max_length}: the rest is truncated ---\n" * cut)
         shown.append(f"{start}{text}{end}" if learned else text)
     length = positions(input_ids, reading.patches_per_image)
     shown.append(f"\n\n{len(input_ids)} tokens in {length} positions; {int(is_learned.sum())} supervised tokens")

@@ -1,4 +1,4 @@
-"""What the start of a training refuses or reports of its samples, for all tasks, before the first step."""
+"""Checks of the samples of all tasks at the start of training, before the first step."""
 
 import sys
 import warnings
@@ -12,13 +12,13 @@ from llava.data.dataset import UNSUPERVISED_SHARE, SupervisedDataset, surveyed
 from visatb.errors import InputError
 from visatb.records import Record, image_names, is_empty, name_of, spoken_turns
 
-_LONGEST = 32  # records, by characters, that are looked at beside the evenly spread ones
+_LONGEST = 32  # longest records by characters, which are checked beside the evenly spread ones
 
 
 def look_at_samples(
     dataset: SupervisedDataset, tasks: Sequence[str], max_length: int, patches: int, config: Any, is_first: bool
 ) -> None:
-    """Refuse data of which too much teaches nothing; report what is cut, empty, or longer than the model.
+    """Refuse data with too many unsupervised samples; report truncated, empty and too long samples.
 
     Args:
         dataset: the training set.
@@ -43,7 +43,7 @@ def look_at_samples(
 
 
 def weight_without_effect(dataset: SupervisedDataset, tasks: Sequence[str]) -> str | None:
-    """Which task is alone in its steps when they are grouped by modality; None if none is."""
+    """The task that has steps of its own when steps are grouped by modality; None if there is none."""
     found: dict[bool, set[str]] = {}
     for record in dataset.records:
         found.setdefault(bool(image_names(record)), set()).add(record["task"])
@@ -52,13 +52,13 @@ def weight_without_effect(dataset: SupervisedDataset, tasks: Sequence[str]) -> s
             kind = "with images" if has_images else "without images"
             return (
                 f"--group_by_modality_length True gives records {kind} steps of their own. All are of task "
-                f"{of_kind.pop()}, whose weight cancels out there. Set it to False if the weight shall count."
+                f"{of_kind.pop()}, whose weight cancels out there. Set it to False for the weight to have an effect."
             )
     return None
 
 
 def refuse_unsupervised(dataset: SupervisedDataset, tasks: Sequence[str], max_length: int, patches: int) -> None:
-    """Refuse data of which, in an evenly spread sample, too much would be empty or cut to nothing that is learned."""
+    """Refuse data if too much of an evenly spread sample is empty or has no supervised token after truncation."""
     source = dataset.source
     for task_id, counts in sorted(dataset.survey(max_length, patches).items()):
         of_task = f"of the sampled records of task {tasks[task_id]}"
@@ -79,7 +79,7 @@ def refuse_unsupervised(dataset: SupervisedDataset, tasks: Sequence[str], max_le
 
 
 def empty_turns(records: Iterable[tuple[int, Record]], source: str) -> str | None:
-    """How many records have empty turns, and the first of them; None if there is none.
+    """A message with the number of records with empty turns and the first of them; None if there are none.
 
     Args:
         records: position and record, checked.
@@ -99,7 +99,7 @@ def empty_turns(records: Iterable[tuple[int, Record]], source: str) -> str | Non
 
 
 def model_positions(config: Mapping[str, Any]) -> int | None:
-    """The positions that a language model was made for, scaled rotary embeddings included; None if it does not say.
+    """The context length of a language model, including scaled rotary embeddings; None if unknown.
 
     Args:
         config: keys of its config.json.
@@ -120,8 +120,8 @@ def beyond_positions(longest: str, length: int, available: int) -> str:
         available: the model's positions.
     """
     return (
-        f"{longest}: the longest sample takes {length:,} positions, the model was made for {available:,} "
-        f"(max_position_embeddings) and does not know those beyond. Set --model_max_length {available}."
+        f"{longest}: the longest sample takes {length:,} positions, the model supports {available:,} "
+        f"(max_position_embeddings). Set --model_max_length {available}."
     )
 
 

@@ -1,6 +1,6 @@
-"""Image files to pixel tensors: careful opening, one conversion to RGB, LLaVA's preprocessing.
+"""Image files to pixel tensors: validation, conversion to RGB, LLaVA's preprocessing.
 
-Shapes: H, W height and width of what the vision tower takes.
+Shapes: H, W height and width of the vision tower's input.
 """
 
 import base64
@@ -48,12 +48,11 @@ def load_image(path: str | os.PathLike, where: str | None = None, max_pixels: in
         max_pixels: limit for the longer side squared.
 
     Raises:
-        InputError: if the file is missing, is no regular file, has another format than FORMATS, is too large or is
-            damaged.
+        InputError: if the file is missing, not a regular file, not one of FORMATS, too large or damaged.
     """
     where = f"{where}: image {os.fspath(path)}" if where else f"image {os.fspath(path)}"
     try:
-        # A pipe would block at open and a device has no end.
+        # Opening a pipe would block, and a device has no end.
         regular = stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:
         raise InputError(f"{where}: {error.strerror}. Check the path.") from None
@@ -83,14 +82,14 @@ def load_image_from_base64(image: str | bytes) -> Image.Image:
 
 
 def check_image_files(records: Sequence[Record], image_folder: str | os.PathLike, source: str) -> None:
-    """Refuse the first record with an image that is not there or whose header is not one of FORMATS or too large.
+    """Refuse the first record with an image that is missing, not one of FORMATS by its header, or too large.
 
-    Headers take a fraction of a millisecond each, so this is done before a model loads; damage further inside a file
-    shows when it is read.
+    Reading a header takes a fraction of a millisecond, so this is done before a model loads; damage further inside a
+    file is found when it is decoded.
 
     Args:
         records: checked records.
-        image_folder: what `image` fields are relative to.
+        image_folder: folder that `image` fields are relative to.
         source: annotation file, for messages.
     """
     named = [(n, name) for n, record in enumerate(records) for name in image_names(record)]
@@ -103,13 +102,13 @@ def check_image_files(records: Sequence[Record], image_folder: str | os.PathLike
 
 
 def check_image_file(image_folder: str | os.PathLike, name: str, where: str, decode: bool = False) -> None:
-    """Refuse an image that is not there or whose header is not one of FORMATS or too large.
+    """Refuse an image that is missing, not one of FORMATS by its header, or too large.
 
     Args:
-        image_folder: what `name` is relative to.
+        image_folder: folder that `name` is relative to.
         name: the `image` field.
         where: file and record, for messages.
-        decode: read the whole image, to find damage further inside as well.
+        decode: decode the whole image, to find damage further inside as well.
 
     Raises:
         InputError: naming file, record and path.
@@ -123,7 +122,7 @@ def check_image_file(image_folder: str | os.PathLike, name: str, where: str, dec
 
 
 def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int] | int) -> Image.Image:
-    """The image in the middle of a square of that colour, its longer side as long as the square's."""
+    """The image centred on a square of that colour; the side of the square is the image's longer side."""
     width, height = pil_img.size
     if width == height:
         return pil_img
@@ -145,7 +144,7 @@ def process_images(
             else leaves it to the processor, which resizes the shorter side and crops the centre.
 
     Returns:
-        float32 [n, 3, H, W]; a list of [3, H, W] if the processor does not make them of one size.
+        float32 [n, 3, H, W]; a list of [3, H, W] if their sizes differ.
     """
     pad = getattr(model_cfg, "image_aspect_ratio", None) == "pad"
     pixels = [process_image(image, image_processor, pad) for image in images]
@@ -189,7 +188,7 @@ def _read(stream: BinaryIO, where: str, max_pixels: int, use: Callable[[Image.Im
                 return use(image)
     except InputError:
         raise
-    # Pillow's decoders raise almost anything on damaged files; whatever it is, the file cannot be read.
+    # Pillow's decoders raise many error types on damaged files; in all cases the file cannot be read.
     except Exception as error:
         reason = "not a " + ", ".join(FORMATS) + " file" if isinstance(error, Image.UnidentifiedImageError) else error
         raise InputError(f"{where}: cannot be read: {reason}. Replace the file.") from None
@@ -208,7 +207,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception as error:
-        # The pixels are sound; only the description of the camera is not.
+        # The pixels are valid; only the EXIF data is not.
         warnings.warn(f"EXIF data not readable ({error}): taken as upright", stacklevel=2)
         return 1
 

@@ -1,4 +1,4 @@
-"""What a tokenizer's tokens are, asked of it once each: asking takes longer than tokenising."""
+"""Cached properties of a tokenizer's tokens: looking them up takes longer than tokenising."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -34,11 +34,11 @@ class _TokenSizes(dict):
 
 
 class Boundaries:
-    """Reads off the tokens of a whole text how many tokens its beginning has on its own.
+    """Finds the number of tokens of a text's prefix from the tokens of the whole text.
 
-    BPE merges the best pair first, the leftmost of equals. If no merge has crossed a place in the whole text, those
-    before it were made in the same order, and with the same result, as they would be without what follows. This holds
-    where the text reaches the merging unchanged, so for LLaMA's tokenizers, which normalise nothing.
+    BPE merges the best pair first, the leftmost of equals. If no merge crosses a position in the whole text, the merges
+    before it happen in the same order and with the same result as for the prefix alone. This holds if the text is not
+    normalised before merging, as in LLaMA's tokenizers.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizer):
@@ -46,7 +46,7 @@ class Boundaries:
         self._size_of_token = _TokenSizes(tokenizer)
 
     def tokens_before(self, tokens: Sequence[str], rest: str) -> int | None:
-        """The number of tokens before the last part of a text; None if a token crosses the boundary or none is sure.
+        """The number of tokens before the last part of a text; None if a token crosses the boundary or it is ambiguous.
 
         Args:
             tokens: of the whole text.
@@ -58,12 +58,12 @@ class Boundaries:
         while left > 0 and n > 0:
             n -= 1
             left -= size_of_token[tokens[n]]
-        # The first token may be the space that opens a text, or lack it.
+        # The first token may be the leading space of a text, or lack it.
         return n if left == 0 and n > 1 else None
 
     @cached_property
     def _are_readable(self) -> bool:
-        """Whether the tokenizer is BPE, changes no text and undoes no merge."""
+        """Whether the tokenizer is BPE without normalisation and without splitting of merged pieces."""
         if not isinstance(self._tokenizer, LlamaTokenizer):
             return False
         from sentencepiece.sentencepiece_model_pb2 import ModelProto

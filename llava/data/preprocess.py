@@ -1,4 +1,4 @@
-"""A conversation to token ids and labels: the one place where they are made, for training and for inference.
+"""Converts conversations to token ids and labels, for training and for inference.
 
 Shapes: T tokens of one sample.
 """
@@ -50,19 +50,19 @@ def preprocess(
     image_count: int | None = None,
     encoder: "SegmentEncoder | None" = None,
 ) -> dict[str, torch.Tensor]:
-    """Token ids and labels of one conversation, of its full length (the collator cuts).
+    """Token ids and labels of one conversation, at full length (the collator truncates).
 
-    A conversation that opens with a gpt turn loses that turn, as in LLaVA. Answers with their end token are
-    supervised, everything else is not, nor are empty answers.
+    A leading gpt turn is dropped, as in LLaVA. Answers with their end token are supervised; everything else and empty
+    answers are not.
 
     Args:
         turns: the `conversations` of a record: {"from": "human" or "gpt", "value": text}, taking turns.
         tokenizer: a slow tokenizer.
         conversation: the template; its own example messages are not used.
         mm_use_im_start_end: put `<im_start>`, `<im_end>` around images; the tokenizer must know them.
-        image_count: images of the record. 0: `<image>` in the text is ordinary characters. None: not known, and as in
-            LLaVA several `<image>` of one turn become one.
-        encoder: made of that tokenizer once, where there are many conversations; None: made here.
+        image_count: number of images of the record. 0: `<image>` in the text is plain characters. None: unknown; as in
+            LLaVA, several `<image>` of one turn become one.
+        encoder: created once from that tokenizer for many conversations; None: created here.
 
     Returns:
         input_ids: int64 [T], -200 where an image goes; labels: int64 [T], -100 where not supervised.
@@ -87,7 +87,7 @@ def preprocess_question(
     mm_use_im_start_end: bool = False,
     image_count: int | None = None,
 ) -> torch.Tensor:
-    """The prompt for one question, token for token what `preprocess` puts before its answer.
+    """The prompt for one question, identical to the tokens that `preprocess` puts before its answer.
 
     Args:
         question: the `value` of a human turn.
@@ -104,13 +104,13 @@ def preprocess_question(
 
 
 def place_images(text: str, conversation: Conversation, mm_use_im_start_end: bool, several: bool = False) -> str:
-    """A turn with its `<image>` moved to the front, followed by a newline, and tagged as the template wants it.
+    """A turn with its `<image>` moved to the front, followed by a newline, and tagged as the template requires.
 
     Args:
-        text: the turn; without `<image>` it comes back as it is.
+        text: the turn; without `<image>` it is returned unchanged.
         conversation: a template whose version has "mmtag" puts `<Image>...</Image>` around.
         mm_use_im_start_end: put `<im_start>`, `<im_end>` around.
-        several: keep more than one `<image>` where they stand, for their places carry meaning.
+        several: keep more than one `<image>` in place, because their positions are meaningful.
     """
     if DEFAULT_IMAGE_TOKEN not in text:
         return text
@@ -126,9 +126,9 @@ def place_images(text: str, conversation: Conversation, mm_use_im_start_end: boo
 
 
 def check_trainable(conversation: Conversation, tokenizer: PreTrainedTokenizer, projector_only: bool = False) -> None:
-    """Refuse a template whose turns this tokenizer cannot mark, warn of one that teaches a model no end.
+    """Refuse a template whose turns this tokenizer cannot mark; warn of one that does not train the end token.
 
-    Templates with `###` are fine with any tokenizer: their end is ordinary text, and generation stops at it.
+    Templates with `###` work with any tokenizer: their end is plain text, and generation stops at it.
 
     Args:
         conversation: the template.
@@ -137,7 +137,7 @@ def check_trainable(conversation: Conversation, tokenizer: PreTrainedTokenizer, 
 
     Raises:
         InputError: a tokenizer without a SentencePiece model, or one in which the template's end of an answer, begin
-            of a round or mark of a turn is no token, or the end is not the tokenizer's own.
+            of a round or mark of a turn is not a token, or the end is not the tokenizer's own.
     """
     if tokenizer.is_fast:
         raise InputError("the tokenizer has no tokenizer.model (SentencePiece). Choose a Llama or Vicuna base model.")
@@ -150,7 +150,7 @@ def check_trainable(conversation: Conversation, tokenizer: PreTrainedTokenizer, 
     remedy = "Choose a --version that suits the base model; Vicuna and LLaVA-1.5 use v1."
     for mark in marks:
         if mark not in tokenizer.unique_no_split_tokens:
-            raise InputError(f"the template marks turns with {mark!r}, which is no token of this tokenizer. {remedy}")
+            raise InputError(f"the template marks turns with {mark!r}, not a token of this tokenizer. {remedy}")
     if style in (SeparatorStyle.TWO, SeparatorStyle.LLAMA_2) and conversation.sep2 != tokenizer.eos_token:
         end = tokenizer.eos_token
         raise InputError(f"the template ends answers with {conversation.sep2!r}, the tokenizer with {end!r}. {remedy}")
@@ -200,7 +200,7 @@ class SegmentEncoder:
     many conversations several times as fast as the first.
 
     Args:
-        tokenizer: a slow tokenizer (transformers 4.31.0's fast ones cannot be told to ignore special strings). Tokens
+        tokenizer: a slow tokenizer (transformers 4.31.0's fast ones cannot ignore special strings). Tokens
             must not be added to it afterwards.
     """
 
@@ -300,7 +300,7 @@ def _texts_in_turn(turns: Sequence[Mapping[str, str]], conversation: Conversatio
     if conversation.sep_style == SeparatorStyle.PLAIN:
         # LLaVA's stage 1 takes the pair as it comes, whatever the roles are called.
         if len(turns) != 2 or DEFAULT_IMAGE_TOKEN not in turns[0]["value"]:
-            raise ValueError("a plain conversation must be one turn with <image> and its caption. Mend the record.")
+            raise ValueError("a plain conversation must be one turn with <image> and its caption. Fix the record.")
         return [turn["value"] for turn in turns]
     if not turns:
         raise ValueError("conversations must hold at least one turn, got none. Add the conversation.")

@@ -1,4 +1,4 @@
-"""LoRA folders: `adapter_config.json`, the adapter's tensors, and `non_lora_trainables.bin` with what else was trained.
+"""LoRA folders: `adapter_config.json`, the adapter's tensors, and `non_lora_trainables.bin` with other trained weights.
 
 The names are PEFT's and LLaVA's: `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` in the adapter,
 `base_model.model.model.mm_projector.0.weight` beside it.
@@ -20,11 +20,11 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 NON_LORA_FILE = "non_lora_trainables.bin"
 
-LEFT_ALONE = ("vision_tower", "mm_projector", "lm_head")  # where LLaVA puts no adapter, and quantises nothing
+LEFT_ALONE = ("vision_tower", "mm_projector", "lm_head")  # modules that LLaVA neither adapts nor quantises
 
 
 def is_adapter(model_path: str, model_name: str) -> bool:
-    """Whether a folder holds an adapter; of a Hub name, whether it says so."""
+    """Whether a folder or Hub repository contains an adapter."""
     folder = Path(model_path)
     if folder.is_dir():
         return (folder / ADAPTER_CONFIG).is_file()
@@ -32,20 +32,20 @@ def is_adapter(model_path: str, model_name: str) -> bool:
 
 
 def read_others(model_path: str) -> dict[str, torch.Tensor]:
-    """What was trained beside the adapter (projector, embeddings), by the model's own names; {} if nothing was."""
+    """Weights trained beside the adapter (projector, embeddings), by the model's names; {} if there are none."""
     file = companion(model_path, NON_LORA_FILE)
     return {} if file is None else {unwrapped(key): value for key, value in read_tensors(file).items()}
 
 
 def fill_adapter(wrapped: Any, model_path: str) -> None:
-    """Put the tensors of an adapter folder into a PeftModel made from its configuration.
+    """Load the tensors of an adapter folder into a PeftModel created from its configuration.
 
     Args:
         wrapped: a PeftModel whose adapter is named "default".
         model_path: folder or Hub name.
 
     Raises:
-        InputError: no tensors, or others than the model has places for.
+        InputError: no tensors, or tensors that do not fit the model.
     """
     from peft import set_peft_model_state_dict
 
@@ -60,7 +60,7 @@ def fill_adapter(wrapped: Any, model_path: str) -> None:
         raise InputError(f"{file}: does not fit the model: {reason}. Check --model-base.") from None
     expected = sum("lora_" in name for name, _ in wrapped.named_parameters())
     if unexpected or expected != sum("lora_" in name for name in deltas):
-        raise InputError(f"{file}: holds {len(deltas)} tensors, the model needs {expected}. Check --model-base.")
+        raise InputError(f"{file}: has {len(deltas)} tensors, the model needs {expected}. Check --model-base.")
 
 
 def unwrapped(key: str) -> str:
@@ -70,7 +70,7 @@ def unwrapped(key: str) -> str:
 
 
 def linear_names(model: torch.nn.Module) -> list[str]:
-    """What LLaVA adapts, by the last part of its name: every linear layer of the language model but lm_head."""
+    """Last name parts of the modules that LLaVA adapts: every linear layer of the language model but lm_head."""
     linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
     return sorted({name.rpartition(".")[2] for name in linear if _takes_adapter(name)})
 
@@ -80,7 +80,7 @@ def wrap(model: torch.nn.Module, config: Any, **options: Any) -> Any:
 
     Target names such as `q_proj` would match the layers of a loaded vision tower as well.
 
-    It is PEFT's base class: the one for causal language models keeps `task_ids` for itself.
+    It is PEFT's base class: the one for causal language models consumes `task_ids`.
 
     Args:
         model: a LLaVA or Llama model.

@@ -1,7 +1,7 @@
-"""Reading a LoRA folder's adapter_config.json, of any release of PEFT, without what could reach beyond the adapter.
+"""Reads a LoRA folder's adapter_config.json, of any release of PEFT, restricted to plain LoRA.
 
-PEFT's own reader takes whatever the file says: a setting of a later release ends it, and `megatron_core` names a module
-to import. Here only what shapes plain LoRA layers is handed on; anything else that is switched on is refused.
+PEFT's own reader accepts anything: a setting of a later release makes it fail, and `megatron_core` names a module to
+import. Here only the settings of plain LoRA layers are passed on; any other setting that is enabled is refused.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _TAKEN = {
     "use_dora": FLAG,
     "fan_in_fan_out": FLAG,
 }
-# Where the adapter comes from, how it was trained, what else its file holds: nothing that changes what it computes.
+# Origin, training and other settings that do not affect the adapter's output.
 _SAYS_NOTHING = {
     "alora_invocation_tokens",
     "auto_mapping",
@@ -44,12 +44,12 @@ _SAYS_NOTHING = {
     "revision",
     "task_type",
 }
-# How the matrices began; some change the base model as well.
+# Initialisation of the matrices; some methods change the base model as well.
 _PLAIN_BEGINNINGS = (True, False, "gaussian")
 
 
 def base_named(model_path: str) -> str | None:
-    """The model that an adapter says it was trained on; None if it does not say so."""
+    """The base model recorded in an adapter; None if there is none."""
     named = _content(model_path).get("base_model_name_or_path")
     return named if isinstance(named, str) and named else None
 
@@ -81,7 +81,7 @@ def read_adapter_config(model_path: str) -> Any:
     for key in content.keys() - _TAKEN.keys() - _SAYS_NOTHING - {"init_lora_weights"}:
         if content[key] and content[key] != usual.get(key):
             raise InputError(
-                f"{where}: {key} is {shown(content[key])}, which is not known here. Merge it with its own PEFT."
+                f"{where}: {key} is {shown(content[key])}, which is not supported. Merge it with its own PEFT version."
             )
     return LoraConfig(task_type="CAUSAL_LM", **taken)
 
@@ -89,7 +89,7 @@ def read_adapter_config(model_path: str) -> Any:
 def _content(model_path: str) -> dict[str, Any]:
     file = companion(model_path, ADAPTER_CONFIG)
     if file is None:
-        raise InputError(f"{model_path}: holds no {ADAPTER_CONFIG}, so it is no adapter. Check the path.")
+        raise InputError(f"{model_path}: no {ADAPTER_CONFIG} found: not an adapter folder. Check the path.")
     content = read_json(file)
     if not isinstance(content, dict):
         raise InputError(f"{file}: must be a JSON object. Copy the adapter again.")

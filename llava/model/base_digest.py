@@ -1,10 +1,9 @@
-"""Which base model an adapter was trained on: a digest stored beside it, compared where the two are put together.
+"""A digest of an adapter's base model, stored beside the adapter and compared when both are loaded.
 
 The digest covers name, shape and 4 slices of 256 numbers of every tensor of the language model, so that a 7b base takes
-a megabyte of reading. Training changes all numbers of a tensor that it trains at all, so a finetuned copy differs. File
-format and shards do not count, nor do a projector or a vision tower inside, which no adapter changes. The numbers are
-digested as each of three dtypes: a base saved again in another dtype is the same base, for its numbers are the other's,
-rounded.
+a megabyte of reading. Training changes all numbers of a trained tensor, so a finetuned copy differs. File format and
+shards have no effect, nor do a projector or a vision tower, which no adapter changes. The numbers are digested as each
+of three dtypes: a base saved in another dtype is the same base with rounded numbers.
 """
 
 import hashlib
@@ -70,7 +69,7 @@ def check_base_of(adapter: str, base: str, weights: Mapping[str, torch.Tensor]) 
         weights: of the base.
 
     Returns:
-        A warning where the adapter has no digest, as LLaVA's own have none, and names another base; else None.
+        A warning if the adapter has no digest, as LLaVA's own adapters, and names another base; otherwise None.
 
     Raises:
         InputError: the adapter's digest is another base's, or damaged.
@@ -80,17 +79,17 @@ def check_base_of(adapter: str, base: str, weights: Mapping[str, torch.Tensor]) 
         named = base_named(adapter) or "a base that it does not name"
         if is_same_place(named, base):
             return None
-        return f"{adapter} was trained on {named}, and is put on {base}. It has no {BASE_FILE} to compare them by."
+        return f"{adapter} was trained on {named}, and is used with {base}. It has no {BASE_FILE} to compare them."
     stored = read_json(file)
     digests = stored.get("sha256") if isinstance(stored, dict) else None
     if not isinstance(digests, dict) or stored.get("dtype") not in list(_DTYPES):
-        raise InputError(f"{file}: must hold the digest of a base model. Copy the adapter again.")
+        raise InputError(f"{file}: must contain the digest of a base model. Copy the adapter again.")
     found = base_digest(weights)
     dtypes = (stored["dtype"], found["dtype"])  # either may be the other, rounded
     if not any(digests.get(dtype) == found["sha256"][dtype] for dtype in dtypes):
         raise InputError(
             f"{base}: is not the model that {adapter} was trained on ({stored.get('base')}): their weights differ. "
-            "Give that model."
+            "Pass that model."
         )
     return None
 
@@ -100,7 +99,7 @@ def refuse_itself(model_path: str, model_base: str | None) -> None:
     if model_base is not None and is_same_place(model_path, model_base):
         named = base_named(model_path) if is_adapter(model_path, "") else None
         hint = f"the model it was trained on ({named})" if named else "the model it was trained on"
-        raise InputError(f"{model_path}: is given as its own base. Give {hint}, or none for a whole model.")
+        raise InputError(f"{model_path}: is given as its own base. Pass {hint}, or no base for a full model.")
 
 
 def is_same_place(one: str, other: str) -> bool:

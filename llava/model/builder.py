@@ -1,6 +1,6 @@
-"""Loading trained models: whole checkpoints, projectors on a base model, LoRA adapters on a base model.
+"""Loads trained models: full checkpoints, projectors on a base model, LoRA adapters on a base model.
 
-Weights are read without running code from them (`llava.model.weights`), and every name of the model must be filled.
+Weights are read without executing code (`llava.model.weights`), and every weight of the model must be present.
 """
 
 import os
@@ -36,7 +36,7 @@ _DEFAULT_CONTEXT = 2048
 # Training may have added them and saved no row of them.
 _TOKENS_OF_LLAVA = ("[PAD]", DEFAULT_IMAGE_PATCH_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN)
 _GENERATION_FILE = "generation_config.json"
-# What transformers raises over files that are damaged or hold other values than it expects.
+# Errors that transformers raises for damaged files or unexpected values.
 _UNUSABLE = (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 # Small modules that a quantised model keeps in half precision; the projector's error would reach every patch.
 _NOT_QUANTISED = ["lm_head", "mm_projector", "vision_tower"]
@@ -52,7 +52,7 @@ def load_pretrained_model(
     device: str = "cuda",
     torch_dtype: torch.dtype | None = None,
 ) -> tuple[PreTrainedTokenizer, LlamaForCausalLM, Any, int]:
-    """A trained model, ready to generate.
+    """Load a trained model for generation.
 
     The files of a folder say what it is; of a Hub name, "lora" in it says that it is an adapter.
 
@@ -120,12 +120,12 @@ def _refuse_quantisation(
     if device.type != "cuda" or not torch.cuda.is_available():
         raise InputError("--load-8bit and --load-4bit need an NVIDIA GPU. Drop the flag.")
     if model_base is not None or is_adapter(model_path, ""):
-        raise InputError("--load-8bit and --load-4bit need a whole checkpoint. Merge the model first or drop the flag.")
+        raise InputError("--load-8bit and --load-4bit need a full checkpoint. Merge the model first or drop the flag.")
 
 
 def _load_whole(model_path: str, config: LlamaConfig, dtype: torch.dtype) -> tuple[PreTrainedTokenizer, Any]:
     if Path(model_path).is_dir() and not weight_files(model_path) and (Path(model_path) / PROJECTOR_FILE).is_file():
-        raise InputError(f"{model_path}: holds a projector only. Give the model it belongs to with --model-base.")
+        raise InputError(f"{model_path}: contains only a projector. Pass its base model with --model-base.")
     weights = read_state_dict(model_path)
     tokenizer = _tokenizer_for(weights, config, model_path)
     model = empty_model(config)
@@ -139,7 +139,7 @@ def _load_projector_on_base(
     """Stage 1's folder (config.json, mm_projector.bin), or a whole checkpoint's own weights over the base's."""
     projector = companion(model_path, PROJECTOR_FILE)
     if projector is None:
-        raise InputError(f"{model_path}: no {PROJECTOR_FILE}. Drop --model-base for a whole checkpoint.")
+        raise InputError(f"{model_path}: no {PROJECTOR_FILE}. Drop --model-base for a full checkpoint.")
     weights = _laid_over(read_state_dict(model_base), read_tensors(projector), config, model_base)
     tokenizer = _tokenizer_for(weights, config, model_path, model_base)
     model = empty_model(config)
@@ -155,7 +155,7 @@ def _load_lora(
     if model_base is None:
         named = base_named(model_path)
         named = f" (its {ADAPTER_CONFIG} names {named})" if named else ""
-        raise InputError(f"{model_path}: is a LoRA adapter. Give the model it was trained on with --model-base{named}.")
+        raise InputError(f"{model_path}: is a LoRA adapter. Pass the model it was trained on with --model-base{named}.")
     beside = {unwrapped(key): value for key, value in read_adapter(model_path).items() if "lora_" not in key}
     base = read_state_dict(model_base)
     weights = _laid_over(base, beside, config, model_base)
@@ -234,9 +234,9 @@ def _load_quantised(
         raise InputError(f"{model_path}: only LLaVA checkpoints are quantised here. Drop the flag.")
     tokenizer = _tokenizer_for({}, config, model_path)
     # transformers itself reads the files here, and torch lets this variable turn its safe loading off.
-    files = weight_files(model_path)  # also refuses an index that points out of the folder
+    files = weight_files(model_path)  # also refuses an index that points outside the folder
     if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") and any(file.suffix == ".bin" for file in files):
-        raise InputError("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD must not be set: torch files could run code. Unset it.")
+        raise InputError("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD must not be set: torch files could execute code. Unset it.")
     quantisation = BitsAndBytesConfig(
         load_in_8bit=not four_bits,
         load_in_4bit=four_bits,
@@ -272,7 +272,7 @@ def empty_model(config: LlamaConfig) -> LlamaForCausalLM:
     except InputError:
         raise
     except _UNUSABLE as error:
-        raise InputError(f"config.json makes no model: {one_line(error)} Use another checkpoint.") from None
+        raise InputError(f"config.json is no valid configuration: {one_line(error)} Use another checkpoint.") from None
 
 
 def check_base(

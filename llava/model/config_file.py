@@ -1,4 +1,4 @@
-"""Reading a checkpoint's config.json: a Llama's or a LLaVA's, checked before a model is made of it."""
+"""Reads and checks a checkpoint's config.json, a Llama's or a LLaVA's, before a model is created."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def read_config(model_path: str | Path) -> LlamaConfig:
     """The configuration of a model folder or Hub name: a LlavaConfig if it says that the model takes images.
 
     Raises:
-        InputError: missing, damaged, of another architecture, or with settings that make no model.
+        InputError: missing, damaged, of another architecture, or with invalid settings.
     """
     content, file = _read(model_path)
     tower = content.get("mm_vision_tower")
@@ -37,7 +37,7 @@ def read_base_config(model_path: str | Path, cache_dir: str | None = None) -> Ll
 def _read(model_path: str | Path, cache_dir: str | None = None) -> tuple[dict[str, Any], Path]:
     file = companion(model_path, CONFIG, cache_dir)
     if file is None:
-        raise InputError(f"{model_path}: holds no {CONFIG}, so it is no model. Give the folder of a checkpoint.")
+        raise InputError(f"{model_path}: no {CONFIG} found: not a model folder. Give a checkpoint folder.")
     content = read_json(file)
     if not isinstance(content, dict):
         raise InputError(f"{file}: must be a JSON object. Copy the checkpoint again.")
@@ -57,7 +57,7 @@ def make_config(content: dict[str, Any], source: str | Path, sees: bool) -> Llam
     """A LlavaConfig (`sees`) or LlamaConfig of the content of a config.json.
 
     Raises:
-        InputError: naming the setting that makes no model here.
+        InputError: naming the invalid setting.
     """
     check_config(content, source)
     try:
@@ -71,7 +71,7 @@ def make_config(content: dict[str, Any], source: str | Path, sees: bool) -> Llam
 
 
 def _check_together(config: LlamaConfig, source: str | Path) -> None:
-    """Refuse values that are possible one by one and make no model together."""
+    """Refuse values that are valid individually but not in combination."""
     heads, key_heads = config.num_attention_heads, config.num_key_value_heads
     for whole, parts in ((config.hidden_size, heads), (heads, key_heads)):
         if whole % parts:

@@ -1,6 +1,6 @@
-"""What the keys of config.json and generation_config.json may hold, here and in transformers 4.31.0.
+"""Valid values of config.json and generation_config.json, here and in transformers 4.31.0.
 
-Keys that a table names have their own rule; every other key that transformers knows must be of its default's kind.
+Keys in a table have their own rule; every other key of transformers must have the type of its default.
 """
 
 import re
@@ -35,7 +35,7 @@ _TOKEN = _TOKENS | NULL
 _END = _TOKENS | list_of(_TOKENS) | NULL
 _COUNT = whole(0, 2**31)
 _MOST_LAYERS = 2**10
-# Larger values are mistakes, and would fill the memory before the weights are looked at.
+# Larger values are mistakes, and would exhaust the memory before the weights are read.
 _LLAMA = {
     "hidden_size": whole(1, 2**17),
     "intermediate_size": whole(1, 2**19),
@@ -69,7 +69,8 @@ _LLAMA = {
     "num_labels": whole(0, 2**20) | NULL,
     "quantization_config": OBJECT,
     "max_sequence_length": whole(1, 2**31),
-    # Settings of later Llamas that transformers 4.31.0 does not know: it would ignore them and compute something else.
+    # Settings of later Llamas that transformers 4.31.0 does not support: it would ignore them and compute something
+    # else.
     "rope_theta": Rule("10000 (transformers 4.31.0 knows no other)", lambda value: value in (None, 10000)),
     "attention_bias": Rule("false (transformers 4.31.0 knows no other)", lambda value: value in (None, False)),
     "mlp_bias": Rule("false (transformers 4.31.0 knows no other)", lambda value: value in (None, False)),
@@ -131,16 +132,16 @@ _OTHER_LLAVAS = {
 
 
 def check_config(content: Mapping[str, Any], source: Any) -> None:
-    """Refuse a config.json of a Llama or LLaVA with a value that nothing here or in transformers can use.
+    """Refuse a config.json of a Llama or LLaVA with an invalid or unsupported value.
 
     Raises:
-        InputError: naming file, key and rule; a LLaVA of another kind is said to be that.
+        InputError: naming file, key and rule; for another kind of LLaVA, its kind.
     """
     for key, is_other in _OTHER_LLAVAS.items():
         if is_other(content.get(key)):
             raise InputError(
                 f"{source}: {key} is {shown(content[key])}: a LLaVA-1.6 (several tiles of an image, or other modules "
-                "than LLaVA-1.5 has). Only LLaVA-1.5 is known here; use a LLaVA-1.5 checkpoint."
+                "than LLaVA-1.5 has). Only LLaVA-1.5 is supported; use a LLaVA-1.5 checkpoint."
             )
     refuse_attributes(content, LlamaConfig, source, SETTABLE)
     usual = like_defaults(LlamaConfig().to_dict())

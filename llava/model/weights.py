@@ -1,4 +1,4 @@
-"""Reading weights without running code: safetensors, or torch files with weights_only=True, one file or shards."""
+"""Reads weights without executing code: safetensors, or torch files with weights_only=True, one file or shards."""
 
 import re
 import zipfile
@@ -25,21 +25,21 @@ _OF_LLAVA_1_6 = "model.image_newline"
 def read_state_dict(
     name_or_path: str | Path, wanted: Callable[[str], bool] = lambda name: True, cache_dir: str | None = None
 ) -> dict[str, torch.Tensor]:
-    """The weights of a model folder or Hub name, memory-mapped: they take memory when they are used.
+    """The weights of a model folder or Hub name, memory-mapped.
 
     Args:
         name_or_path: folder or Hub name.
-        wanted: which tensors are asked for; shards without any of them are not opened.
+        wanted: selects tensors; shards without any of them are not opened.
         cache_dir: where downloads are kept.
 
     Raises:
-        InputError: no weights, a shard that is missing, a file that is damaged or holds anything but tensors.
+        InputError: no weights, a shard that is missing, a file that is damaged or contains anything but tensors.
     """
     files = weight_files(name_or_path, wanted, cache_dir)
     if not files:
         if (Path(name_or_path) / "adapter_config.json").exists():
             merge = "python -m scripts_visatb.checkpoints.merge_lora_weights"
-            raise InputError(f"{name_or_path}: is a LoRA adapter, no whole model. Merge it first: {merge}")
+            raise InputError(f"{name_or_path}: is a LoRA adapter, not a full model. Merge it first: {merge}")
         raise InputError(f"{name_or_path}: no model.safetensors, pytorch_model.bin or shards of them. Check the path.")
     weights: dict[str, torch.Tensor] = {}
     for file in files:
@@ -65,7 +65,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of one safetensors or torch file, by name.
 
     A torch file must be a zip archive (what torch.save has written since 1.6) of a plain dict; its pickle is read with
-    weights_only=True, which no environment variable can undo.
+    weights_only=True, which no environment variable can override.
     """
     file = Path(path)
     if not file.is_file():
@@ -82,15 +82,15 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     except UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))  # torch's first lines say how to run it
         what = f" ({named[1]})" if named else ""
-        raise InputError(f"{file}: holds more than tensors{what} and was not loaded. Use safetensors.") from None
-    except Exception as error:  # a damaged or hostile pickle makes the reader raise almost anything
+        raise InputError(f"{file}: contains more than tensors{what} and was not loaded. Use safetensors.") from None
+    except Exception as error:  # damaged or malicious pickles raise many error types
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{file}: damaged torch file: {reason}. Copy it again.") from None
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"{file}: must hold a dict of names and tensors. Save model.state_dict() into it.")
+        raise InputError(f"{file}: must contain a dict of names and tensors. Save model.state_dict() into it.")
     for key, value in content.items():
         if not _is_plain(value):
-            raise InputError(f"{file}: {key} is no plain tensor. Save model.state_dict() into it.")
+            raise InputError(f"{file}: {key} is not a plain tensor. Save model.state_dict() into it.")
     return dict(content)
 
 
@@ -111,7 +111,7 @@ def fill(
     dtype: torch.dtype,
     optional: Callable[[str], bool] = lambda key: False,
 ) -> None:
-    """Put weights into a model that was made on the meta device, in that dtype.
+    """Load weights into a model on the meta device, in that dtype.
 
     Args:
         model: its parameters have no storage yet.
@@ -153,7 +153,7 @@ def check_fit(
         if key in weights and _kind(weights[key]) != _kind(wanted[key])
     ]
     if _OF_LLAVA_1_6 in unexpected:
-        raise InputError(f"{source}: holds {_OF_LLAVA_1_6}: a LLaVA-1.6. Only LLaVA-1.5 is known here.")
+        raise InputError(f"{source}: holds {_OF_LLAVA_1_6}: a LLaVA-1.6. Only LLaVA-1.5 is supported.")
     complaints = [
         f"{what} {_some(keys)}"
         for what, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
@@ -177,7 +177,7 @@ def _shard_names(listing: Path, wanted: Callable[[str], bool]) -> list[str]:
     content = read_json(listing)
     table = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise InputError(f"{listing}: must hold a weight_map of names and files. Copy it again.")
+        raise InputError(f"{listing}: must contain a weight_map of names and files. Copy it again.")
     for name in set(table.values()):
         if Path(name).name != name:
             raise InputError(f"{listing}: shard {name!r} leaves the folder. Use a checkpoint from a source you trust.")

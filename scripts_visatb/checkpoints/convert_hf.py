@@ -213,7 +213,7 @@ def _compare_tower(theirs: CLIPVisionConfig, config: Any, source: str) -> None:
     try:
         ours = CLIPVisionTower(name, config, delay_load=True).config
     except InputError as error:
-        print(f"warning: {error} Could not verify that it is the checkpoint's own tower.")
+        print(f"warning: {error} It was not checked against the checkpoint's own tower.")
         return
     hf_config.check_tower(theirs, ours, source, name)
 

@@ -334,7 +334,7 @@ def test_a_question_the_model_fails_on_is_reported_and_asked_again(run, expected
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r.clear(), "holds no record"),
+        (lambda r: r.clear(), "has no records"),
         (lambda r: r[2].pop("conversations"), "record 2 .*conversations"),
         (lambda r: r[1].update(id=r[0]["id"]), "id occurs twice"),
         (lambda r: r[0].update(image="../../etc/passwd"), "leaves the image folder"),

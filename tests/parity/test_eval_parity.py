@@ -114,7 +114,7 @@ def test_bad_references_are_refused_where_the_reference_crashes(golden, expected
 @pytest.mark.parametrize("name", ["caption_empty_file", "grounding_empty_file", "qa_empty_file"])
 def test_an_empty_file_is_refused_where_the_reference_crashes(golden, expected, name):
     assert expected[f"{name}.json"]["exit_status"] == 1
-    with pytest.raises(InputError, match="holds no record"):
+    with pytest.raises(InputError, match="has no records"):
         read_answers(golden / "eval" / f"{name}.json")
 
 

@@ -130,7 +130,7 @@ def test_special_strings_in_data_are_ordinary_characters(golden):
 
 
 # What each recorded crash has become: (through preprocess, through the checks that run before a model loads).
-NOT_PLAIN = "a plain conversation must be one turn with <image> and its caption. Mend the record."
+NOT_PLAIN = "a plain conversation must be one turn with <image> and its caption. Fix the record."
 REFUSALS = {
     "v1_roles_not_alternating": (
         "turn 1 must be from 'gpt', got 'human'. Let human and gpt take turns.",
@@ -251,7 +251,7 @@ def test_templates_that_the_recorded_llama_tokenizer_cannot_train_say_so(golden,
     """mpt's marks are no tokens of it: the reference drops every label there, recorded as a mismatch."""
     tokenizer = load_tokenizer(golden)
     if name == "mpt":
-        with pytest.raises(InputError, match="no token of this tokenizer"):
+        with pytest.raises(InputError, match="not a token of this tokenizer"):
             check_trainable(conv_templates[name], tokenizer)
     else:
         check_trainable(conv_templates[name], tokenizer, projector_only=True)

@@ -1,1 +1,1 @@
-"""Language models that see."""
+"""Language models with image inputs."""

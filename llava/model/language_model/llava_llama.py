@@ -1,6 +1,6 @@
 """LLaVA over Llama: images among the tokens, everything else from transformers_patch.
 
-Shapes: B batch, S tokens, N images, L positions once images took their places.
+Shapes: B batch, S tokens, N images, L positions after inserting image features.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from llava.model.weights import read_state_dict, weight_files
 from transformers_patch import LlamaForCausalLM, Weighter
 from transformers_patch.modeling_llama import SDPA, LlamaModel
 
-# The same models: LLaVA has written the second name since January 2024, when Hugging Face's own class took the first.
+# The same models: LLaVA has used the second name since January 2024, when Hugging Face's own class took the first.
 MODEL_TYPE = "llava"
 MODEL_TYPES = (MODEL_TYPE, "llava_llama")
 _OLDER_CONTRACT = object()  # generate() without image_sizes, which may be given as None
@@ -222,7 +222,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
         return input_ids, model_kwargs
 
 
-# What lets AutoConfig and AutoModelForCausalLM read LLaVA checkpoints; importing LLaVA always did this.
+# Registers LLaVA checkpoints with AutoConfig and AutoModelForCausalLM, as importing LLaVA always did.
 AutoConfig.register(MODEL_TYPE, LlavaConfig)
 CONFIG_MAPPING.register(MODEL_TYPES[1], LlavaConfig)  # AutoConfig.register takes a class under its own name only
 AutoModelForCausalLM.register(LlavaConfig, LlavaLlamaForCausalLM)

@@ -21,9 +21,9 @@ from visatb.value_rules import NULL, Rule, check, like_defaults, number, one_of,
 
 SELECT_FEATURES = ("patch", "cls_patch")
 
-SETTABLE = ("model_type", "name_or_path", "num_labels")  # attributes of configurations that may stand in config.json
+SETTABLE = ("model_type", "name_or_path", "num_labels")  # attributes of configurations that config.json may set
 
-# What transformers raises over files that are damaged or hold other values than it expects.
+# Errors that transformers raises for damaged files or unexpected values.
 _UNUSABLE = (AttributeError, KeyError, OSError, TypeError, ValueError)
 _LARGEST = 2**14
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
@@ -61,33 +61,33 @@ class CLIPVisionTower(nn.Module):
         self.select_feature = getattr(args, "mm_vision_select_feature", None) or "patch"
         if self.select_feature not in SELECT_FEATURES:
             known = ", ".join(SELECT_FEATURES)
-            raise InputError(f"mm_vision_select_feature must be one of {known}, got {self.select_feature!r}. Mend it.")
+            raise InputError(f"mm_vision_select_feature must be one of {known}, got {self.select_feature!r}. Fix it.")
         if delay_load:
             self.cfg_only = None
         else:
             self.load_model()
 
     def load_model(self, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Read image processor and weights; does nothing when they are there.
+        """Load image processor and weights; no effect if they are loaded.
 
         Args:
             state_dict: weights with CLIPVisionModel's names instead of those of the tower's own folder.
 
         Raises:
-            InputError: if the tower is not there or lacks weights.
+            InputError: if the tower or some of its weights are missing.
         """
         if self.is_loaded:
             return
         name = self.vision_tower_name
         config = self._read_config()
         weights = read_state_dict(name) if state_dict is None else dict(state_dict)
-        # A whole CLIP checkpoint also holds the text model; older ones hold position_ids, which are counted anew.
+        # A full CLIP checkpoint also has the text model; older ones have position_ids, which are recomputed.
         vision = {
             key: weight
             for key, weight in weights.items()
             if key.startswith("vision_model.") and not key.endswith(".position_ids")
         }
-        # Looking must not draw: a new projector's weights follow from the seed.
+        # This must not use the random generator: a new projector's weights depend on the seed.
         with init_empty_weights(), torch.random.fork_rng(devices=[]):
             wanted = CLIPVisionModel(config).state_dict()
         check_fit(wanted, vision, f"vision tower {name}", lambda key: key.endswith(".position_ids"))
@@ -122,7 +122,7 @@ class CLIPVisionTower(nn.Module):
         return hidden
 
     def _depth(self) -> int:
-        """How many layers the selected hidden state is made by; hidden_states[0] are the embeddings."""
+        """Number of layers below the selected hidden state; hidden_states[0] are the embeddings."""
         layers = self.config.num_hidden_layers
         return self.select_layer if self.select_layer >= 0 else layers + 1 + self.select_layer
 
@@ -161,7 +161,7 @@ class CLIPVisionTower(nn.Module):
         except _UNUSABLE as error:
             raise InputError(f"vision tower {name} cannot be read: {_first_line(error)} Check the path.") from None
         if config.hidden_size % config.num_attention_heads or config.image_size < config.patch_size:
-            raise InputError(f"vision tower {name}: its config.json makes no CLIP model. Replace it.")
+            raise InputError(f"vision tower {name}: its config.json is not a valid CLIP configuration. Replace it.")
         return config
 
     @property
@@ -171,17 +171,17 @@ class CLIPVisionTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights."""
+        """Of the weights."""
         return next(self.vision_tower.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Of its weights."""
+        """Of the weights."""
         return next(self.vision_tower.parameters()).device
 
     @property
     def config(self) -> CLIPVisionConfig:
-        """The tower's configuration, whether its weights are there or not."""
+        """The tower's configuration, loaded or not."""
         if self.is_loaded:
             return self.vision_tower.config
         if self.cfg_only is None:

@@ -1,4 +1,4 @@
-"""Reading a vision tower's preprocessor_config.json, and trying it: a processor that fails would blame every image."""
+"""Reads and tests a vision tower's preprocessor_config.json: with a broken processor every image would seem broken."""
 
 from pathlib import Path
 
@@ -40,14 +40,14 @@ def read_image_processor(file: str | Path, side: int) -> CLIPImageProcessor:
     content = read_json(file)
     if not isinstance(content, dict):
         raise InputError(f"{file}: must be a JSON object. Copy the vision tower again.")
-    crop, sides = whole(side, side), whole(1, 4 * side)  # a mistake would fill the memory
+    crop, sides = whole(side, side), whole(1, 4 * side)  # larger values would exhaust the memory
     sizes = {"crop_size": crop | object_of(crop), "size": sides | object_of(sides)}
     check(content, _RULES | sizes, file)
     refuse_attributes(content, CLIPImageProcessor, file)
     try:
         processor = CLIPImageProcessor.from_dict(content)
         shape = tuple(process_image(Image.new("RGB", (side, side)), processor, pad=True).shape)
-    except Exception as error:  # whatever it is, no image could be processed
+    except Exception as error:  # in all cases no image can be processed
         raise InputError(f"{file}: cannot be used: {one_line(error)[:200]} Copy the vision tower again.") from None
     if shape != (3, side, side):
         raise InputError(

@@ -11,17 +11,17 @@ from torch import nn
 
 from visatb.errors import InputError
 
-# More than 99 layers are a mistake, and would fill the memory.
+# More than 99 layers are a mistake, and would exhaust the memory.
 KINDS = r"linear|identity|mlp([1-9]\d?)x_gelu"
 KINDS_IN_WORDS = "linear, mlpNx_gelu or identity"
 
 
 class IdentityMap(nn.Module):
-    """Features [N, P, D] as they are, for a tower as wide as the language model."""
+    """Identity projector, for a tower with the language model's hidden size."""
 
     @property
     def config(self) -> dict[str, str]:
-        """What config.json says of it."""
+        """The projector's entry in config.json."""
         return {"mm_projector_type": "identity"}
 
     def forward(self, feature_NPV: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -34,7 +34,7 @@ def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any)
 
     Args:
         config: has mm_hidden_size (V) and hidden_size (D).
-        delay_load: as in LLaVA; a projector has nothing to delay.
+        delay_load: accepted for LLaVA's signature; without effect.
 
     Raises:
         InputError: unknown type.

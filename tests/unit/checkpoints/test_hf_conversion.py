@@ -347,7 +347,7 @@ def test_models_without_counterpart_there_are_refused(whole, lora, stage1, tiny_
             convert_hf.main, "--to-hf", "--model-path", folder, "--save-model-path", target
         )
     words = ["--to-hf", "--model-path", whole, "--save-model-path", target]
-    assert "plain Llama" in refused(
+    assert "Llama without vision" in refused(
         convert_hf.main, "--to-hf", "--model-path", tiny_checkpoint / "llama", "--save-model-path", target
     )
     edit(whole / "tokenizer_config.json", legacy=False)

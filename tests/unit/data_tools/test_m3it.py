@@ -119,7 +119,7 @@ def test_the_command_says_how_many_records_have_several_references(convert, tmp_
         ({"outputs": ""}, "outputs must be a text"),
         ({"outputs": []}, "outputs must be a text"),
         ({"outputs": [" "]}, "outputs must be a text"),
-        ({"outputs": "<image>"}, "an answer holds <image>"),
+        ({"outputs": "<image>"}, "an answer contains <image>"),
     ],
 )
 def test_a_broken_row_is_named_and_leaves_no_file(convert, tmp_path, changes, told):

@@ -112,7 +112,10 @@ def test_records_without_a_task_take_the_one_given(source):
         ({"test": Wanted(0, {"C": 1}), "val": Wanted()}, "--test: no record of task 'C'; the file has Chat, B, A"),
         ({"test": Wanted(100), "val": Wanted(250)}, "are not available. Request fewer"),
         ({"test": Wanted(0), "val": Wanted(30)}, "Chat: val and test take all of its 30 records"),
-        ({"test": Wanted(0), "val": Wanted(1, {"Chat": 0, "B": 0})}, "--val: 1 of the 300 records of A are not available"),
+        (
+            {"test": Wanted(0), "val": Wanted(1, {"Chat": 0, "B": 0})},
+            "--val: 1 of the 300 records of A are not available",
+        ),
     ],
 )
 def test_impossible_sizes_are_refused_before_anything_is_written(source, wanted, told):

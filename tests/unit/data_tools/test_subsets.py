@@ -244,7 +244,7 @@ def _outside_image(records):
         ("Vqa_train.json", _other_task, r"record 1 \(id 1\): task must be one of Vqa, got 'Grounding'"),
         ("Vqa_val.json", _lost_image, r"Vqa_val.json: record 3 \(id 3\): image 'lost.png' not found"),
         ("Vqa_test.json", _outside_image, "leaves the image folder"),
-        ("Chat_train.json", list.clear, "Chat_train.json: holds no record"),
+        ("Chat_train.json", list.clear, "Chat_train.json: has no records"),
     ],
 )
 def test_bad_data_is_refused_before_anything_is_written(folder, file, edit, message):

@@ -174,7 +174,7 @@ BAD = {
     "image field": (change(0, image=7), "image field", "image must be a path"),
     "image tokens": (turn(0, 0, value="<image><image> Why?"), "<image> tokens", r"2 <image> token\(s\) for 1 image"),
     "hidden token": (turn(0, 0, value="<im<image>age> Why?"), "conversation", r"2 <image> token\(s\) for 1 image"),
-    "answered image": (turn(0, 1, value="<image>"), "<image> tokens", "an answer holds <image>"),
+    "answered image": (turn(0, 1, value="<image>"), "<image> tokens", "an answer contains <image>"),
     "missing image": (change(0, image="gone.png"), "image file", "'gone.png' not found"),
     "leaving image": (change(0, image="../a.png"), "image file", "leaves the image folder"),
 }
@@ -321,7 +321,7 @@ def test_without_a_tokenizer_records_are_checked_and_no_token_is_counted(check, 
     report, ended = check(records, tokens=False)
     assert ended is None and "supervised_tokens" not in report["files"][0]["total"]
     assert report["files"][0]["run"]["supervised_tokens"] is None
-    assert "no token is counted without --tokenizer" in capsys.readouterr().out
+    assert "tokens are not counted without --tokenizer" in capsys.readouterr().out
     records[0]["task"] = "Cooking"
     assert check(records, tokens=False)[1]
 

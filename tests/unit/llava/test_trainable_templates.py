@@ -29,7 +29,7 @@ def test_every_other_template_can_be_trained_with_a_llama_tokenizer(tokenizer, n
 
 
 def test_mpt_needs_a_tokenizer_that_knows_its_marks(tokenizer):
-    with pytest.raises(InputError, match=r"'<\|im_end\|>', which is no token of this tokenizer. Choose a --version"):
+    with pytest.raises(InputError, match=r"'<\|im_end\|>', not a token of this tokenizer. Choose a --version"):
         check_trainable(conv_templates["mpt"], tokenizer)
     tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
     with pytest.raises(InputError, match=r"'<\|im_start\|>'"):

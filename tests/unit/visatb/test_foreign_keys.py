@@ -17,7 +17,7 @@ IMAGE, MEDIA, SYSTEM, LEARNED = (
     '"image": a path',
     "Only images",
     "system prompt is the template",
-    "All answers are learned",
+    "All answers are supervised",
 )
 TURNS = '"conversations": [{"from": "human"'
 TEXT = {"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "red"}]}

@@ -62,7 +62,7 @@ def test_good_records_pass(record):
         (changed(image=...), r"1 <image> token\(s\) for 0 image"),
         (changed(conversations=turns("What?", "Two.")), r"0 <image> token\(s\) for 1 image"),
         (changed(conversations=turns("<image><image>?", "Two.")), r"2 <image> token\(s\) for 1 image"),
-        (changed(conversations=turns("<image>?", "an <image>")), "an answer holds <image>"),
+        (changed(conversations=turns("<image>?", "an <image>")), "an answer contains <image>"),
         (changed(image=5), "image must be a path"),
         (changed(image=[""]), "image must be a path"),
         (changed(id=[1]), "id must be a string or an integer, got a list"),

@@ -48,6 +48,6 @@ def test_keys_that_a_merge_brings_in_again_are_no_doubled_ones(tmp_path):
     ],
 )
 def test_what_pyyaml_cannot_read_is_told_in_one_line(tmp_path, text):
-    with pytest.raises(InputError, match="x.yaml: broken YAML: .+ Mend the file") as refusal:
+    with pytest.raises(InputError, match="x.yaml: broken YAML: .+ Fix the file") as refusal:
         read(tmp_path, text)
     assert "\n" not in str(refusal.value)
