@@ -1,0 +1,56 @@
+"""The examples of docs/architecture.md run against the code as it is."""
+
+import re
+from types import ModuleType
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def page(repository) -> str:
+    return (repository / "docs" / "architecture.md").read_text()
+
+
+def added(page: str, file: str) -> str:
+    """The lines that the diff of a file adds."""
+    diff = page.partition(f"+++ b/{file}\n")[2]
+    lines = re.split(r"\n(?:```|--- )", diff)[0].splitlines()
+    return "\n".join(line[1:] for line in lines if line.startswith("+"))
+
+
+def test_the_metric_of_the_page_scores_answers(page):
+    from eval.answers import Answer
+
+    module = ModuleType("token_recall")
+    exec(added(page, "eval/token_recall.py").partition("if __name__")[0], vars(module))  # noqa: S102 - our own page
+    answers = [Answer(0, "a", "x", "A red dog", "a dog"), Answer(1, "b", "x", "two", None)]
+    found = module.score(answers)
+    assert found["score"] == pytest.approx(1 / 3, abs=1e-9) and found["malformed"] == 1
+    assert module.score.metric.name == "token_recall" and module.score.metric.range == (0.0, 1.0)
+
+
+def test_the_metric_list_of_the_page_is_that_of_the_code(page):
+    from visatb.benchmark import METRICS
+
+    names = re.search(r"^-METRICS = \((.*)\)$", page, flags=re.MULTILINE)
+    assert names is not None and tuple(re.findall(r'"(\w+)"', names[1])) == METRICS
+
+
+def test_the_strategy_of_the_page_weighs_by_total_loss(page):
+    from transformers_patch import strategies
+
+    names = dict(vars(strategies))
+    code = added(page, "transformers_patch/strategies.py").partition('    "TotalLoss"')[0]
+    exec(code, names)  # noqa: S102 - our own page
+    weighter = names["TotalLoss"](2)
+    weighter.observe(torch.tensor([1.0, 3.0]), torch.tensor([6, 2]))
+    assert weighter.weight_K.tolist() == pytest.approx([1.0, 1.0])
+    weighter.observe(torch.tensor([1.0, float("nan")]), torch.tensor([4, 0]))
+    assert weighter.weight_K.tolist() == pytest.approx([2.0, strategies.LEAST_WEIGHT])
+
+
+def test_modules_named_on_the_page_exist(page, repository):
+    named = set(re.findall(r"`((?:visatb|llava|eval|transformers_patch|scripts_visatb)/[\w/]*(?:\.py)?)`", page))
+    assert len(named) > 10
+    assert not [path for path in named if not (repository / path).exists()]
