@@ -42,7 +42,7 @@ def test_the_longest_sample_is_found_among_many_and_named_with_both_numbers(look
     records = [record("One?", "red")] * 2500
     records[1777] = record("One?", "red " * 500)
     (line,) = look(records, max_length=4096)
-    assert "a.json: record 1777: the longest sample takes " in line and "made for 512" in line
+    assert "a.json: record 1777: the longest sample takes " in line and "supports 512" in line
     assert look(records, max_length=512) == []
     assert look(records, max_length=4096, rope_scaling={"type": "linear", "factor": 4.0}) == []
     assert look(records, max_length=4096, max_position_embeddings=None) == []
