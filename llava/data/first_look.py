@@ -95,7 +95,7 @@ def empty_turns(records: Iterable[tuple[int, Record]], source: str) -> str | Non
     if first is None:
         return None
     numbers = " and ".join(f"{count[kind]:,} with an empty {kind}" for kind in ("answer", "question") if count[kind])
-    return f"{source}: records with empty turns: {numbers}, the first is {first}. Empty answers are not learned."
+    return f"{source}: records with empty turns: {numbers}, the first is {first}. Empty answers are not supervised."
 
 
 def model_positions(config: Mapping[str, Any]) -> int | None:

@@ -121,7 +121,7 @@ _GENERATION = {
     "generation_kwargs": OBJECT,
 }
 _TOKEN_KEY = re.compile(r".*_token_id")
-# How LLaVA-1.6 and its relatives cut images into tiles, or what they put between tower and language model.
+# Settings of LLaVA-1.6 and related models for tiling images, or for modules between tower and language model.
 _OTHER_LLAVAS = {
     "image_aspect_ratio": lambda value: isinstance(value, str) and ("anyres" in value or "highres" in value),
     "mm_patch_merge_type": lambda value: value not in (None, "", "flat"),

@@ -50,6 +50,18 @@ def test_the_strategy_of_the_page_weighs_by_total_loss(page):
     assert weighter.weight_K.tolist() == pytest.approx([2.0, strategies.LEAST_WEIGHT])
 
 
+def test_the_engine_of_the_page_has_what_the_pipeline_calls(page):
+    from llava.generate.engine import Engine
+    from llava.generate.questions import Question
+
+    names = {}
+    exec(added(page, "llava/generate/echo_engine.py"), names)  # noqa: S102 - our own page
+    engine = names["EchoEngine"]()
+    members = [name for name in vars(Engine) if not name.startswith("_")] + list(Engine.__annotations__)
+    assert len(members) >= 6 and all(hasattr(engine, name) for name in members)
+    assert engine.answer([engine.prompt(Question(0, "x", "What?"))], [None]) == ["What?"]
+
+
 def test_modules_named_on_the_page_exist(page, repository):
     named = set(re.findall(r"`((?:visatb|llava|eval|transformers_patch|scripts_visatb)/[\w/]*(?:\.py)?)`", page))
     assert len(named) > 10

@@ -393,9 +393,7 @@ def test_samples_longer_than_the_model_are_one_warning_with_the_longest(check, r
     (message,) = found["examples"]
     length = report["files"][0]["total"]["length"]["max"]
     assert ended is None and found["count"] == 2
-    assert (
-        f"record {len(records)}: the longest sample takes {length:,} positions, the model supports 512" in message
-    )
+    assert f"record {len(records)}: the longest sample takes {length:,} positions, the model supports 512" in message
     for limit, count in ((600, 2), (512, None)):  # what is cut is not beyond
         found = kinds(check([*records, long, answered("red " * 400)], "--model_max_length", limit)[0], "warnings")
         assert (found.get("longer than the model") or {"count": None})["count"] == count

@@ -34,7 +34,7 @@ def test_empty_turns_are_named_once_by_the_first_process(look):
     records = [record("One?", "red")] * 9 + [record("One?", "", "Two?", "red"), record("", "red")]
     (line,) = look(records)
     expected = "records with empty turns: 1 with an empty answer and 1 with an empty question, the first is record 9. "
-    assert line == f"warning: a.json: {expected}Empty answers are not learned."
+    assert line == f"warning: a.json: {expected}Empty answers are not supervised."
     assert look(records, is_first=False) == []
 
 
