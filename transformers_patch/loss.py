@@ -15,6 +15,7 @@ IGNORE_INDEX = -100
 CHUNK_TOKENS = 4096  # of a head that autograd differentiates: 0.5 GiB of float32 logits at 32,000 entries
 # Logits of a chunk whose gradient is taken at once. A GPU needs larger products to be busy.
 CHUNK_LOGITS, CHUNK_LOGITS_ON_GPU = 2**23, 2**26
+LEAST_CHUNK = 128  # tokens: the weight's gradient, which is large too, is read and written once a chunk
 
 
 class LanguageModelHead(nn.Linear):
@@ -87,7 +88,8 @@ class _WeightedLoss(torch.autograd.Function):
             torch.zeros_like(bias_V, dtype=wide) if needs[2] else None,
         )
         token_loss_T = torch.empty(len(label_T), dtype=torch.float32, device=hidden_TD.device)
-        chunk = max((CHUNK_LOGITS if hidden_TD.device.type == "cpu" else CHUNK_LOGITS_ON_GPU) // len(weight_VD), 1)
+        room = CHUNK_LOGITS if hidden_TD.device.type == "cpu" else CHUNK_LOGITS_ON_GPU
+        chunk = max(room // len(weight_VD), LEAST_CHUNK)
         with torch.autocast(hidden_TD.device.type, enabled=False):
             for start in range(0, len(label_T), chunk):
                 part = slice(start, start + chunk)
@@ -95,6 +97,7 @@ class _WeightedLoss(torch.autograd.Function):
                 logits = F.linear(hidden, weight, None if bias_V is None else bias_V.to(dtype))
                 token_loss_T[part], logit_gradient = _cross_entropy(logits, label_T[part], weight_T[part])
                 _add_gradients(gradients, part, logit_gradient, hidden, weight)
+                del logits, logit_gradient  # else they stay while the next chunk's are made
         of_hidden, of_weight, of_bias = gradients
         ctx.save_for_backward(
             of_hidden,
