@@ -44,6 +44,9 @@ def read_image_processor(file: str | Path, side: int) -> CLIPImageProcessor:
     sizes = {"crop_size": crop | object_of(crop), "size": sides | object_of(sides)}
     check(content, _RULES | sizes, file)
     refuse_attributes(content, CLIPImageProcessor, file)
+    if content.get("do_normalize", True) and not content.get("do_rescale", True):
+        # transformers 4.31.0 would round mean and deviation to the whole numbers that the pixels are: to 0.
+        raise InputError(f"{file}: do_rescale must be true where do_normalize is. Copy the vision tower again.")
     try:
         processor = CLIPImageProcessor.from_dict(content)
         shape = tuple(process_image(Image.new("RGB", (side, side)), processor, pad=True).shape)

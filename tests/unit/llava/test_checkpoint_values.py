@@ -74,6 +74,7 @@ FILES = [
     ("vision_tower", "preprocessor_config.json", "crop_size", 55),
     ("vision_tower", "preprocessor_config.json", "size", {"shortest_edge": 10**4}),
     ("vision_tower", "preprocessor_config.json", "do_resize", "x"),
+    ("vision_tower", "preprocessor_config.json", "do_rescale", False),
     ("vision_tower", "preprocessor_config.json", "resample", 9),
     ("vision_tower", "preprocessor_config.json", "preprocess", None),
     ("lora", "adapter_config.json", "r", "4"),
