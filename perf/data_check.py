@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _cpu_seconds() -> float:
-    """What finished child processes have used so far: it tells the work where others use the machine too."""
+    """Resources used by finished child processes so far: a measure of work that is independent of other load."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -4,8 +4,8 @@
 
 For each strategy and layout: the largest relative difference of the loss trajectory and of the final parameters
 against one process with a micro-batch of 8. The whole of llava/train/train.py runs, in float32 on CPU ranks over gloo,
-with the hard data of perf/distributed_data.py. Exit code 1 if the bar is passed; `--loss_normalization batch`, whose
-result depends on the split by its definition, shows that it can be.
+with the hard data of perf/distributed_data.py. Exit code 1 if the tolerance is exceeded, as with `--loss_normalization
+batch`, whose result depends on the split by definition.
 
 The optimizer is plain SGD: Adam divides a gradient by its own size, so that where a gradient is nothing but rounding
 noise the noise becomes a step of full length (--optim adamw_torch shows it). A parameter's difference is relative to
@@ -39,7 +39,7 @@ from visatb.files import read_json
 BAR = 2e-5
 WEIGHTS = ("0.5", "3.0", "1.4", "0.8")  # of the four tasks
 WEIGHTED = "EW + weights"
-# So that 20 steps are enough for every strategy to weight, and strongly.
+# With these, every strategy becomes active within 20 steps, with a strong effect.
 CONSTANTS = {"window": 3, "temperature": 0.5, "lr": 0.1}
 LAYOUT_SECONDS = 900
 
@@ -141,7 +141,7 @@ def make_table(args: argparse.Namespace) -> int:
 
 
 def launch(args: argparse.Namespace, name: str) -> bool:
-    """Start the processes of a layout and wait for them; tells the end of their output if they fail."""
+    """Start the processes of a layout and wait for them; prints the end of their output if they fail."""
     words = ["--layout", name, "--folder", str(args.folder.resolve())]
     words += ["--steps", str(args.steps), "--optim", args.optim, "--learning_rate", repr(args.learning_rate)]
     words += ["--loss_normalization", args.loss_normalization, "--strategies", *args.strategies]

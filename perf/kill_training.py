@@ -1,11 +1,11 @@
-"""Kill trainings with SIGKILL at random moments, run the same command again, and compare the final models.
+"""Kills training runs with SIGKILL at random moments, runs the same command again, and compares the final models.
 
     python -m perf.kill_training --kills 20
     python -m perf.kill_training --ranks 2 --zero3 --kills 5
 
 The whole of llava/train/train.py runs on a tiny model, 60 steps with a checkpoint every 10. A killed run and the second
-one make a pair; each must end with the model.safetensors (SHA-256) of a run that nothing happened to, and may take at
-most one save interval of steps twice. Exit code 1 if one does not.
+one make a pair; each must end with the model.safetensors (SHA-256) of an uninterrupted run, and may repeat at most one
+save interval of steps. Exit code 1 otherwise.
 """
 
 import argparse
@@ -144,8 +144,8 @@ def finish(args: argparse.Namespace, folder: Path, output: Path) -> None:
         kill(process)
         raise
     if code:
-        told = (folder / "log").read_text(errors="replace").splitlines()[-25:]
-        raise RuntimeError("\n".join([f"the run ended with {code}:", *told]))
+        lines = (folder / "log").read_text(errors="replace").splitlines()[-25:]
+        raise RuntimeError("\n".join([f"the run ended with {code}:", *lines]))
 
 
 def logged(output: Path) -> int:

@@ -1,4 +1,4 @@
-"""Time and memory of making the sub-datasets of a mix as large as LLaVA-1.5's (665,298 records, about 1 GB).
+"""Time and memory of writing the sub-datasets of a mix as large as LLaVA-1.5's (665,298 records, about 1 GB).
 
     python -m perf.subsets [--records 665298] [--folder FOLDER] [--forms standard simpler precise]
 
@@ -64,7 +64,7 @@ def records(task: str, count: int, draw: random.Random, text: list[str]) -> Iter
             start = draw.randrange(len(text) - 4 * answer_words - question_words)
             question = " ".join(text[start : start + question_words]) + "?"
             answer = " ".join(text[start : start + draw.randint(1, 2 * answer_words)])
-            question += form if pair == 0 or form == REGION else ""  # other formats are told once
+            question += form if pair == 0 or form == REGION else ""  # other formats are stated once
             turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
         record = {"id": f"{task}-{n:012}"}
         if folder is not None:

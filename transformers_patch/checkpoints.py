@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints are whole or absent, and whose run goes on from them to the bit.
+"""A Trainer whose checkpoints are complete or absent, and whose resumed runs are equal bit for bit.
 
 All ranks write into `OUTPUT_DIR/.saving/checkpoint-N`; rank 0 alone reopens the weights, seals the folder with a
 manifest (see publish.py) and renames it. The ranks agree after each part, so that one that cannot write stops all.
@@ -41,7 +41,7 @@ class ResumableTrainer(transformers.Trainer):
     """What `transformers_patch.Trainer` knows of saving, resuming and stopping. Without a weighter: transformers' own.
 
     Attributes:
-        run_digest: names the run in its checkpoints; set by whoever looks for one to go on from.
+        run_digest: identifies the run in its checkpoints; set by the code that searches for one to resume from.
         stop: signals to heed; None for none.
         stopped_by: the signal after which `train` saved and returned early; else 0.
     """
@@ -88,7 +88,7 @@ class ResumableTrainer(transformers.Trainer):
         if self.stopped_by or self._save_due:
             self.control.should_save = True
         if self.is_strategy and self.control.should_save and self.state.global_step > self._globalstep_last_logged:
-            self.control.should_log = True  # a run that goes on from here would not know of steps not yet in the log
+            self.control.should_log = True  # a run resumed from here would miss steps not yet in the log
         super()._maybe_log_save_evaluate(tr_loss, model, trial, epoch, ignore_keys_for_eval)
 
     # Saving
@@ -105,7 +105,7 @@ class ResumableTrainer(transformers.Trainer):
         problem = None
         try:
             yield
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
             problem = _reason(error, self.args.output_dir)
         problems = [text for text in gather_object([problem]) if text is not None]
         if not problems:

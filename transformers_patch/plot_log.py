@@ -1,4 +1,4 @@
-"""Draws what train_log.jsonl tells: loss, and of each task its loss, weight, share of the weighted loss and tokens.
+"""Plots train_log.jsonl: loss, and for each task its loss, weight, share of the weighted loss and tokens.
 
     python -m transformers_patch.plot_log checkpoints/visatb-7b
     python -m transformers_patch.plot_log runs/demo/seed0/models/EW runs/demo/seed0/models/VisATB --output curves.png
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 LOG_FILE = "train_log.jsonl"
 POINTS = 300  # of a line, at most
-_DASHES = ("-", "--", ":")  # told apart when the ten colours are used up
+_DASHES = ("-", "--", ":")  # distinguish lines when the ten colours are used up
 
 Points = list[list[float]]
 

@@ -110,7 +110,7 @@ class StepLoader:
         collate: list of samples -> batch with `labels` [B, S], or `unpadded`.
         layout: how samples are dealt out.
         order_of_epoch: epoch -> sample indices, the same on all ranks.
-        position: optimizer steps already taken; an epoch that was interrupted goes on there without reading again.
+        position: optimizer steps already taken; an interrupted epoch resumes there without reading earlier samples.
         end: optimizer steps of the whole run; a run that was interrupted after its last one has nothing to read.
         count_tokens: the micro-batches of this rank's step -> int64 [K] over all ranks.
         check_read: given what went wrong on this rank in reading a step, or None, raises ReadError on all ranks if it

@@ -214,7 +214,7 @@ def check_constants(window: int = 1, **positive: float) -> None:
         raise ValueError(f"weight_window must be at least 1, got {window} (--weight_window). Raise it.")
     for name, value in positive.items():
         if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"weight_{name} must be a finite number > 0, got {value} (--weight_{name}). Mend it.")
+            raise ValueError(f"weight_{name} must be a finite number > 0, got {value} (--weight_{name}). Fix the flag.")
 
 
 STRATEGIES: dict[str, type[Weighter]] = {

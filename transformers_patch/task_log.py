@@ -1,4 +1,4 @@
-"""What a run tells about its tasks: one JSON line per logging step.
+"""The log of a run's tasks: one JSON line per logging step.
 
     {"step": 10, "epoch": 0.1, "loss": 2.1, "learning_rate": 1e-3, "elapsed_s": 12.3,
      "tasks": {"VQAv2": {"loss": 1.9, "weight": 0.8, "tokens": 812, "tokens_seen": 8044, "share": 0.21}, ...}}
@@ -44,7 +44,7 @@ class TaskLog:
         self._balances: list[StepBalance] = []
 
     def resume(self, step: int) -> float:
-        """Forget lines of steps that will be taken again (a run goes on from an older checkpoint, or starts anew).
+        """Remove lines of steps that will be repeated (a run resumes from an older checkpoint, or restarts).
 
         Returns:
             Seconds that the run had taken at the last line that stays; 0 without one.

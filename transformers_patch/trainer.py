@@ -285,7 +285,7 @@ class Trainer(ResumableTrainer):
             raise NonFiniteLossError(f"{self._describe_bad_step('loss', self._step_loss)} No optimizer step was taken.")
 
     def _end_step(self) -> None:
-        """Tell strategy and log what the step's losses were."""
+        """Pass the step's losses to strategy and log."""
         if self.is_deepspeed_enabled and not self.args.fp16:  # where a skipped step is the loss scaler at work
             norm = self.model_wrapped.get_global_grad_norm()
             if not self.model_wrapped.was_step_applied() or norm is not None and not math.isfinite(norm):
@@ -340,7 +340,7 @@ class Trainer(ResumableTrainer):
         super()._maybe_log_save_evaluate(tr_loss, model, trial, epoch, ignore_keys_for_eval)
 
     def log(self, logs: dict[str, float]) -> None:
-        """transformers' log, with what `tracker_values` tells of each task; the JSON Lines file keeps all digits."""
+        """transformers' log, with the `tracker_values` of each task; the JSON Lines file keeps all digits."""
         if self.weighter is not None and self.is_strategy and "loss" in logs:
             logs |= tracker_values(self._write_task_line(logs["learning_rate"]))
         super().log(logs)

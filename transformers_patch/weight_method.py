@@ -97,7 +97,7 @@ def _module(source: str, method: str) -> ModuleType:
     try:
         return importlib.import_module(source) if file is None else _load_file(file)
     except Exception as error:  # the user's code may raise anything
-        raise ValueError(f"weight_method: {source} cannot be imported ({_told(error)}). Mend it.") from error
+        raise ValueError(f"weight_method: {source} cannot be imported ({_described(error)}). Fix it.") from error
 
 
 def _load_file(file: Path) -> ModuleType:
@@ -133,10 +133,10 @@ def _try_out(strategy: type[Weighter], num_tasks: int, given: dict[str, Any], me
                     raise ValueError(f"its loss is {float(loss.detach())} with {present} of {num_tasks} tasks present")
                 weighter.observe(count_K / count_K, count_K)
     except Exception as error:  # the user's code may raise anything
-        raise ValueError(f"weight_method: {method} does not work ({_told(error)}). Mend it.") from error
+        raise ValueError(f"weight_method: {method} does not work ({_described(error)}). Fix it.") from error
 
 
-def _told(error: Exception) -> str:
+def _described(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
     return f"{type(error).__name__}{': ' if text else ''}{text}, {Path(frame.filename).name} line {frame.lineno}"

@@ -143,7 +143,7 @@ def check_weights(weights: Sequence[float], num_tasks: int, source: str = "--vis
     for n, weight in enumerate(weights):
         if not math.isfinite(weight) or weight <= 0:
             raise ValueError(
-                f"visatb_weights must be finite numbers > 0, got {weight} at position {n} ({source}). Mend the weight."
+                f"visatb_weights must be finite numbers > 0, got {weight} at position {n} ({source}). Fix the weight."
             )
 
 

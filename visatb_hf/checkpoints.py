@@ -101,7 +101,7 @@ class WholeCheckpoints:
         """Load the weights of a checkpoint, all of them.
 
         A checkpoint has the names of the Hub's files, which differ from those in memory for many families; the stock
-        trainer loads by name, only warns of what is missing, and goes on with the base model's weights.
+        trainer loads by name, only warns of what is missing, and continues with the base model's weights.
         """
         is_adapter = hasattr(self.model, "peft_config")
         if is_adapter or self.is_deepspeed_enabled or self.is_fsdp_enabled:

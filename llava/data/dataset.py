@@ -178,7 +178,7 @@ class SupervisedDataset(Dataset):
         task = record.get("task")
         if task not in task_ids:
             known = ", ".join(task_ids)
-            raise InputError(f"{self._where(n)}: task must be one of {known}, got {task!r}. Mend the field.")
+            raise InputError(f"{self._where(n)}: task must be one of {known}, got {task!r}. Fix the field.")
         return task_ids[task]
 
     def _where(self, index: int) -> str:

@@ -43,7 +43,7 @@ class LengthGroupedSampler(Sampler[int]):
         if batch_size < 1 or world_size < 1:
             raise ValueError(f"batch_size and world_size must be at least 1, got {batch_size} and {world_size}.")
         if group_by_modality and any(length == 0 for length in lengths):
-            raise ValueError("lengths must not be 0 where their sign tells text from images. Use at least 1.")
+            raise ValueError("lengths must not be 0 where their sign separates text from images. Use at least 1.")
         self.batch_size = batch_size
         self.world_size = world_size
         self.lengths = list(lengths)

@@ -1,4 +1,4 @@
-"""Chat with a model about one image on the terminal; answers appear word by word."""
+"""Chat with a model about one image in the terminal; answers are streamed."""
 
 import io
 import sys
@@ -23,11 +23,11 @@ _EXAMPLE = """example:
   python -m llava.serve.cli --model-path liuhaotian/llava-v1.5-7b --image-file view.jpg
 In the chat: /image PATH, /reset, /help, /quit. Ctrl-C stops an answer; at the prompt it ends the chat.
 """
-_HELP = """/image PATH  start over about another image (a file, or a web address)
-/reset       start over about the same image
+_HELP = """/image PATH  start a new conversation about another image (a file or a web address)
+/reset       start a new conversation about the same image
 /help        this list
-/quit        end; so do an empty line, Ctrl-C and Ctrl-D
-A line that starts with a space is asked as it is, also if a slash follows."""
+/quit        quit; so do an empty line, Ctrl-C and Ctrl-D
+A line that starts with a space is sent to the model, even if a slash follows."""
 
 
 def build_parser() -> ArgumentParser:
@@ -94,7 +94,7 @@ class Chat:
         self.roles = [role.removeprefix("<|im_start|>").strip() for role in answerer.conversation.roles]
 
     def look_at(self, picture: "Image.Image", where: str) -> None:
-        """Start over about another image.
+        """Start a new conversation about another image.
 
         Raises:
             InputError: the model takes no images, or the image is too long a strip. The chat is as before then.
@@ -121,7 +121,7 @@ class Chat:
         image_count = 0 if self.images is None else 1
         ids = self.answerer.conversation_ids(turns, image_count)
         if self.answerer.budget(ids) < 1:
-            raise InputError("the chat is longer than the model can follow; /reset starts over")
+            raise InputError("the chat is longer than the model's context; /reset starts a new one")
         said = self._generate(ids, f"{len(self.turns)}\n{asked}")
         if self.debug:
             prompt = self.answerer.filled(turns, image_count).get_prompt()
@@ -147,7 +147,7 @@ class Chat:
 
 
 def talk(chat: Chat, ask: Callable[[str], str | None]) -> None:
-    """Ask and answer until there is no more question.
+    """Ask and answer until there are no more questions.
 
     Args:
         ask: given a prompt, returns the next line; None or "" ends the chat.

@@ -1,4 +1,4 @@
-"""Prints an answer while it is made."""
+"""Prints an answer while it is generated."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 
 class AnswerStreamer(TextStreamer):
-    """Prints the generated text word by word, without the template's stop string, and remembers it.
+    """Prints the generated text word by word, without the template's stop string, and stores it.
 
     Args:
         tokenizer: decodes the tokens.
-        stop_strings: texts that end an answer; what comes after is not printed. TextStreamer hands text on at white
-            space, so a stop string never comes in two parts.
+        stop_strings: texts that end an answer; what comes after is not printed. TextStreamer emits text at white
+            space, so a stop string is never split.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_strings: Sequence[str] = ()):

@@ -101,7 +101,7 @@ class LLaVATrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         if not self.args.tune_mm_mlp_adapter:
             super()._save(output_dir, state_dict)
-            # transformers pickles its arguments here; visatb_run.json tells the same and cannot run code.
+            # transformers pickles its arguments here; visatb_run.json has the same information and cannot execute code.
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
             return
         folder = Path(output_dir or self.args.output_dir)
@@ -128,6 +128,6 @@ class LLaVATrainer(Trainer):
         if set(state) != set(wanted):
             raise InputError(
                 f"{file}: holds {', '.join(sorted(state))}, the training needs {', '.join(sorted(wanted))}. "
-                f"Delete the checkpoint to go on from the one before."
+                f"Delete the checkpoint to resume from the previous one."
             )
         self.model.load_state_dict(state, strict=False)

@@ -1,6 +1,6 @@
-"""LoRA and QLoRA: low-rank adapters trained beside a frozen language model, which QLoRA keeps in 4 or 8 bits.
+"""LoRA and QLoRA: low-rank adapters trained on a frozen language model, which QLoRA quantises to 4 or 8 bits.
 
-What the folder of such a training holds is in `llava.model.adapter`.
+`llava.model.adapter` describes the folder of such a training.
 """
 
 import sys
@@ -34,7 +34,7 @@ from visatb.errors import InputError
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
 PROJECTOR = "mm_projector"
-# Settings of adapters that are loaded and merged, but not trained further: their tensors mean something else.
+# Settings of adapters that can be loaded and merged, but not trained further: their tensors have another meaning.
 _OTHER_KINDS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
 
 
@@ -46,7 +46,7 @@ def half_dtype(args: TrainingArguments) -> torch.dtype:
 
 
 def loading_arguments(args: TrainingArguments) -> dict[str, Any]:
-    """What from_pretrained is told about a base that stays frozen: its dtype, and how it is quantised."""
+    """Arguments of from_pretrained for a frozen base: its dtype and quantisation."""
     if not args.lora_enable and args.bits == 16:
         return {}
     dtype = half_dtype(args)
@@ -87,7 +87,7 @@ def prepare_quantised(model: PreTrainedModel, args: TrainingArguments) -> None:
 
 
 def _pass_over_quantisation_state(_model: nn.Module, keys: Any) -> None:
-    """Let strict loading, which DeepSpeed's resume is, pass over the scales that bitsandbytes saves but never reads."""
+    """Let strict loading, as in DeepSpeed's resume, ignore the scales that bitsandbytes saves but never reads."""
     keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if ".base_layer.weight." not in key]
 
 
@@ -150,7 +150,7 @@ def add_adapters(model: PreTrainedModel, base: str, freeze_projector: bool, args
 
 
 def _start_from(wrapped: Any, path: str) -> None:
-    """Fill adapters, and what was trained beside them, from the folder of an earlier LoRA training."""
+    """Load adapters, and the weights trained beside them, from the folder of an earlier LoRA training."""
     stored, config = read_adapter_config(path), wrapped.peft_config["default"]
     where = f"{path}/{ADAPTER_CONFIG}"
     for key in ("r", "lora_alpha"):
@@ -171,13 +171,15 @@ def _start_from(wrapped: Any, path: str) -> None:
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
-    """Copy tensors into the parameters of their names. Raises InputError if one has no place of its shape."""
+    """Copy tensors into the parameters of their names. Raises InputError for a missing name or another shape."""
     parameters = dict(model.named_parameters())
     unfit = [
         name for name, value in tensors.items() if name not in parameters or value.shape != kind_of(parameters[name])[0]
     ]
     if unfit:
-        raise InputError(f"{source}: the model has no place of the shape of {', '.join(unfit[:5])}. Check the base.")
+        raise InputError(
+            f"{source}: the model has no parameter of name and shape {', '.join(unfit[:5])}. Check the base."
+        )
     filled = [parameters[name] for name in tensors]
     with gathered(*filled):
         for parameter, value in zip(filled, tensors.values(), strict=True):
@@ -185,7 +187,7 @@ def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str | P
 
 
 def saved_parameters(wrapped: Any, vocabulary_grew: bool) -> dict[str, nn.Parameter]:
-    """What a LoRA folder must hold to make the model out of its base, by the PeftModel's names.
+    """The parameters that a LoRA folder must contain to restore the model from its base, by the PeftModel's names.
 
     The adapters; the projector, trained or not, since a plain language model has none; and embeddings and lm_head if
     tokens were added to the vocabulary.
@@ -206,27 +208,27 @@ def saved_state(wrapped: Any, vocabulary_grew: bool) -> dict[str, torch.Tensor]:
 
 
 def save(wrapped: Any, state: Mapping[str, torch.Tensor], folder: Path, safe_serialization: bool) -> None:
-    """Write a LoRA folder: config.json, the adapter, what is beside it."""
+    """Write a LoRA folder: config.json, the adapter, the other trained weights."""
     folder.mkdir(parents=True, exist_ok=True)
     wrapped.config.save_pretrained(folder)
     save_adapter(wrapped, state, folder, safe_serialization)
 
 
 def restore(wrapped: Any, folder: str | Path, vocabulary_grew: bool) -> None:
-    """Fill the model from a checkpoint of the same training.
+    """Load the model's weights from a checkpoint of the same training.
 
     Raises:
         InputError: a tensor is missing or of another shape.
     """
     wrong = unsaved(wrapped, folder, vocabulary_grew)
     if wrong:
-        raise InputError(f"{folder}: has lost {', '.join(wrong[:5])}. Delete it to go on from the one before.")
+        raise InputError(f"{folder}: lacks {', '.join(wrong[:5])}. Delete it to resume from the previous one.")
     fill_adapter(wrapped, str(folder))
     _fill(wrapped.get_base_model(), read_others(str(folder)), folder)
 
 
 def unsaved(wrapped: Any, folder: str | Path, vocabulary_grew: bool) -> list[str]:
-    """Names of the parameters that a LoRA folder lacks or holds in another shape or dtype (ZeRO-3's too)."""
+    """Names of the parameters that a LoRA folder lacks or has in another shape or dtype (also under ZeRO-3)."""
     stored = {name: kind_of(value) for name, value in read_adapter(folder).items()}
     return [
         unwrapped(name)

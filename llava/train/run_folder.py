@@ -1,7 +1,7 @@
-"""The output folder of a training run: who it belongs to, whether it is finished, where to go on.
+"""The output folder of a training run: which run it belongs to, whether it is finished, where to resume.
 
-`visatb_run.json` holds a fingerprint of everything that shapes the result. A folder of another run is refused; a
-finished one is left as it is; an unfinished one goes on from its newest whole checkpoint.
+`visatb_run.json` has a fingerprint of everything that affects the result. A folder of another run is refused; a
+finished one is not changed; an unfinished one resumes from its newest complete checkpoint.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ CONTENT = "_content"
 _RESULTS = ("model*.safetensors*", "pytorch_model*.bin*", "mm_projector.bin", "trainer_state.json")
 _RESULTS += ("adapter_config.json", "adapter_model.*", "non_lora_trainables.bin", BASE_FILE)
 
-# What may change between two calls of one run: where it writes, what it shows, how work is split.
+# Settings that may change between two starts of a run: output, logging, how work is split.
 _FREE = {
     "output_dir overwrite_output_dir logging_dir log_level log_level_replica log_on_each_node logging_strategy "
     "logging_first_step logging_steps logging_nan_inf_filter save_strategy save_steps save_minutes save_total_limit "
@@ -47,7 +47,7 @@ _FREE = {
 }
 _BEFORE_THERE_WAS = {"padded_batches": True}  # settings of runs that began before they could be set
 _FREE = frozenset(" ".join(_FREE).split())
-# (before, now) of settings whose change leaves the steps taken so far as they are: "fail" has substituted no record.
+# (before, now) of settings whose change does not affect the steps so far: "fail" has substituted no record.
 _BAD_IMAGE = "bad_image"
 _ALLOWED_BAD_IMAGE = {("fail", "skip"), ("fail", "replace"), ("skip", "replace"), ("replace", "skip")}
 
@@ -58,8 +58,8 @@ class RunFolder:
     """One output folder, locked while this process lives. Rank 0 alone opens and writes it (see `on_first_rank`).
 
     Args:
-        path: the folder; made if missing.
-        fingerprint: what shapes the result, by name.
+        path: the folder; created if missing.
+        fingerprint: what affects the result, by name.
     """
 
     def __init__(self, path: str, fingerprint: dict[str, Any]):
@@ -70,10 +70,10 @@ class RunFolder:
         """Lock the folder; returns whether its run is finished.
 
         Args:
-            overwrite: forget an earlier run in the folder.
+            overwrite: discard an earlier run in the folder.
 
         Raises:
-            InputError: the folder is in use, holds something else, or belongs to a run with other settings.
+            InputError: the folder is in use, has other content, or belongs to a run with other settings.
         """
         self._refuse_foreign()
         self._is_new = not self.path.exists()
@@ -89,11 +89,11 @@ class RunFolder:
         return finished
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._lock.close()
 
     def leave(self) -> None:
-        """Take away what `open` made, unless a run has begun here. The lock is held until the process ends."""
+        """Remove what `open` created, unless a run has started here. The lock is held until the process ends."""
         if [file.name for file in self.path.iterdir()] != [".lock"]:
             return
         (self.path / ".lock").unlink()
@@ -102,25 +102,25 @@ class RunFolder:
 
     @property
     def digest(self) -> str:
-        """What this run's checkpoints are marked with."""
+        """The digest that marks this run's checkpoints."""
         lasting = self._fingerprint | {_BAD_IMAGE: "fail"}  # the one setting that may change between two checkpoints
         return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
     def begin(self) -> None:
-        """Claim the folder for this run: once its model is there, so that a failed start claims nothing."""
+        """Claim the folder for this run: after loading its model, so that a failed start claims nothing."""
         self._write(finished=False)
 
     def newest_checkpoint(self, world_size: int = 1, deepspeed: bool = False) -> str | None:
-        """The newest checkpoint that is whole and this run's; None if there is none at all.
+        """The newest complete checkpoint of this run; None if there are no checkpoints.
 
-        Newer ones that are not are told in a line each and renamed to `damaged-checkpoint-N`.
+        Newer ones that are not complete are reported in one line each and renamed to `damaged-checkpoint-N`.
 
         Args:
             world_size, deepspeed: how this call of the run is split; DeepSpeed's state fits no other split.
 
         Raises:
-            InputError: there are checkpoints but none is whole (starting again at step 0 must be asked for), or the
-                newest whole one needs another launch.
+            InputError: there are checkpoints but none is complete (starting again at step 0 must be requested), or the
+                newest complete one needs another launcher.
         """
         damaged: dict[Path, str] = {}
         for path in reversed(checkpoint_folders(self.path)):
@@ -138,13 +138,13 @@ class RunFolder:
         if damaged:
             problems = "; ".join(f"{path.name}: {problem}" for path, problem in damaged.items())
             raise InputError(
-                f"{self.path}: no checkpoint is whole ({problems}). Restore one, or pass --overwrite_output_dir True "
+                f"{self.path}: no checkpoint is complete ({problems}). Restore one, or set --overwrite_output_dir True "
                 "to start again at step 0."
             )
         return None
 
     def finish(self, **facts: Any) -> None:
-        """Mark the run finished and note facts about it (steps, seconds, ...)."""
+        """Mark the run finished and record facts about it (steps, seconds, ...)."""
         self._write(finished=True, **facts)
 
     def _write(self, **content: Any) -> None:
@@ -157,7 +157,7 @@ class RunFolder:
         foreign = [p.name for p in self.path.glob("*") if not p.name.startswith(ours)]
         if foreign and not (self.path / RUN_FILE).exists():
             raise InputError(
-                f"{self.path}: output_dir holds something else ({', '.join(sorted(foreign)[:3])}). "
+                f"{self.path}: output_dir has other content ({', '.join(sorted(foreign)[:3])}). "
                 "Choose an empty --output_dir."
             )
 
@@ -170,7 +170,7 @@ class RunFolder:
         return stream
 
     def _forget(self) -> None:
-        """Delete what an earlier run has left, RUN_FILE last: until then the folder is known as ours."""
+        """Delete the files of an earlier run, RUN_FILE last: until then the folder is recognised as ours."""
         if (self.path / RUN_FILE).exists():
             self._write(finished=False)  # a kill in between must not leave a finished run without its model
         for pattern in ("checkpoint-*", "damaged-checkpoint-*"):
@@ -186,7 +186,9 @@ class RunFolder:
             return False
         earlier = read_json(file)
         if not isinstance(earlier, dict) or not isinstance(earlier.get("fingerprint"), dict):
-            raise InputError(f"{file}: holds no run. Choose another --output_dir, or pass --overwrite_output_dir True.")
+            raise InputError(
+                f"{file}: not a run record. Choose another --output_dir or set --overwrite_output_dir True."
+            )
         before, now = earlier["fingerprint"], self._fingerprint
         if (before.get(_BAD_IMAGE), now.get(_BAD_IMAGE)) in _ALLOWED_BAD_IMAGE:
             before = before | {_BAD_IMAGE: now[_BAD_IMAGE]}
@@ -203,35 +205,35 @@ class RunFolder:
 
 
 def on_first_rank(args: TrainingArguments, work: Callable[[], T]) -> T:
-    """What `work` returns on rank 0, on all ranks (call it on all; the value must be picklable).
+    """Run `work` on rank 0 and return its result on all ranks (call it on all; the value must be picklable).
 
     Raises:
-        InputError, OSError: those of `work`, on rank 0; the other ranks end and say nothing.
+        InputError, OSError: those of `work`, on rank 0; the other ranks exit silently.
     """
-    told: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]
     problem = None
     if args.process_index == 0:
         try:
-            told[0] = work()
+            outcome[0] = work()
         except (InputError, OSError) as error:
             problem = error
-            told[1] = type(error).__name__
+            outcome[1] = type(error).__name__
     if args.world_size > 1:
-        broadcast_object_list(told)
-    if told[1] is not None:
+        broadcast_object_list(outcome)
+    if outcome[1] is not None:
         leave_together()
     if problem is not None:
         raise problem
-    if told[1] is not None:
+    if outcome[1] is not None:
         sys.exit(EXIT_INPUT)
-    return told[0]
+    return outcome[0]
 
 
 def leave_together() -> None:
     """Wait for all ranks and close the process group; the last call of a rank before it ends (call it on all).
 
-    Without it the first rank to end takes the others along: the launcher ends them while they still write, and the
-    threads of an open group abort a process whose peer has gone.
+    Without it the first rank to exit ends the others: the launcher stops them while they still write, and the threads
+    of an open group abort a process whose peer has exited.
     """
     if not torch.distributed.is_initialized():
         return
@@ -248,12 +250,12 @@ def _refuse_other_split(path: Path, manifest: dict[str, Any], world_size: int, d
 
 
 def _put_aside(path: Path, problem: str, used: Path) -> None:
-    """Out of the way of the checkpoint that will be saved under this name, and of --save_total_limit."""
+    """Rename a checkpoint, so that it conflicts neither with a new one nor with --save_total_limit."""
     aside = path.with_name(f"damaged-{path.name}")
     if aside.exists():
         shutil.rmtree(aside)
     path.rename(aside)
-    print(f"warning: {path}: {problem}; renamed to {aside.name}, going on from {used.name}.", file=sys.stderr)
+    print(f"warning: {path}: {problem}; renamed to {aside.name}, resuming from {used.name}.", file=sys.stderr)
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
@@ -265,7 +267,7 @@ def _difference(key: str, before: Any, now: Any) -> str:
 def fingerprint(
     model: ModelArguments, data: DataArguments, training: TrainingArguments, world_size: int, task_names: list[str]
 ) -> dict[str, Any]:
-    """Everything that shapes the result of a run, by name, as JSON values."""
+    """Everything that affects the result of a run, by name, as JSON values."""
     shape: dict[str, Any] = {"data": sha256_of_file(data.data_path), "tasks": task_names}
     for arguments in (model, data, training):
         for field in dataclasses.fields(arguments):
@@ -287,7 +289,7 @@ def fingerprint(
 
 
 def _deepspeed_settings(file: str | None) -> Any:
-    """A DeepSpeed file without what lays out ZeRO's memory: a run that ran out of it goes on with offloading."""
+    """A DeepSpeed file without ZeRO's memory settings: a run that ran out of memory may resume with offloading."""
     if not file:
         return None
     settings = read_json(file)
@@ -304,7 +306,7 @@ def sha256_of_file(path: str | os.PathLike) -> str:
 def _content_of(path: str | None) -> Any:
     """Sizes and, of small files, hashes of a local file or folder; None for a Hub name.
 
-    Weights of many gigabytes are told apart by their size and modification time: hashing them would take minutes.
+    Large weights are compared by size and modification time: hashing gigabytes would take minutes.
     """
     if path is None or not os.path.exists(path):
         return None

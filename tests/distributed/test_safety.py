@@ -111,7 +111,7 @@ def test_a_refused_folder_is_told_once(repository, place, tmp_path):
     output.mkdir()
     (output / "thesis.tex").touch()
     _, told, err = finish(start(repository, place, output))
-    assert len(told) == 1 and "holds something else (thesis.tex)" in told[0] and "exitcode  : 2" in err, err[-3000:]
+    assert len(told) == 1 and "has other content (thesis.tex)" in told[0] and "exitcode  : 2" in err, err[-3000:]
     assert [path.name for path in output.iterdir()] == ["thesis.tex"]
 
 

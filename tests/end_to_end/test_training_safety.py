@@ -123,7 +123,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_goes_on_from_the_one_before(re
     os.truncate(output / "checkpoint-6" / "optimizer.pt", 1000)
     code, told = train(repository, place, output, "--save_strategy", "no")
     assert code == 0 and len(told) == 1
-    assert "optimizer.pt has 1,000 bytes of" in told[0] and "going on from checkpoint-3" in told[0]
+    assert "optimizer.pt has 1,000 bytes of" in told[0] and "resuming from checkpoint-3" in told[0]
     assert digest(output) == digest(whole)
 
 

@@ -143,7 +143,7 @@ def test_ctrl_c_at_the_prompt_ends_the_chat(monkeypatch, capsys):
 
 def test_a_chat_that_outgrows_the_model_says_how_to_go_on(chat, prompts, capsys):
     say(chat, "What is this?", "word " * 600, "/reset", "What is this?")
-    assert "longer than the model can follow; /reset starts over" in capsys.readouterr().err
+    assert "longer than the model's context; /reset starts a new one" in capsys.readouterr().err
     assert len(prompts) == 2 and prompts[0][0] == prompts[1][0]
 
 

@@ -220,7 +220,7 @@ def test_training_starts_from_an_earlier_adapter_and_its_projector(place, tmp_pa
     [
         (("--lora_r", "8"), "r is 4, --lora_r is 8"),
         (("--lora_alpha", "8"), "lora_alpha is 16, --lora_alpha is 8"),
-        (("--mm_projector_type", "linear"), "no place of the shape of model.mm_projector.0.weight"),
+        (("--mm_projector_type", "linear"), "no parameter of name and shape model.mm_projector.0.weight"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(place, tmp_path, flags, told):

@@ -47,7 +47,7 @@ def test_a_start_that_was_refused_leaves_nothing_but_what_was_there(tmp_path):
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="has other content"):
         opened(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -324,7 +324,7 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_used(saves, capsys, da
     DAMAGE[damage](newest / file)
     assert opened(saves).newest_checkpoint() == str(saves / "checkpoint-2")
     warning = capsys.readouterr().err
-    assert warning.count("\n") == 1 and f"{newest}: " in warning and "going on from checkpoint-2" in warning
+    assert warning.count("\n") == 1 and f"{newest}: " in warning and "resuming from checkpoint-2" in warning
     assert file in warning or file == "manifest.json" and damage == "flipped"
     assert not newest.exists() and (saves / "damaged-checkpoint-4").is_dir() and not (saves / "ran").exists()
 
@@ -378,7 +378,9 @@ def test_a_second_damage_of_the_same_step_replaces_the_first(saves):
 def test_a_run_with_no_whole_checkpoint_is_refused_not_started_again(saves):
     for step, file in ((2, "optimizer.pt"), (4, "manifest.json")):
         (saves / f"checkpoint-{step}" / file).unlink()
-    told = r"no checkpoint is whole \(checkpoint-4: manifest.json is missing; checkpoint-2: optimizer.pt is missing\)"
+    told = (
+        r"no checkpoint is complete \(checkpoint-4: manifest.json is missing; checkpoint-2: optimizer.pt is missing\)"
+    )
     with pytest.raises(InputError, match=told):
         opened(saves).newest_checkpoint()
     assert {"checkpoint-2", "checkpoint-4"} <= {path.name for path in saves.iterdir()}
