@@ -190,7 +190,7 @@ def disk(place: Path) -> dict:
     """Refuse to let files grow beyond one size after another; then run again without that limit."""
     whole, cut = prepare(place)
     sizes = {path.stat().st_size for path in whole.rglob("*") if path.is_file()}
-    told, wrong = [], []
+    message, wrong = [], []
     output = place / "full"
     for settings in ({}, {"save_strategy": "no"}):
         for size in [size for size in sorted(sizes)[:-1] if size > 1000]:  # below, not even the log can be written
@@ -198,7 +198,7 @@ def disk(place: Path) -> dict:
             limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
             code, said = in_child(lambda: run_once(output, limit, **settings))  # noqa: B023 - runs at once
             errors = [line for line in said.splitlines() if line.startswith("error: ")]
-            told += errors
+            message += errors
             left = {path.name for path in output.iterdir()}
             whole_left = {"checkpoint-2", "visatb_run.json"} <= left and not list(output.glob(".saving/*"))
             if code:
@@ -207,7 +207,7 @@ def disk(place: Path) -> dict:
             again, said = in_child(lambda: run_once(output))
             wrong += [[size, "again", said]] * (again != 0 or digest(output) != digest(whole))
             shutil.rmtree(output)
-    return {"told": told, "wrong": wrong}
+    return {"message": message, "wrong": wrong}
 
 
 if __name__ == "__main__":

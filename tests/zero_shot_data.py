@@ -236,7 +236,7 @@ def _review_files(home: Path, names: tuple[str, str, str], images: str, prefix: 
     for n, category in enumerate(("conv", "detail", "complex")):
         image = f"{n:03}.jpg"
         _image(home / images / f"{prefix}{image}", n)
-        questions.append({"question_id": n, "image": image, "category": category, "text": f"Tell about {n}."})
+        questions.append({"question_id": n, "image": image, "category": category, "text": f"Describe {n}."})
         box = {"category": "square", "bbox": [0.1, 0.2, 0.3, 0.4]}
         contexts.append({"id": n, "image": image, "caption": [f"Square {n}."], "instances": [box]})
         references.append({"question_id": n, "prompt": "", "text": f"A square {n}.", "answer_id": f"g{n}"})

@@ -82,7 +82,7 @@ def facts(lines: list[dict]) -> list[tuple]:
     return [(line["step"], line["loss"], line["learning_rate"]) for line in lines]
 
 
-def test_zero3_with_accumulation_trains_saves_and_resumes_the_model_of_one_process(repository, place, tmp_path):
+def test_zero3_with_accumulation_equals_one_process_also_after_resume(repository, place, tmp_path):
     """One sample per micro-batch: a rank with an image works beside one without, and some find no sample left."""
     length = ("--num_train_epochs", "2")
     split = ("--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "4", "--save_strategy", "steps")

@@ -37,7 +37,7 @@ def test_the_table_finds_what_depends_on_the_split(repository, tmp_path):
     assert "largest" in done.stdout
 
 
-def test_a_whole_micro_batch_of_every_small_layout_keeps_no_supervised_token(tmp_path):
+def test_every_small_layout_has_a_micro_batch_without_supervised_tokens(tmp_path):
     import random
 
     from perf.distributed_data import _records_of_step

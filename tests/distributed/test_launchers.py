@@ -42,7 +42,7 @@ def place(tmp_path_factory, repository):
         (folder / "bin" / name).write_text(text)
         (folder / "bin" / name).chmod(0o755)
     run = start(repository, folder, folder / "one", PER_DEVICE_TRAIN_BATCH_SIZE="8")
-    assert finish(run) == 0, run.told
+    assert finish(run) == 0, run.reported
     return folder
 
 
@@ -77,9 +77,9 @@ def start(repository: Path, place: Path, output: Path, script="finetune_academic
 
 
 def finish(process: subprocess.Popen) -> int:
-    """Its exit code; `told` holds what it printed."""
+    """Its exit code; `reported` holds what it printed."""
     try:
-        process.told, _ = process.communicate(timeout=150)
+        process.reported, _ = process.communicate(timeout=150)
     except subprocess.TimeoutExpired:  # ranks that wait for each other
         os.killpg(process.pid, signal.SIGKILL)
         raise
@@ -112,11 +112,11 @@ def test_two_nodes_train_the_model_of_one_process(repository, place, tmp_path):
         )
         for rank in (0, 1)
     ]  # fmt: skip
-    assert [finish(node) for node in nodes] == [0, 0], nodes[0].told + nodes[1].told
+    assert [finish(node) for node in nodes] == [0, 0], nodes[0].reported + nodes[1].reported
     assert losses(output) == pytest.approx(losses(place / "one"), abs=2e-5)
 
 
-def test_a_slurm_job_saves_when_its_time_is_up_queues_again_and_goes_on(repository, place, tmp_path):
+def test_a_slurm_job_saves_at_its_time_limit_requeues_and_resumes(repository, place, tmp_path):
     output, log = tmp_path / "job", tmp_path / "scontrol.log"
     job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "here", "SCONTROL_LOG": log, "SAVE_STRATEGY": "steps"}
     run = start(repository, place, output, "slurm/finetune.sbatch", MASTER_PORT=free_port(), **job)
@@ -124,10 +124,10 @@ def test_a_slurm_job_saves_when_its_time_is_up_queues_again_and_goes_on(reposito
     for process in psutil.Process(run.pid).children(recursive=True):  # Slurm signals the ranks, not the batch script
         if any(word.endswith("train_mem.py") for word in process.cmdline()):
             process.terminate()
-    assert finish(run) == 143, run.told
+    assert finish(run) == 143, run.reported
     assert log.read_text() == "scontrol requeue 4711\n" and list(output.glob("checkpoint-*"))
     again = start(repository, place, output, "slurm/finetune.sbatch", MASTER_PORT=free_port(), **job)
-    assert finish(again) == 0, again.told
+    assert finish(again) == 0, again.reported
     assert losses(output) == pytest.approx(losses(place / "one"), abs=2e-5)
     assert log.read_text() == "scontrol requeue 4711\n"
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
 
-# Tells its rank's process id; FULL_RANK's files cannot grow once its first steps are logged.
+# Writes its rank's process id; FULL_RANK's files cannot grow once its first steps are logged.
 ENTRY = """
 import os, pathlib, resource, sys
 import deepspeed
@@ -88,7 +88,7 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def test_a_signal_to_one_rank_stops_both_at_one_step_and_the_run_goes_on_to_the_same_model(repository, place, tmp_path):
+def test_a_signal_to_one_rank_stops_both_and_the_resumed_model_is_equal(repository, place, tmp_path):
     flags = ("--max_steps", "30", "--save_strategy", "no")
     output = tmp_path / "cut"
     process = start(repository, place, output, *flags)
@@ -96,9 +96,9 @@ def test_a_signal_to_one_rank_stops_both_at_one_step_and_the_run_goes_on_to_the_
     while process.poll() is None and not (log.exists() and log.stat().st_size):
         time.sleep(0.01)
     os.kill(int((tmp_path / "cut.pids" / "1").read_text()), signal.SIGTERM)
-    _, told, err = finish(process)
+    _, reported, err = finish(process)
     (checkpoint,) = output.glob("checkpoint-*")
-    assert told == [f"SIGTERM: saved {checkpoint.name}; run the same command again to go on"], err[-3000:]
+    assert reported == [f"SIGTERM: saved {checkpoint.name}; run the same command again to go on"], err[-3000:]
     assert "exitcode  : 143" in err
     assert {path.name for path in checkpoint.iterdir()} >= {"random_state_0.pt", "random_state_1.pt"}
     assert finish(start(repository, place, output, *flags))[0] == 0
@@ -106,30 +106,30 @@ def test_a_signal_to_one_rank_stops_both_at_one_step_and_the_run_goes_on_to_the_
     assert digest(output) == digest(tmp_path / "whole")
 
 
-def test_a_refused_folder_is_told_once(repository, place, tmp_path):
+def test_a_refused_folder_is_reported_once(repository, place, tmp_path):
     output = tmp_path / "foreign"
     output.mkdir()
     (output / "thesis.tex").touch()
-    _, told, err = finish(start(repository, place, output))
-    assert len(told) == 1 and "has other content (thesis.tex)" in told[0] and "exitcode  : 2" in err, err[-3000:]
+    _, reported, err = finish(start(repository, place, output))
+    assert len(reported) == 1 and "has other content (thesis.tex)" in reported[0] and "exitcode  : 2" in err, err[
+        -3000:
+    ]
     assert [path.name for path in output.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_a_rank_that_cannot_write_stops_all_with_one_line_and_the_last_checkpoint_stays(
-    repository, place, tmp_path, rank
-):
+def test_a_rank_that_cannot_write_stops_all_and_keeps_the_last_checkpoint(repository, place, tmp_path, rank):
     """Under ZeRO-3, where each rank writes a part and all wait for each other in between."""
     output = tmp_path / "full"
     flags = ("--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1")
     flags += ("--deepspeed", str(place / "zero3.json"))
-    code, told, err = finish(start(repository, place, output, *flags, FULL_RANK=rank))
-    assert code == 1 and len(told) == 1, err[-3000:]
-    assert f"{output / 'checkpoint-4'} could not be written" in told[0] and "File too large" in told[0]
+    code, reported, err = finish(start(repository, place, output, *flags, FULL_RANK=rank))
+    assert code == 1 and len(reported) == 1, err[-3000:]
+    assert f"{output / 'checkpoint-4'} could not be written" in reported[0] and "File too large" in reported[0]
     left = {path.name for path in output.iterdir()}
     assert left == {".lock", "checkpoint-2", "train_log.jsonl", "visatb_run.json"}
-    code, told, err = finish(start(repository, place, output, *flags))
-    assert code == 0 and not told, err[-3000:]
+    code, reported, err = finish(start(repository, place, output, *flags))
+    assert code == 0 and not reported, err[-3000:]
     assert (output / "checkpoint-4" / "manifest.json").exists() and not (output / "checkpoint-2").exists()
 
 

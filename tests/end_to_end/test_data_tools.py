@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
         name = {"id": f"{n:012}", "image": f"coco/train2017/{n:012}.jpg"}
         vqa = ["<image>\n" + f"What is {n}?" + SHORT, "a word", "And then?", "no"]
         region = ["<image>\n" + REGION, f"thing {n}", BOX.format(n), "[0.1, 0.3, 0.5, 0.5]"]
-        talk = [f"Tell me {n}.", "A long story."]
+        talk = [f"Describe {n}.", "A long story."]
         for texts, fields in ((vqa, name), (region, name), (talk, {"id": f"talk{n}"})):
             turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
             records.append(fields | {"conversations": turns})
@@ -126,7 +126,7 @@ def test_every_command_explains_itself(data, name):
         ("subsets", ("--benchmark", "{0}/mix.json", "--output", "{0}/o")),
     ],
 )
-def test_bad_input_is_told_in_one_line_and_nothing_is_written(folder, data, name, arguments):
+def test_bad_input_is_reported_in_one_line_and_nothing_is_written(folder, data, name, arguments):
     before = (folder / "mix.json").read_bytes()
     refused = data(name, *(word.format(folder) for word in arguments), code=2)
     assert refused.stderr.splitlines()[-1].startswith("error: ")

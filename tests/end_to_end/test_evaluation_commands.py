@@ -65,7 +65,7 @@ def test_scores_become_weights_that_a_shell_can_pass_on(run, tmp_path):
     assert [float(word) for word in vector.split()] == list(json.loads(weights.read_text())["weights"].values())
 
 
-def test_weighting_without_arguments_or_with_a_failed_measurement_is_refused_in_one_line(run, tmp_path):
+def test_weighting_without_arguments_or_with_a_failed_task_is_refused(run, tmp_path):
     done = run("weighting_visatb.py")
     assert refused(done), done.stderr
     assert "python weighting_visatb.py --scores scores.csv" in done.stderr

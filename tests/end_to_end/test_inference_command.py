@@ -100,7 +100,7 @@ def test_a_lost_answer_file_is_written_again_from_the_work_folder(run, expected,
     assert final(tmp_path).read_bytes() == expected
 
 
-def test_a_run_that_breaks_after_any_batch_goes_on_where_it_was(run, expected, tmp_path, monkeypatch):
+def test_a_run_that_breaks_after_any_batch_resumes(run, expected, tmp_path, monkeypatch):
     """Every batch's append is interrupted once, half written; each time only what is missing is asked."""
     from llava.generate.work import Writer
 
@@ -123,7 +123,7 @@ def test_a_run_that_breaks_after_any_batch_goes_on_where_it_was(run, expected, t
     assert final(tmp_path).read_bytes() == expected
 
 
-def test_a_killed_process_goes_on_and_writes_the_same_bytes(
+def test_a_killed_process_resumes_and_writes_the_same_bytes(
     run, expected, tiny_checkpoint, tiny_dataset, tmp_path, repository
 ):
     command = [sys.executable, str(repository / "inference_visatb.py"), *FLAGS, "--batch-size", "1"]
@@ -303,7 +303,7 @@ def test_a_broken_image_processor_is_no_bad_image(run, tiny_checkpoint, tmp_path
         run("--on-bad-image", policy, model=model)
 
 
-def test_a_mended_image_is_asked_again(run, bad_image, expected, tiny_dataset, tmp_path):
+def test_a_fixed_image_is_asked_again(run, bad_image, expected, tiny_dataset, tmp_path):
     assert run("--image-folder", bad_image, "--on-bad-image", "skip") == 0
     shutil.copy(tiny_dataset.parent / "images" / "003.png", bad_image / "003.png")
     with pytest.raises(InputError, match="differs in: images"):
@@ -398,7 +398,7 @@ def test_a_text_model_is_refused_for_images_before_it_is_loaded(run, tiny_checkp
 
 
 @pytest.mark.parametrize("flags", [[], ["--overwrite"]])
-def test_answers_that_cannot_be_written_are_told_before_the_model_is_loaded(run, tmp_path, monkeypatch, flags):
+def test_unwritable_answers_are_reported_before_the_model_is_loaded(run, tmp_path, monkeypatch, flags):
     no_model(monkeypatch)
     final(tmp_path).mkdir(parents=True)
     with pytest.raises(InputError, match="not a folder"):
@@ -408,7 +408,7 @@ def test_answers_that_cannot_be_written_are_told_before_the_model_is_loaded(run,
         run(*flags, answers=tmp_path / "file" / "answers")
 
 
-def test_answers_with_left_out_records_can_be_scored_against_their_questions(run, bad_image, tiny_dataset, tmp_path):
+def test_answers_with_omitted_records_can_be_scored(run, bad_image, tiny_dataset, tmp_path):
     from eval.answers import read_answers
 
     assert run("--image-folder", bad_image, "--on-bad-image", "skip") == 0

@@ -112,7 +112,7 @@ def test_the_loaders_chunks_joined_are_the_whole(tiny_checkpoint, tiny_dataset, 
     assert "" in chunks and "".join(chunks) == whole
 
 
-def test_the_loader_goes_on_and_knows_when_it_is_done(
+def test_the_loader_resumes_and_detects_completion(
     tiny_checkpoint, tiny_dataset, questions, tmp_path, monkeypatch, capsys
 ):
     answers = tmp_path / "answers.jsonl"
@@ -194,7 +194,7 @@ def test_the_loader_refuses_what_it_cannot_do_before_the_model_is_loaded(
     assert "--overwrite" not in str(refusal.value), "this command has no such flag"
 
 
-def test_a_mistyped_model_is_told_without_asking_the_hub(tmp_path, monkeypatch):
+def test_a_mistyped_model_is_reported_without_asking_the_hub(tmp_path, monkeypatch):
     from llava.model import builder
 
     monkeypatch.setattr(builder, "load_pretrained_model", None)

@@ -204,8 +204,8 @@ def test_every_command_has_help_with_an_example_and_defaults(repository, monkeyp
             assert action.help, f"{command}: {action.option_strings} says nothing"
             if action.default not in (None, argparse.SUPPRESS):
                 shown = re.escape(re.sub(r"\s", "", str(action.default)))
-                told = re.search(rf"\((default:)?{shown}\)", re.sub(r"\s", "", text))
-                assert told, f"{command}: {action.option_strings} hides its default"
+                reported = re.search(rf"\((default:)?{shown}\)", re.sub(r"\s", "", text))
+                assert reported, f"{command}: {action.option_strings} hides its default"
     assert len(parsers) == len(found)
 
 

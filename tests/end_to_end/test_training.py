@@ -69,10 +69,10 @@ def losses(output: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (output / "train_log.jsonl").read_text().splitlines()]
 
 
-def assert_refused(result, told: str, output: Path) -> None:
+def assert_refused(result, message: str, output: Path) -> None:
     code, _, err = result
     last = err.strip().splitlines()[-1]
-    assert code == 2 and last.startswith("error: ") and told in last and "Traceback" not in err, err
+    assert code == 2 and last.startswith("error: ") and message in last and "Traceback" not in err, err
     assert not output.exists() or not list(output.glob("*.safetensors"))
 
 
@@ -94,7 +94,7 @@ def test_stage_1_writes_a_projector_that_stage_2_starts_from(repository, place, 
         assert torch.equal(kept[name], value)
 
 
-def test_the_same_command_twice_is_identical_and_a_third_time_does_nothing(repository, place, tmp_path):
+def test_two_runs_are_identical_and_a_finished_run_does_nothing(repository, place, tmp_path):
     weights = "0.5 1.5 1.2 1.0"
     for name in ("a", "b"):
         code, out, err = finetune(repository, environment(place, tmp_path / name, VISATB_WEIGHTS=weights))
@@ -108,7 +108,7 @@ def test_the_same_command_twice_is_identical_and_a_third_time_does_nothing(repos
     assert (tmp_path / "a" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_killed_training_goes_on_to_the_model_of_an_uninterrupted_run(repository, place, tmp_path):
+def test_killed_training_resumes_to_the_model_of_an_uninterrupted_run(repository, place, tmp_path):
     saving = {"SAVE_STRATEGY": "steps", "SAVE_STEPS": "3", "NUM_TRAIN_EPOCHS": "6"}
     assert finetune(repository, environment(place, tmp_path / "whole", **saving))[0] == 0
     output = tmp_path / "cut"
@@ -136,7 +136,7 @@ def test_another_run_in_the_same_folder_is_refused_and_the_model_kept(repository
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"VISATB_WEIGHTS": "1 1 1"}, "visatb_weights must have 4 values"),
         ({"VISATB_WEIGHTS": "1 1 1 0"}, "finite numbers > 0, got 0.0 at position 3"),
@@ -155,9 +155,9 @@ def test_another_run_in_the_same_folder_is_refused_and_the_model_kept(repository
         ({"PRETRAIN_MM_MLP_ADAPTER": "absent.bin"}, "absent.bin"),
     ],
 )
-def test_bad_settings_are_refused_in_one_line_and_leave_no_model(repository, place, tmp_path, changes, told):
+def test_bad_settings_are_refused_in_one_line_and_leave_no_model(repository, place, tmp_path, changes, message):
     output = tmp_path / "model"
-    assert_refused(finetune(repository, environment(place, output, **changes)), told, output)
+    assert_refused(finetune(repository, environment(place, output, **changes)), message, output)
     assert not output.exists()
 
 
@@ -171,7 +171,7 @@ def test_bad_records_are_refused_before_the_model_loads(repository, place, tmp_p
     assert not output.exists()
 
 
-def test_unreadable_image_stops_training_by_record_and_path_or_is_skipped_and_counted(repository, place, tmp_path):
+def test_an_unreadable_image_stops_training_or_is_skipped_and_counted(repository, place, tmp_path):
     import shutil
 
     images = tmp_path / "images"

@@ -97,9 +97,7 @@ def images() -> torch.Tensor:
         ("tuned", ("--freeze_mm_mlp_adapter", "True", "--lora_bias", "all", "--group_by_length", "True")),
     ],
 )
-def test_a_saved_lora_folder_over_its_base_answers_as_the_trained_model_did(
-    place, tmp_path, trainers, images, base, flags
-):
+def test_a_saved_lora_folder_answers_as_the_trained_model(place, tmp_path, trainers, images, base, flags):
     """`tuned`: a LLaVA checkpoint with the vision tower's weights inside, as our own trainings write it."""
     if base == "tuned":
         make_tiny_checkpoint(tmp_path / "tuned", tower_inside=True)
@@ -123,7 +121,7 @@ class Killed(Exception):  # noqa: N818 - stands for a signal
     """Ends a training in the middle."""
 
 
-def test_a_lora_training_goes_on_from_its_checkpoint_to_the_uninterrupted_model(place, tmp_path, monkeypatch):
+def test_a_resumed_lora_training_ends_with_the_uninterrupted_model(place, tmp_path, monkeypatch):
     flags = (
         "--lora_enable",
         "True",
@@ -158,7 +156,7 @@ def test_a_lora_training_goes_on_from_its_checkpoint_to_the_uninterrupted_model(
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_signal_between_the_saved_model_and_the_mark_of_a_finished_run_stops_nothing(place, tmp_path, monkeypatch):
+def test_a_signal_after_the_model_is_saved_stops_nothing(place, tmp_path, monkeypatch):
     def signalled(folder, **facts):
         assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL  # which would end this process
         os.kill(os.getpid(), signal.SIGTERM)
@@ -170,7 +168,7 @@ def test_a_signal_between_the_saved_model_and_the_mark_of_a_finished_run_stops_n
     assert json.loads((tmp_path / "model" / "visatb_run.json").read_text())["finished"]
 
 
-def test_lora_goes_on_from_an_earlier_adapter(place, tmp_path, trainers):
+def test_lora_training_starts_from_an_earlier_adapter(place, tmp_path, trainers):
     lora = ("--lora_enable", "True", "--lora_r", "4")
     assert train(place, tmp_path / "first", *lora) == 0
     still = ("--learning_rate", "0", "--lora_weight_path", tmp_path / "first")
@@ -189,7 +187,7 @@ def test_frozen_parts_stay_as_they_were(place, tmp_path):
     assert moved == {"lm_head.weight"}
 
 
-def test_stage_1_trains_projector_and_new_embeddings_and_stage_2_starts_from_them(place, tmp_path):
+def test_stage_1_trains_projector_and_new_embeddings_for_stage_2(place, tmp_path):
     tokens = ("--mm_use_im_start_end", "True")
     assert train(place, tmp_path / "one", *tokens, "--tune_mm_mlp_adapter", "True") == 0
     projector = tmp_path / "one" / "mm_projector.bin"
@@ -252,7 +250,7 @@ def script(repository: Path, name: str, place: Path, output: Path, *flags: str, 
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_finetune_task_lora_tunes_a_llava_checkpoint_without_benchmark_projector_or_tower(repository, place, tmp_path):
+def test_finetune_task_lora_needs_no_benchmark_projector_or_tower(repository, place, tmp_path):
     own = {"BASE_MODEL_PATH": place / "llava-tiny", "VISION_TOWER": ""}
     done = script(repository, "finetune_task_lora.sh", place, tmp_path, "--lora_r", "4", **own)
     assert done.returncode == 0, done.stderr

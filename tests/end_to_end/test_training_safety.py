@@ -83,13 +83,13 @@ def test_a_kill_at_any_write_of_a_save_costs_nothing(repository, tmp_path):
     assert found["points"] > 50 and found["wrong"] == []
 
 
-def test_files_that_cannot_grow_leave_the_last_checkpoint_and_one_clear_line(repository, tmp_path):
+def test_a_file_size_limit_leaves_the_last_checkpoint_and_one_line(repository, tmp_path):
     found = driver(repository, "disk", tmp_path)
-    assert found["wrong"] == [] and len(found["told"]) >= 6
-    assert all("File too large" in line for line in found["told"])
+    assert found["wrong"] == [] and len(found["message"]) >= 6
+    assert all("File too large" in line for line in found["message"])
 
 
-def test_sigterm_saves_ends_with_143_and_the_same_command_goes_on_to_the_same_model(repository, place, whole, tmp_path):
+def test_sigterm_saves_exits_with_143_and_the_resumed_model_is_equal(repository, place, whole, tmp_path):
     output = tmp_path / "model"
     flags = ("--save_strategy", "no", "--dataloader_num_workers", "1")
     process = start(repository, place, output, *flags)
@@ -97,10 +97,10 @@ def test_sigterm_saves_ends_with_143_and_the_same_command_goes_on_to_the_same_mo
     while process.poll() is None and not (log.exists() and log.stat().st_size):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)  # its worker too, as Slurm does
-    code, told = finish(process)
-    assert code == 143, told
+    code, message = finish(process)
+    assert code == 143, message
     (checkpoint,) = output.glob("checkpoint-*")
-    assert told == [f"SIGTERM: saved {checkpoint.name}; run the same command again to go on"]
+    assert message == [f"SIGTERM: saved {checkpoint.name}; run the same command again to go on"]
     assert not (output / "model.safetensors").exists()
     assert train(repository, place, output, *flags) == (0, [])
     assert digest(output) == digest(whole)
@@ -118,12 +118,12 @@ def unfinished(whole: Path, output: Path) -> Path:
     return output
 
 
-def test_a_damaged_checkpoint_is_told_and_the_run_goes_on_from_the_one_before(repository, place, whole, tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(repository, place, whole, tmp_path):
     output = unfinished(whole, tmp_path / "model")
     os.truncate(output / "checkpoint-6" / "optimizer.pt", 1000)
-    code, told = train(repository, place, output, "--save_strategy", "no")
-    assert code == 0 and len(told) == 1
-    assert "optimizer.pt has 1,000 bytes of" in told[0] and "resuming from checkpoint-3" in told[0]
+    code, message = train(repository, place, output, "--save_strategy", "no")
+    assert code == 0 and len(message) == 1
+    assert "optimizer.pt has 1,000 bytes of" in message[0] and "resuming from checkpoint-3" in message[0]
     assert digest(output) == digest(whole)
 
 
@@ -162,8 +162,8 @@ def test_a_pickle_with_code_under_a_forged_manifest_is_refused_in_a_line(reposit
     torch.save(Hostile(tmp_path / "ran"), checkpoint / "optimizer.pt")
     (checkpoint / "manifest.json").unlink()
     seal(checkpoint, **facts)
-    code, told = train(repository, place, output, "--save_strategy", "no")
-    assert code == 2 and len(told) == 1 and "holds more than tensors and numbers" in told[0]
+    code, message = train(repository, place, output, "--save_strategy", "no")
+    assert code == 2 and len(message) == 1 and "holds more than tensors and numbers" in message[0]
     assert not (tmp_path / "ran").exists() and not (output / "model.safetensors").exists()
 
 
@@ -180,9 +180,9 @@ def test_a_full_disk_ends_in_a_line_with_the_last_checkpoint_whole(
     try:
         output = mounted / "model"
         flags = ("--save_strategy", "steps", "--save_steps", steps, "--save_total_limit", "1")
-        code, told = train(repository, place, output, *flags)
-        assert code == 1 and len(told) == 1, told
-        assert "No space left on device" in told[0] and f"{output}" in told[0]
+        code, message = train(repository, place, output, *flags)
+        assert code == 1 and len(message) == 1, message
+        assert "No space left on device" in message[0] and f"{output}" in message[0]
         assert {path.name for path in output.iterdir()} <= {
             ".lock", f"checkpoint-{steps}", "visatb_run.json", "train_log.jsonl",
         }  # fmt: skip

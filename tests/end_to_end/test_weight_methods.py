@@ -64,7 +64,7 @@ def test_the_constants_of_a_strategy_are_flags(argv, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags, told",
+    "flags, message",
     [
         (["DWA", "--visatb_weights", "1", "1", "1", "1"], "DynamicWeightAverage, which computes its own weights"),
         (["UW", "--weight_window", "5"], "weight_window must not be given to UW"),
@@ -74,9 +74,9 @@ def test_the_constants_of_a_strategy_are_flags(argv, tmp_path):
         (["no_such_module:Mine"], "no_such_module cannot be imported"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(argv, tmp_path, flags, told):
+def test_what_does_not_fit_is_refused_before_anything_is_written(argv, tmp_path, flags, message):
     output = tmp_path / "model"
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         train([*argv, "--weight_method", *flags, "--output_dir", str(output)])
     assert not output.exists()
 

@@ -35,15 +35,15 @@ def test_snakemake_shows_the_plan_and_makes_nothing(toy):
         ("m3it", ["train generation-plus-mini", "train STL-Multi30k", "score mini on val"], 6 + 17 + 2),
     ],
 )
-def test_plans_of_the_papers_benchmarks_tell_what_is_missing(name, lines, models, repository, tmp_path):
+def test_plans_of_the_papers_benchmarks_report_what_is_missing(name, lines, models, repository, tmp_path):
     shown = plan(tmp_path, repository / f"scripts_visatb/benchmarks/{name}.yaml")
     assert shown.returncode == 0, shown.stderr
     for line in lines:
         assert line in shown.stdout
     assert len(set(re.findall(r": train (\S+) \(seed", shown.stdout))) == models
-    told = shown.stdout + shown.stderr
-    assert f"annotation files are missing: playground/data/{name}/" in told
-    assert "the projector of stage 1 is missing" in told
+    reported = shown.stdout + shown.stderr
+    assert f"annotation files are missing: playground/data/{name}/" in reported
+    assert "the projector of stage 1 is missing" in reported
     assert not list(tmp_path.glob("runs/*"))
 
 
@@ -67,8 +67,8 @@ def test_targets_name_what_is_trained(toy, target, trained):
 def test_settings_on_the_command_line_that_would_be_ignored_are_refused(toy, repository):
     done = run_graph(toy, repository, "-n", "--config", "temperature=0.1", check=False)
     assert done.returncode != 0
-    (told,) = (done.stdout + done.stderr).splitlines()
-    assert told.startswith("--config temperature=0.1: must be set in")
+    (reported,) = (done.stdout + done.stderr).splitlines()
+    assert reported.startswith("--config temperature=0.1: must be set in")
 
 
 def test_a_number_that_yaml_reads_as_text_is_no_override(toy, repository):
@@ -107,7 +107,7 @@ def test_broken_benchmark_is_one_line_and_exit_code_2(toy, repository):
     assert "temperature" in done.stderr
 
 
-def test_the_zero_shot_target_takes_the_final_models_through_the_suite_equal_weights_first(toy):
+def test_the_zero_shot_target_runs_the_final_models_with_ew_first(toy):
     write_benchmark(toy, zero_shot={"data": "eval", "benchmarks": "pope,mme"})
     shown = plan(toy, "toy.yaml", "zero_shot").stdout
     assert re.findall(r"take (\S+) through the zero-shot suite", shown) == ["EW", "VisATB"]

@@ -128,7 +128,7 @@ def test_models_that_are_scored_are_deleted_on_request(simpler_once, repository)
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-def test_further_metrics_are_scored_on_the_test_set_and_take_part_in_the_overall_metrics(simpler_once, repository):
+def test_further_metrics_are_scored_and_enter_the_overall_metrics(simpler_once, repository):
     metrics = simpler_once / "runs/toy/seed0/metrics"
     assert (metrics / "EW_test/Vqa:gleu.json").is_file() and not list(metrics.glob("*_val/*gleu*"))
     data = json.loads((simpler_once / "runs/toy/report.json").read_text())
@@ -140,8 +140,8 @@ def test_further_metrics_are_scored_on_the_test_set_and_take_part_in_the_overall
         text=True,
         check=True,
     )
-    told = json.loads(done.stdout)["models"]["EW_test"]
-    assert told["dI_percent"] == pytest.approx(data["overall"]["EW"]["dI"])
+    reported = json.loads(done.stdout)["models"]["EW_test"]
+    assert reported["dI_percent"] == pytest.approx(data["overall"]["EW"]["dI"])
 
 
 def test_second_call_of_a_finished_run_does_nothing(finished, repository):
@@ -178,7 +178,7 @@ def test_changed_annotation_file_repeats_the_trainings_that_read_it(toy, reposit
     assert "STL-Vqa" not in calls(toy)[before:]
 
 
-def test_records_left_out_by_the_inference_are_told(finished, repository):
+def test_records_omitted_by_inference_are_reported(finished, repository):
     current = Run(load_benchmark(finished / "toy.yaml"), finished / "runs/toy", 0)
     answers = current.answer_file("EW", "test", current.benchmark.task("Vqa"))
     answers.write_text(json.dumps(json.loads(answers.read_text())[:-1]))
@@ -204,7 +204,7 @@ def test_settings_that_shape_no_result_repeat_nothing(finished, repository):
     assert calls(finished) == before
 
 
-def test_killed_run_leaves_no_process_and_goes_on(toy, repository):
+def test_a_killed_run_leaves_no_process_and_resumes(toy, repository):
     (toy / "slow").touch()
     environment = os.environ | {"PYTHONPATH": str(repository)}
     models = toy / "runs/toy/seed0/models"

@@ -53,12 +53,12 @@ def test_a_stopped_run_says_what_is_saved_and_resumes_its_count(toy, repository,
         os.killpg(running.pid, number)  # as a key press does
     else:
         running.send_signal(number)
-    shown, told = running.communicate(timeout=60)
+    shown, reported = running.communicate(timeout=60)
     assert running.returncode == 128 + number
-    *notes, last = told.splitlines()
-    assert all(line.startswith("note: ") for line in notes), told
+    *notes, last = reported.splitlines()
+    assert all(line.startswith("note: ") for line in notes), reported
     (done, total) = re.match(r"stopped: (\d+) of (\d+) steps are done; saved: \S+ \(seed0\) at step 7", last).groups()
-    assert last.endswith(". The same command resumes the run.") and "failed" not in shown + told
+    assert last.endswith(". The same command resumes the run.") and "failed" not in shown + reported
     (toy / "slow").unlink()
     again = run_graph(toy, repository).stdout
     counts = re.findall(r"^ *(\d+)/(\d+)  (\w+)", again, re.MULTILINE)
@@ -66,7 +66,7 @@ def test_a_stopped_run_says_what_is_saved_and_resumes_its_count(toy, repository,
     assert counts[-1] == (total, total, "done")
 
 
-def test_a_second_process_is_told_the_pid_of_the_first(toy, repository):
+def test_a_second_process_is_refused_with_the_pid_of_the_first(toy, repository):
     running = start(toy, repository)
     try:
         until((toy / "training").exists)

@@ -43,7 +43,7 @@ def test_a_script_refuses_missing_data_in_one_line(repository, tiny_checkpoint, 
     assert done.stderr.startswith("error: pope: missing in ") and "val2014" in done.stderr
 
 
-def test_bad_tables_are_refused_before_and_damaged_images_after_they_are_read(tiny_checkpoint, own_data, capsys):
+def test_bad_tables_are_refused_early_and_damaged_images_late(tiny_checkpoint, own_data, capsys):
     table = own_data / "mmbench" / "mmbench_dev_20230712.tsv"
     rows = table.read_text().split("\n")
     cells = rows[-2].split("\t")
@@ -55,12 +55,12 @@ def test_bad_tables_are_refused_before_and_damaged_images_after_they_are_read(ti
     cells[9] = cells[9][1:41]
     table.write_text("\n".join([*rows[:-2], "\t".join(cells), ""]))
     assert suite.main(asked) == 2
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert "row 4 (index 8): image" in told and "1 of 4 questions have no answer" in told
+    (reported,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "row 4 (index 8): image" in reported and "1 of 4 questions have no answer" in reported
     assert not (own_data / "metrics/llava-tiny/MMBench.json").exists()
 
 
-def test_a_benchmark_that_fails_is_told_and_the_others_go_on(tiny_checkpoint, own_data, capsys):
+def test_a_benchmark_that_fails_is_reported_and_the_others_continue(tiny_checkpoint, own_data, capsys):
     annotations = own_data / "textvqa" / "TextVQA_0.5.1_val.json"
     content = json.loads(annotations.read_text())
     content["data"].append(content["data"][0] | {"image_id": "another"})
@@ -69,8 +69,13 @@ def test_a_benchmark_that_fails_is_told_and_the_others_go_on(tiny_checkpoint, ow
     shutil.rmtree(own_data / "gqa")
     assert suite.main(command(tiny_checkpoint, own_data, own_data, "--benchmarks", "textvqa,seed,gqa,sqa")) == 2
     printed = capsys.readouterr()
-    told = [line for line in printed.err.splitlines() if line.startswith("error")]
-    assert len(told) == 3 and "1 of 4 questions" in told[0] and "record 0" in told[1] and "gqa: missing" in told[2]
+    reported = [line for line in printed.err.splitlines() if line.startswith("error")]
+    assert (
+        len(reported) == 3
+        and "1 of 4 questions" in reported[0]
+        and "record 0" in reported[1]
+        and "gqa: missing" in reported[2]
+    )
     assert not answers_of(own_data, "textvqa").exists() and answers_of(own_data, "sqa").exists()
     assert set(read_score_table(own_data / "metrics").columns) == {"SQA"}
     assert [word for word in printed.out.split() if word in ("scored", "failed", "missing")] == [
@@ -106,7 +111,7 @@ def _question_too_many(home):
         ("gqa", _question_too_many, "llava_gqa_testdev_balanced.jsonl line 4: question_id '9' is no question of"),
     ],
 )
-def test_annotations_that_do_not_fit_are_told_before_anything_is_asked(
+def test_annotations_that_do_not_fit_are_reported_before_asking(
     tiny_checkpoint, own_data, tmp_path, no_model, name, spoil, message
 ):
     spoil(own_data / BENCHMARKS[name].folders[0])

@@ -158,7 +158,7 @@ def test_a_script_by_three_processes_gives_the_same_file(repository, tiny_checkp
     assert metric == (whole / "metrics/llava-tiny/POPE.json").read_text()
 
 
-def test_a_killed_script_goes_on_and_ends_with_the_same_file(repository, tiny_checkpoint, data, whole, tmp_path):
+def test_a_killed_script_resumes_and_writes_the_same_file(repository, tiny_checkpoint, data, whole, tmp_path):
     words, environment = script(repository, "mme", tiny_checkpoint, data, tmp_path / "out", BATCH_SIZE="1")
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     made = 0
@@ -195,10 +195,12 @@ def test_the_scripts_are_one_runner_and_one_for_each_benchmark(repository, tmp_p
         assert empty.returncode != 0 and "set CKPT to" in empty.stderr and empty.stderr.count("\n") == 1
         variables = {"CKPT": "a model", "PYTHON": "echo", "SPLIT": "s", "JUDGE_MODEL": "j", "MODEL_BASE": "b"}
         variables["PATH"] = os.environ["PATH"]
-        told = subprocess.run(["bash", str(path), "--seed", "3"], capture_output=True, text=True, env=variables).stdout
-        assert f"-m llava.eval.suite --benchmarks={name} --model-path=a model --data=playground/data/eval" in told
-        assert "--split=s" in told and told.endswith("--judge-model=j --seed 3\n")
-        assert "--conv-mode" not in told, "the checkpoint decides"
+        reported = subprocess.run(
+            ["bash", str(path), "--seed", "3"], capture_output=True, text=True, env=variables
+        ).stdout
+        assert f"-m llava.eval.suite --benchmarks={name} --model-path=a model --data=playground/data/eval" in reported
+        assert "--split=s" in reported and reported.endswith("--judge-model=j --seed 3\n")
+        assert "--conv-mode" not in reported, "the checkpoint decides"
 
 
 def test_another_split_leaves_the_metric_file_of_the_first(tiny_checkpoint, own_data):
@@ -218,7 +220,7 @@ def test_another_split_leaves_the_metric_file_of_the_first(tiny_checkpoint, own_
     assert len(list(metrics.iterdir())) == 4, "the default by name is the default"
 
 
-def test_answers_of_another_model_are_kept_unless_told_otherwise(tiny_checkpoint, data, whole, tmp_path, capsys):
+def test_answers_of_another_model_are_kept_without_overwrite(tiny_checkpoint, data, whole, tmp_path, capsys):
     output = Path(shutil.copytree(whole, tmp_path / "out"))
     asked = command(tiny_checkpoint, data, output, "--benchmarks", "pope", "--conv-mode", "llava_v0")
     before = answers_of(output, "pope").read_bytes()

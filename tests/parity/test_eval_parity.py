@@ -59,7 +59,7 @@ def test_boxes_are_judged_as_by_the_reference(golden, expected):
 
 
 @pytest.mark.golden
-def test_a_broken_true_box_is_refused_where_the_reference_counts_it_against_the_model(golden):
+def test_a_broken_true_box_is_refused_where_the_reference_counts_a_miss(golden):
     answers = read_answers(golden / "eval" / "grounding.json").answers
     broken = []
     for answer in answers:
@@ -75,7 +75,7 @@ def test_a_broken_true_box_is_refused_where_the_reference_counts_it_against_the_
 
 
 @pytest.mark.golden
-def test_predictions_that_end_the_references_evaluation_are_wrong_and_counted(golden):
+def test_predictions_that_crash_the_reference_are_wrong_and_counted(golden):
     """Of these 20, two have a broken truth, which is a data error."""
     answers = read_answers(golden / "eval" / "grounding_malformed.json").answers
     whole = [answer for answer in answers if answer.truth == "[0.2, 0.3, 0.6, 0.8]"]
@@ -119,7 +119,7 @@ def test_an_empty_file_is_refused_where_the_reference_crashes(golden, expected, 
 
 
 @pytest.mark.golden
-def test_the_references_inference_answers_are_matched_with_their_questions(golden):
+def test_answers_of_the_references_inference_match_their_questions(golden):
     answers = read_answers(golden / "inference" / "my-questions_llava-tiny.json")
     asked = golden / "inference" / "my_questions.json"
     assert len(read_answers(answers.path, asked).answers) == len(answers.answers)

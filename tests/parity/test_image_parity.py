@@ -67,7 +67,7 @@ def test_sixteen_bit_grey_is_scaled_where_the_reference_turns_it_white(golden, r
     assert np.abs(found - np.rint(values / 257)[..., None]).max() <= 1
 
 
-def test_images_of_one_to_three_pixels_are_right_where_the_reference_fails_or_scrambles(golden, recorded, processor):
+def test_images_of_one_to_three_pixels_are_preprocessed_correctly(golden, recorded, processor):
     compared = 0
     for case in json.loads((golden / "images.json").read_text())["odd_sizes"]:
         raw = recorded[case["raw"]]

@@ -150,7 +150,7 @@ def test_gradients_equal_the_recorded_ones(model, recorded, name):
             close(parameter.grad, recorded[f"grad_{name}::{key}"], atol=1e-5)
 
 
-def test_two_images_in_a_row_and_rows_without_images_equal_the_recorded_ones(model, recorded):
+def test_two_images_in_a_row_and_rows_without_images_equal_recordings(model, recorded):
     with torch.no_grad():
         ids, images = recorded["two_images_input_ids"], recorded["images"][[0, 2]]
         close(model(ids, images=images).logits, recorded["two_images_logits"])

@@ -167,7 +167,7 @@ REFUSALS = {
 }
 
 
-def test_conversations_that_raise_in_the_reference_are_refused_with_what_to_mend(golden):
+def test_conversations_that_raise_in_the_reference_are_refused(golden):
     recorded = cases(golden, "preprocess_errors.json")
     assert {case["name"] for case in recorded} == REFUSALS.keys() | {"l2_empty_first_human"}  # that one is rendered
     tokenizer = load_tokenizer(golden)
@@ -202,7 +202,7 @@ def reference_layout(case):
     return text + "### "
 
 
-def test_hash_templates_are_trained_as_they_are_prompted_not_as_the_reference_trains_them(golden):
+def test_hash_templates_are_trained_as_they_are_prompted(golden):
     """The one recorded layout that is not kept.
 
     The reference trains the three `###` templates on "### Human: question\\n### Assistant: answer\\n### " but asks with

@@ -61,7 +61,7 @@ def test_histories_are_the_references(recorded):
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("name", NAMES)
-def test_where_the_reference_is_finite_so_are_its_numbers_here_and_elsewhere_nothing_is_nan(edge, scenario, name):
+def test_finite_values_equal_the_reference_and_nothing_is_nan(edge, scenario, name):
     num_tasks = edge[f"{scenario}::{name}_weights"].shape[1]
     weighter = reference_weighter(name, num_tasks)
     expected_loss, expected_weights = edge[f"{scenario}::{name}_loss"], edge[f"{scenario}::{name}_weights"]

@@ -105,7 +105,7 @@ def test_the_overall_command_prints_tables_3_4_and_13(tables, tmp_path, monkeypa
 
 
 @pytest.mark.golden
-def test_the_weighting_command_gives_table_5_for_a_matrix_with_its_contributions(tables, tmp_path, monkeypatch):
+def test_the_weighting_command_reproduces_table_5(tables, tmp_path, monkeypatch):
     table, tasks = tables["table5"], tables["academic_tasks"]
     N = len(tasks)
     # The paper prints C_out, C_in and V(mini) / V(own) alone: of the matrices that have them take C_ij = a_i + b_j.

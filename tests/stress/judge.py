@@ -148,4 +148,4 @@ def _llavabench(folder: Path, url: str) -> Subject:
     argv += ["--answer-list", home / "answers_gpt4.jsonl", answers, "--reviews-file", folder / "reviews.jsonl"]
     argv += ["--judge-url", url, "--output", output]
     replies = folder / "reviews.judge.jsonl"
-    return Subject("llavabench.py", llavabench.main, argv, "Tell about 0.", 2, output, replies)
+    return Subject("llavabench.py", llavabench.main, argv, "Describe 0.", 2, output, replies)

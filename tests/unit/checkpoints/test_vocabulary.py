@@ -18,7 +18,7 @@ from scripts_visatb.checkpoints import convert_hf, merge_lora_weights
 from visatb.errors import InputError
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-TOLD = r"the tokenizer has 39\d pieces, the model 390 embeddings \(none for '<\|extra\|>'\)"
+MESSAGE = r"the tokenizer has 39\d pieces, the model 390 embeddings \(none for '<\|extra\|>'\)"
 
 
 def add_tokens(folder, *tokens):
@@ -57,11 +57,11 @@ def test_loading_refuses_more_pieces_than_embeddings(tiny_checkpoint, whole, sta
     for folder in (whole, base):
         add_tokens(folder, "<|extra|>")
     for path, on in ((whole, None), (base, None), (stage1, base), (lora, base)):
-        with pytest.raises(InputError, match=f"^{on or path}: {TOLD}. Use the tokenizer files"):
+        with pytest.raises(InputError, match=f"^{on or path}: {MESSAGE}. Use the tokenizer files"):
             load(path, on)
     for file in base.glob("*token*"):  # a tokenizer beside the adapter comes before the base's
         shutil.copy(file, lora)
-    with pytest.raises(InputError, match=f"^{lora}: {TOLD}"):
+    with pytest.raises(InputError, match=f"^{lora}: {MESSAGE}"):
         load(lora, tiny_checkpoint / "llama")
 
 

@@ -78,7 +78,7 @@ def convert(folder, *records, **flags):
     return [[turn["value"] for turn in r["conversations"]] for r in read_records(folder / "out.json")], counts
 
 
-def test_boxes_in_questions_answers_and_references_are_converted_and_the_rest_stays(folder):
+def test_boxes_in_questions_answers_and_references_are_converted(folder):
     texts, (records, boxes) = convert(
         folder,
         record("Where is [the dog]?", "At [20, 10, 100,50] and [ 0,0,200.0, 1e2 ], [1, 2, 3]."),
@@ -106,7 +106,7 @@ def test_only_the_turns_asked_for(folder):
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "message"),
     [
         (record("a", "[20, 10, 300, 50]"), r"conversations\[1\]: box \[20, 10, 300, 50\] lies outside .* 200x100"),
         (record("a", "[20, 10, 21, 11]"), "is empty at 2 digits. Raise --digits"),
@@ -117,8 +117,8 @@ def test_only_the_turns_asked_for(folder):
         ({"id": 1, "conversations": []}, "conversations must be a list of turns"),
     ],
 )
-def test_what_cannot_be_converted_is_refused_with_its_record(folder, shape, told):
-    with pytest.raises(InputError, match=told) as refusal:
+def test_what_cannot_be_converted_is_refused_with_its_record(folder, shape, message):
+    with pytest.raises(InputError, match=message) as refusal:
         convert(folder, shape)
     assert str(refusal.value).count("in.json") <= 2
     assert not (folder / "out.json").exists()
@@ -144,7 +144,7 @@ def test_normalised_boxes_are_no_pixels_and_the_flag_that_fits_is_named(folder, 
 
 
 @pytest.mark.parametrize(
-    ("answer", "notation", "told"),
+    ("answer", "notation", "message"),
     [
         ("[20, 10, 100, 50]", "image-xyxy", "--from pixel-xyxy or pixel-xywh fits it"),
         ("[120, 40, 60, 50]", "pixel-xyxy", "--from pixel-xywh fits it"),
@@ -152,10 +152,10 @@ def test_normalised_boxes_are_no_pixels_and_the_flag_that_fits_is_named(folder, 
         ("[120, 400, 800, 900]", "pixel-xyxy", "divide coordinates in 0..1000 by 1000"),
     ],
 )
-def test_a_box_outside_the_image_is_refused_with_the_flag_that_fits(folder, answer, notation, told):
+def test_a_box_outside_the_image_is_refused_with_the_flag_that_fits(folder, answer, notation, message):
     with pytest.raises(InputError, match=r"record 0 \(id 0\): conversations\[1\]: box") as refusal:
         convert(folder, record("where", answer), notation=notation)
-    assert told in str(refusal.value)
+    assert message in str(refusal.value)
 
 
 OTHERS = [

@@ -24,8 +24,8 @@ def record(image: str | None, *questions: str, **fields) -> dict:
     return {"id": "x"} | fields | ({"image": image} if image else {}) | {"conversations": turns}
 
 
-# The shapes of llava_v1_5_mix665k.json: the format of short answers is told once in a conversation, that of regions in
-# every question; LLaVA-Instruct's image token may stand at the end.
+# The shapes of llava_v1_5_mix665k.json: the format of short answers is stated once in a conversation, that of regions
+# in every question; LLaVA-Instruct's image token may stand at the end.
 MIX = [
     ("ShareGPT", record(None, "How do I write a loop?", "And in C?", model="")),
     ("VQAv2", record(COCO, "What colour is the bus?" + SHORT, "Is it day?")),
@@ -61,11 +61,11 @@ def label(folder, records, rules=None, **flags):
 
 
 @pytest.mark.parametrize(("task", "shape"), MIX, ids=[task for task, _ in MIX])
-def test_every_kind_of_llavas_mix_is_told(task, shape):
+def test_every_kind_of_record_in_llavas_mix_is_labelled(task, shape):
     assert set(tasks_of(shape, load_rules(DEFAULT_RULES))) == {task}
 
 
-def test_sharegpt4vs_mix_is_told():
+def test_sharegpt4vs_mix_is_labelled():
     rules = load_rules(DEFAULT_RULES.with_name("sharegpt4v_mix665k.yaml"))
     for image in ("sam/images/sa_1.jpg", "web-celebrity/images/a.jpg", "llava/llava_pretrain/images/00453/4.jpg", COCO):
         assert tasks_of(record(image, "What do you see happening in this image?"), rules) == ["ShareGPT4V"]
@@ -73,7 +73,7 @@ def test_sharegpt4vs_mix_is_told():
         assert tasks_of(shape, rules)[0] == ("ShareGPT4V" if task == "detail" else task)
 
 
-def test_labelled_file_is_training_data_with_unique_ids_and_nothing_else_changed(tmp_path):
+def test_labelled_file_has_unique_ids_and_no_other_change(tmp_path):
     tally, labelled = label(tmp_path, [shape for _, shape in MIX])
     assert [r["task"] for r in labelled] == [task for task, _ in MIX]
     check_records(labelled, tmp_path / "out.json")
@@ -106,7 +106,7 @@ def test_split_turns_makes_a_record_of_each_task_with_the_image_first(tmp_path):
     assert labelled[3]["conversations"] == MIX[1][1]["conversations"]
 
 
-def test_without_splitting_the_first_question_names_the_task_and_the_rest_is_told(tmp_path):
+def test_without_splitting_the_first_question_decides_the_task(tmp_path):
     tally, labelled = label(tmp_path, [record(COCO, BOX, REGION)])
     assert labelled[0]["task"] == "RefCOCO-bbox"
     assert tally.mixed == 1
@@ -180,7 +180,7 @@ def test_conditions_with_several_values_are_met_by_any():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("rules: [{image: a}]", r"rules\[0\] must be a mapping with task"),
         ("rules: [{task: a, imgae: b}]", r"rules\[0\]: unknown key imgae. Known: task, image"),
@@ -196,8 +196,8 @@ def test_conditions_with_several_values_are_met_by_any():
         ("rules:\n  - task: a\n    image: x\n    image: y", "line 4: key 'image' occurs twice"),
     ],
 )
-def test_broken_rules_are_refused_with_their_place(tmp_path, text, told):
+def test_broken_rules_are_refused_with_their_place(tmp_path, text, message):
     (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(InputError, match=told) as refusal:
+    with pytest.raises(InputError, match=message) as refusal:
         load_rules(tmp_path / "r.yaml")
     assert "r.yaml" in str(refusal.value) or "none.txt" in str(refusal.value)

@@ -107,7 +107,7 @@ def test_the_command_says_how_many_records_have_several_references(convert, tmp_
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"image_base64_str": ["not base64!"]}, "the image must be base64 text"),
         ({"image_base64_str": [base64.b64encode(b"GIF89a no").decode()]}, "the image: cannot be read"),
@@ -122,16 +122,16 @@ def test_the_command_says_how_many_records_have_several_references(convert, tmp_
         ({"outputs": "<image>"}, "an answer contains <image>"),
     ],
 )
-def test_a_broken_row_is_named_and_leaves_no_file(convert, tmp_path, changes, told):
+def test_a_broken_row_is_named_and_leaves_no_file(convert, tmp_path, changes, message):
     with pytest.raises(InputError, match="train.jsonl: row 1") as refusal:
         convert(row(), row(**changes))
-    assert told in str(refusal.value)
+    assert message in str(refusal.value)
     assert not (tmp_path / "out.json").exists()
     assert len(images(tmp_path)) == 1  # of the sound row: the next run keeps it
 
 
 @pytest.mark.parametrize("field", ["instruction", "inputs", "outputs"])
-def test_a_row_without_a_field_is_told_by_file_row_and_field(convert, field):
+def test_a_row_without_a_field_is_reported_by_file_row_and_field(convert, field):
     lacking = {key: value for key, value in row().items() if key != field}
     with pytest.raises(InputError, match=f"train.jsonl: row 1: {field} must be a text, got no such field. Correct"):
         convert(row(), lacking)

@@ -107,7 +107,7 @@ def test_records_without_a_task_take_the_one_given(source):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"),
+    ("wanted", "message"),
     [
         ({"test": Wanted(0, {"C": 1}), "val": Wanted()}, "--test: no record of task 'C'; the file has Chat, B, A"),
         ({"test": Wanted(100), "val": Wanted(250)}, "are not available. Request fewer"),
@@ -118,8 +118,8 @@ def test_records_without_a_task_take_the_one_given(source):
         ),
     ],
 )
-def test_impossible_sizes_are_refused_before_anything_is_written(source, wanted, told):
-    with pytest.raises(InputError, match=told):
+def test_impossible_sizes_are_refused_before_anything_is_written(source, wanted, message):
+    with pytest.raises(InputError, match=message):
         split(source, wanted=wanted)
     assert not (source.parent / "out").exists()
 

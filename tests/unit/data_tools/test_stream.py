@@ -90,13 +90,13 @@ BROKEN = {
 @pytest.mark.parametrize("line", BROKEN)
 def test_unsound_records_are_refused_by_record_line_and_field(tmp_path, narrow, line, lines):
     (tmp_path / "a.json").write_bytes(b'{"ok": 1}\n' + line if lines else b'[{"ok": 1},\n' + line + b"\n]")
-    told = message(stream_records, tmp_path / "a.json")
-    assert told == message(read_records, tmp_path / "a.json")
-    assert f"a.json: {BROKEN[line]}" in told and "\n" not in told and len(told) < 500
+    reported = message(stream_records, tmp_path / "a.json")
+    assert reported == message(read_records, tmp_path / "a.json")
+    assert f"a.json: {BROKEN[line]}" in reported and "\n" not in reported and len(reported) < 500
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "reported"),
     [
         (b"[]", "has no records"),
         (b" \n", "is empty"),
@@ -117,12 +117,12 @@ def test_unsound_records_are_refused_by_record_line_and_field(tmp_path, narrow, 
     ],
 )
 @pytest.mark.parametrize("name", ["a.json", "a.yaml"])
-def test_other_files_are_said_to_be_what_they_are(tmp_path, narrow, monkeypatch, data, told, name):
+def test_other_files_are_said_to_be_what_they_are(tmp_path, narrow, monkeypatch, data, reported, name):
     monkeypatch.setattr(record_stream, "_BLOCK", 64)
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError) as error:
         list(stream_records(tmp_path / name))
-    assert told in str(error.value)
+    assert reported in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.JSONL", "a.jsonl", "a.txt"])
@@ -159,8 +159,12 @@ def test_reading_leaves_the_garbage_collector_as_it_was(tmp_path):
 
 def test_missing_files_folders_and_pipes_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
-    for name, told in (("none.json", "no such file"), (".", "not a regular file"), ("pipe.json", "not a regular file")):
-        with pytest.raises(InputError, match=told):
+    for name, reported in (
+        ("none.json", "no such file"),
+        (".", "not a regular file"),
+        ("pipe.json", "not a regular file"),
+    ):
+        with pytest.raises(InputError, match=reported):
             list(stream_records(tmp_path / name))
 
 

@@ -158,7 +158,7 @@ def test_each_form_of_the_weights_gets_its_files(folder, forms, kinds):
         assert standard[key]["sha256"] == manifest["files"][key]["sha256"]
 
 
-def test_single_minis_are_those_of_the_union_and_lie_inside_the_large_subsets(folder):
+def test_single_minis_equal_the_union_and_are_in_the_large_subsets(folder):
     manifest = make(folder, forms=("precise",))
     union = content(folder, manifest, "mini")
     for task in ("Caption", "Vqa"):
@@ -275,7 +275,7 @@ def test_training_on_a_test_sample_is_refused(folder):
         make(folder)
 
 
-def test_shared_ids_and_images_are_told_as_warnings(folder):
+def test_shared_ids_and_images_are_warnings(folder):
     # the fixture counts ids from 0 in every file
     assert any("Vqa: train and val share 8 ids" in warning for warning in make(folder)["warnings"])
     same_image = {split: [record("Vqa", split, n, image="a.png", id=split)] for n, split in enumerate(("train", "val"))}

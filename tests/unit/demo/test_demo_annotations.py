@@ -39,7 +39,7 @@ def test_same_seed_gives_the_same_records_and_another_seed_others(made):
     assert again == fresh
 
 
-def test_no_two_records_share_a_picture_and_none_is_of_the_pretraining_half(made):
+def test_no_picture_is_shared_or_of_the_pretraining_half(made):
     pictures = [picture for pairs in made.values() for _, picture in pairs if picture is not None]
     assert len(pictures) == len(set(pictures))
     assert not any(map(drawing.is_for_pretraining, pictures))
@@ -47,7 +47,7 @@ def test_no_two_records_share_a_picture_and_none_is_of_the_pretraining_half(made
     assert all(map(drawing.is_for_pretraining, alignment))
 
 
-def test_held_out_records_ask_one_question_and_region_captions_have_references(made):
+def test_held_out_records_have_one_question_or_references(made):
     for (task, split), pairs in made.items():
         for record, _ in pairs:
             if split != "train":
@@ -74,8 +74,8 @@ def test_grounding_answers_are_the_boxes_of_what_is_named(made):
 def test_answers_of_shape_questions_are_true(made):
     for record, scene in made["ShapeVQA", "train"]:
         turns = record["conversations"]
-        for asked, told in zip(turns[::2], turns[1::2], strict=True):
-            question, answer = asked["value"].removeprefix("<image>\n").split("\n")[0], told["value"]
+        for asked, reported in zip(turns[::2], turns[1::2], strict=True):
+            question, answer = asked["value"].removeprefix("<image>\n").split("\n")[0], reported["value"]
             assert asked["value"].endswith(annotations.SHORT_ANSWER) == (asked is turns[0])
             if question.startswith("How many"):
                 assert answer == str(len(scene.shapes))
@@ -108,19 +108,19 @@ def test_benchmark_file_names_tasks_and_sizes_that_are_drawn(repository):
             assert name == f"{task.name}_{split}-{size_label(annotations.SIZES[task.name][split])}.json"
 
 
-def test_cells_tell_what_covers_them():
+def test_cells_describe_what_covers_them():
     from scripts_visatb.demo.cells import QUESTIONS, answers_of_cells
 
     shape = drawing.Shape("circle", "red", "large", (24, 24, 54, 54))
     answers = answers_of_cells(drawing.Scene(60, 60, "black", (shape,)), 5)
     inside = {row * 5 + column for row in range(2, 5) for column in range(2, 5)}
-    told = {"kind": "circle", "color": "red", "size": "large", "left": "4", "top": "4", "right": "9", "bottom": "9"}
+    reported = {"kind": "circle", "color": "red", "size": "large", "left": "4", "top": "4", "right": "9", "bottom": "9"}
     for n, cell in enumerate(answers):
         said = {name: choices[k] for (name, choices), k in zip(QUESTIONS.items(), cell, strict=True) if k > 0}
-        assert said == {"ground": "black"} | (told if n in inside else {})
+        assert said == {"ground": "black"} | (reported if n in inside else {})
 
 
-def test_every_picture_of_the_benchmark_can_be_told_in_cells(made):
+def test_every_picture_of_the_benchmark_has_distinct_cells(made):
     from scripts_visatb.demo.cells import answers_of_cells
 
     for pairs in made.values():

@@ -89,7 +89,7 @@ def test_the_run_graphs_own_files_are_no_strangers(tmp_path, repository, monkeyp
         build(benchmark_for(tmp_path / "out", repository, tmp_path), tmp_path / "out", 0, TINY)
 
 
-def test_an_interrupted_build_goes_on_with_what_is_missing(tmp_path, repository, monkeypatch):
+def test_an_interrupted_build_resumes_with_what_is_missing(tmp_path, repository, monkeypatch):
     output = tmp_path / "out"
     benchmark = benchmark_for(output, repository, tmp_path)
     monkeypatch.setattr(build_module, "_beside", lambda *args: nullcontext())
@@ -116,7 +116,7 @@ def test_same_seed_writes_the_same_bytes(tmp_path, repository):
     assert contents[0] == contents[1]
 
 
-def test_the_benchmarks_command_finds_an_interpreter_whose_path_has_a_space(tmp_path, repository):
+def test_an_interpreter_path_with_a_space_works(tmp_path, repository):
     python = tmp_path / "my tools" / "python"
     python.parent.mkdir()
     python.write_text('#!/bin/bash\necho "$2"\n')

@@ -18,7 +18,7 @@ def filled(name, *texts):
 
 
 @pytest.mark.parametrize("name", list(conv_templates))
-def test_prompt_is_the_join_of_the_segments_and_every_answer_is_supervised(name):
+def test_prompt_joins_the_segments_and_every_answer_is_supervised(name):
     conversation = filled(name, "<image>\nWhat?", "Two </s> words.")
     segments = conversation.render()
     assert "".join(segment.text for segment in segments) == conversation.get_prompt()
@@ -98,7 +98,7 @@ def test_an_empty_caption_is_not_learned():
     assert not any(segment.supervised for segment in segments)
 
 
-def test_llama_2_puts_its_system_prompt_before_an_empty_question_and_needs_one():
+def test_llama_2_puts_its_system_prompt_before_an_empty_question():
     assert filled("llava_llama_2", "", "x").get_prompt().endswith("<</SYS>>\n\n [/INST] x </s>")
     with pytest.raises(ValueError, match="first message"):
         filled("llava_llama_2", None, "x").get_prompt()

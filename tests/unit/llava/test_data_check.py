@@ -182,18 +182,18 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_each_problem_is_found_named_and_refused_as_in_training(check, training_refuses, records, name):
-    mutate, kind, told = BAD[name]
+    mutate, kind, reported = BAD[name]
     mutate(records)
     report, ended = check(records)
     problem = kinds(report)[kind]
     assert ended is not None and problem["count"] == 1
     (message,) = problem["examples"]
-    assert re.search(told, message) and "train.json: record" in message
+    assert re.search(reported, message) and "train.json: record" in message
     refused = training_refuses(records)
     assert refused is not None and refused.partition("train.json")[2] == message.partition("train.json")[2]
 
 
-def test_all_problems_are_told_and_counted_not_the_first_alone(check, records):
+def test_all_problems_are_reported_and_counted(check, records):
     for record in records[:5]:
         record["task"] = "Cooking"
     records[6]["conversations"] = None
@@ -210,9 +210,7 @@ def test_all_problems_are_told_and_counted_not_the_first_alone(check, records):
 
 @pytest.mark.parametrize("limit", [2048, 200, 150, 60])
 @pytest.mark.parametrize("tasks", [True, False])
-def test_a_limit_that_leaves_too_little_is_refused_when_training_refuses_it(
-    check, training_refuses, records, limit, tasks
-):
+def test_a_too_short_limit_is_refused_as_by_training(check, training_refuses, records, limit, tasks):
     refused = training_refuses(records, limit, tasks)
     report, ended = check(records, "--model_max_length", limit, tasks=tasks)
     assert (ended is None) == (refused is None)
@@ -277,7 +275,7 @@ def test_boxes_are_a_warning_in_training_and_an_error_as_a_truth(check, good, an
         assert kinds(report)[kind]["count"] == 1 and repr(answer) in kinds(report)[kind]["examples"][0]
 
 
-def test_boxes_in_other_tasks_are_looked_at_where_the_answer_is_nothing_else(check, records):
+def test_answers_that_are_boxes_are_checked_in_other_tasks(check, records):
     captions = [record for record in records if record["task"] == "SceneCaption"]
     captions[0]["conversations"][1]["value"] = "[3, 4, 5, 6]"
     captions[1]["conversations"][1]["value"] = "a list: [3, 4, 5, 6]"
@@ -285,7 +283,7 @@ def test_boxes_in_other_tasks_are_looked_at_where_the_answer_is_nothing_else(che
     assert kinds(report, "warnings")["box out of range (task SceneCaption)"]["count"] == 1
 
 
-def test_what_evaluation_files_share_with_training_is_told(check, records):
+def test_samples_shared_with_training_are_reported(check, records):
     fresh = [record | {"id": f"v{n}"} for n, record in enumerate(copy.deepcopy(records[:3]))]
     fresh[0]["conversations"][0]["value"] = "<image>\nSomething else?"
     fresh[1]["image"] = "020.png"
@@ -308,7 +306,7 @@ def test_evaluation_files_are_checked_by_their_own_rules(check, records):
     assert "unknown task" in kinds(check(records, against=references)[0])
 
 
-def test_a_measured_record_without_an_answer_is_refused_as_by_its_evaluation(check, records):
+def test_a_measured_record_without_an_answer_is_refused(check, records):
     evaluation = copy.deepcopy(records[:6])
     for record in evaluation[0], evaluation[5]:
         del record["conversations"][1:]
@@ -344,7 +342,7 @@ def test_the_report_does_not_depend_on_the_number_of_processes(check, records, c
     assert texts[0] == texts[1] and "gone-" in texts[0]
 
 
-def test_a_vision_tower_tells_how_many_positions_an_image_takes(check, records, tiny_checkpoint):
+def test_a_vision_tower_sets_the_positions_of_an_image(check, records, tiny_checkpoint):
     report, _ = check(records, "--vision_tower", tiny_checkpoint / "vision_tower")
     assert report["settings"]["patches_per_image"] == 16
 
@@ -375,7 +373,7 @@ def test_empty_turns_are_counted_and_named_and_no_errors(check, records):
     assert "empty answers only" not in kinds(report, "warnings")
 
 
-def test_a_record_of_empty_answers_is_reported_as_that_and_not_as_too_long(check, training_refuses, records):
+def test_a_record_of_empty_answers_is_not_reported_as_too_long(check, training_refuses, records):
     report, ended = check([*records, answered("")])
     found = kinds(report, "warnings")
     assert ended is None and found["empty answers only"]["count"] == 1 and "nothing supervised" not in found

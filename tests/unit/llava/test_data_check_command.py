@@ -23,7 +23,7 @@ def test_a_shown_record_has_its_answers_marked(tiny_checkpoint, tiny_dataset, ca
     assert "USER: " in shown and "cut at" not in shown and shown.count("【") == 2
 
 
-def test_a_shown_record_tells_where_it_is_cut(tiny_checkpoint, tiny_dataset, capsys):
+def test_a_shown_record_marks_where_it_is_truncated(tiny_checkpoint, tiny_dataset, capsys):
     show(tiny_checkpoint, tiny_dataset, "tiny-1", "--patches_per_image", "16", "--model_max_length", "200")
     before, _, after = capsys.readouterr().out.partition("--- cut at --model_max_length 200")
     assert before.count("【") == 1 and "【" not in after and "circle</s>" in after
@@ -57,7 +57,7 @@ def test_a_record_that_cannot_be_shown_is_named(tiny_checkpoint, tiny_dataset, t
 
 
 @pytest.mark.parametrize(
-    "flags, told",
+    "flags, message",
     [
         (["--model_max_length", "0"], "model_max_length must be at least 1"),
         (["--num_train_epochs", "nan"], "num_train_epochs must be above 0"),
@@ -70,14 +70,14 @@ def test_a_record_that_cannot_be_shown_is_named(tiny_checkpoint, tiny_dataset, t
         (["--against", "{folder}/none.json"], "no such file"),
     ],
 )
-def test_flags_that_cannot_be_are_refused_in_one_line(tiny_dataset, tmp_path, flags, told):
+def test_flags_that_cannot_be_are_refused_in_one_line(tiny_dataset, tmp_path, flags, message):
     words = [word.format(folder=tmp_path, data=tiny_dataset) for word in flags]
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         main(["--data_path", str(tiny_dataset), "--no_images", *words])
     assert "\n" not in str(error.value)
 
 
-def test_an_image_folder_that_is_not_there_is_told_once_and_not_for_each_image(tiny_dataset, tmp_path):
+def test_a_missing_image_folder_is_reported_once(tiny_dataset, tmp_path):
     words = ["--data_path", str(tiny_dataset), "--image_folder", str(tmp_path / "none")]
     with pytest.raises(InputError, match="none: no such folder. Check --image_folder"):
         main(words)

@@ -38,7 +38,7 @@ def test_empty_turns_are_named_once_by_the_first_process(look):
     assert look(records, is_first=False) == []
 
 
-def test_the_longest_sample_is_found_among_many_and_named_with_both_numbers(look):
+def test_the_longest_of_many_samples_is_named_with_both_numbers(look):
     records = [record("One?", "red")] * 2500
     records[1777] = record("One?", "red " * 500)
     (line,) = look(records, max_length=4096)

@@ -61,7 +61,7 @@ def test_a_path_is_no_name(path):
         companion(path, "config.json")
 
 
-def test_a_name_that_the_hub_does_not_know_is_told_as_that(monkeypatch):
+def test_a_name_that_the_hub_does_not_know_is_reported(monkeypatch):
     def unknown(*_, **__):
         raise huggingface_hub.utils.RepositoryNotFoundError("404 Client Error", response=_NotFound)
 
@@ -83,7 +83,7 @@ def test_a_cached_model_is_read_without_a_network_and_without_retries(no_network
     assert companion("tiny/llama", "preprocessor_config.json", cache) is None
 
 
-def test_a_cached_adapter_is_known_without_a_config_that_nobody_has_downloaded(no_network, cache, tmp_path):
+def test_a_cached_adapter_is_recognised_without_a_cached_config(no_network, cache, tmp_path):
     (snapshot,) = (tmp_path / "cache" / "models--tiny--llama" / "snapshots").iterdir()
     (snapshot / "config.json").unlink()
     assert companion("tiny/llama", "adapter_model.safetensors", cache) is None

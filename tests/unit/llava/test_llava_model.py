@@ -153,7 +153,7 @@ def test_a_prompt_merged_by_the_caller_generates_the_same(model):
     assert found.tolist() == generated(model, ROWS, pixels(4))
 
 
-def test_a_hand_written_decoding_loop_may_go_on_passing_images_and_the_short_mask(model):
+def test_a_decoding_loop_may_keep_passing_images_and_the_short_mask(model):
     """LLaVA's contract for one-token steps: the mask is lengthened to what the cache holds."""
     ids, mask = padded(ROWS[:1])
     images = pixels(1)

@@ -73,18 +73,18 @@ def test_another_image_starts_over_about_it(chat, images, prompts, capsys):
 
 
 @pytest.mark.parametrize("bad", ["none.png", "text.png", "folder.png", "a\0b.png", "http://127.0.0.1:9/x.png", ""])
-def test_an_image_that_cannot_be_read_is_told_in_one_line_and_the_old_one_stays(chat, bad, tmp_path, prompts, capsys):
+def test_an_unreadable_image_is_reported_and_the_old_one_stays(chat, bad, tmp_path, prompts, capsys):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "folder.png").mkdir()
     path = bad if "/" in bad or not bad else str(tmp_path / bad)
     say(chat, "What is this?", f"/image {path}", "And its colour?")
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert reported.startswith("error: ") and reported.count("\n") == 1
     assert len(prompts) == 2 and len(prompts[1][0]) > len(prompts[0][0])
     assert torch.equal(prompts[0][1], prompts[1][1])
 
 
-def test_unknown_commands_are_told_and_not_asked(chat, prompts, capsys):
+def test_unknown_commands_are_reported_and_not_asked(chat, prompts, capsys):
     say(chat, "/restart now", "/", "/help")
     captured = capsys.readouterr()
     assert captured.err == "error: no command /restart; /help lists them\nerror: no command /; /help lists them\n"
@@ -147,7 +147,7 @@ def test_a_chat_that_outgrows_the_model_says_how_to_go_on(chat, prompts, capsys)
     assert len(prompts) == 2 and prompts[0][0] == prompts[1][0]
 
 
-def test_a_model_whose_numbers_are_broken_is_told_in_one_line(chat, monkeypatch, capsys):
+def test_a_model_with_nan_logits_is_reported_in_one_line(chat, monkeypatch, capsys):
     def broken(*args, **kwargs):
         raise FloatingPointError("logits of row 0 are not numbers")
 

@@ -52,7 +52,7 @@ def test_an_image_that_does_not_fit_goes_with_its_token():
     assert batch["images"][:, 0, 0, 0].tolist() == [1]
 
 
-def test_cut_and_unsupervised_samples_are_counted_and_told(caplog):
+def test_truncated_and_unsupervised_samples_are_counted(caplog):
     collator = SupervisedCollator(0, 3, 16)
     unsupervised = [IGNORE_INDEX] * 3 + [8]
     for _ in range(20):

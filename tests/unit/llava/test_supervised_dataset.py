@@ -126,7 +126,7 @@ def test_a_path_that_leaves_the_folder_is_refused(make, records):
         make(records)[0]
 
 
-def test_lengths_tell_text_from_images(make, records):
+def test_signs_of_lengths_separate_text_from_images(make, records):
     dataset = make()
     for record, length, signed in zip(records, dataset.lengths, dataset.modality_lengths, strict=True):
         assert length > 0 and (signed > 0) == ("image" in record)

@@ -58,7 +58,7 @@ def test_the_boundary_of_an_answer_is_read_off(tokenizers):
 
 
 @pytest.mark.parametrize("changed", [{"normalization_rule_name": "nmt_nfkc"}, {"model_type": "unigram"}])
-def test_nothing_is_read_off_where_the_text_is_changed_or_the_pieces_are_not_bpe(tmp_path, changed):
+def test_normalising_or_non_bpe_tokenizers_are_not_shortcut(tmp_path, changed):
     model = io.BytesIO()
     options = {"model_type": "bpe", "normalization_rule_name": "identity", "remove_extra_whitespaces": False} | changed
     sentencepiece.SentencePieceTrainer.train(

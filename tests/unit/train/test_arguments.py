@@ -66,7 +66,7 @@ def test_every_flag_that_llava_scripts_pass_is_accepted():
 
 
 @pytest.mark.parametrize(
-    "given, told",
+    "given, message",
     [
         (["--nonsense", "1"], "nonsense"),
         (["--visatb_weight", "1"], "visatb_weight"),
@@ -97,8 +97,8 @@ def test_every_flag_that_llava_scripts_pass_is_accepted():
         (["--bits", "4", "--lora_enable", "True", "--no_cuda", "True"], "--bits 4 needs an NVIDIA GPU"),
     ],
 )
-def test_unknown_flags_and_values_are_refused(given, told):
-    with pytest.raises(InputError, match=told):
+def test_unknown_flags_and_values_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
         parse(*given)
 
 

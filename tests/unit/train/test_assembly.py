@@ -62,7 +62,7 @@ def test_a_llava_llama_checkpoint_is_trained_and_saved_as_llava(place, tmp_path,
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["model_type"] == "llava"
 
 
-def test_where_a_projector_starts_unexpectedly_is_told(place, capsys):
+def test_an_unexpected_start_of_the_projector_is_reported(place, capsys):
     build(place, place / "llama", "--vision_tower", str(place / "vision_tower"), "--mm_vision_select_layer", "-2")
     assert "warning: the projector starts at random" in capsys.readouterr().err
     stage_1 = ("--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"))
@@ -83,7 +83,7 @@ def parsed(base, *flags):
     return parse_arguments([*given, *map(str, flags)])[0]
 
 
-def test_a_llava_model_is_tuned_further_with_its_own_tower_layer_and_projector_type(place, tmp_path):
+def test_a_llava_model_keeps_its_tower_layer_and_projector_type(place, tmp_path):
     moved = shutil.copytree(place / "vision_tower", tmp_path / "moved")
     for flags, tower in (((), place / "vision_tower"), (("--vision_tower", moved), moved)):
         model_args = parsed(place / "llava-tiny", *flags)
@@ -119,7 +119,7 @@ def test_a_llava_model_is_tuned_further_with_its_own_image_tokens(place, tmp_pat
         ("./checkpoints/not/here", "/nor/here"),
     ],
 )
-def test_a_folder_or_a_stand_in_for_a_tower_that_is_not_here_is_no_other_tower(place, tmp_path, own, given):
+def test_a_local_copy_of_the_tower_is_accepted(place, tmp_path, own, given):
     given = given.format(here=tmp_path)
     (tmp_path / "clip").mkdir()
     base = shutil.copytree(place / "llava-tiny", tmp_path / "base")
@@ -150,7 +150,7 @@ def test_a_language_model_gets_llavas_defaults_where_flags_are_left_out(place):
     assert (model_args.mm_use_im_start_end, model_args.mm_use_im_patch_token) == (False, True)
 
 
-def test_a_llava_model_without_its_projector_is_refused_unless_one_is_given(place, tmp_path):
+def test_a_llava_model_without_projector_is_refused(place, tmp_path):
     base = shutil.copytree(place / "llava-tiny", tmp_path / "base")
     rewrite(base, lambda weights: [weights.pop(key) for key in list(weights) if "mm_projector" in key])
     tower = ("--vision_tower", str(place / "vision_tower"), "--mm_vision_select_layer", "-2")
@@ -159,7 +159,7 @@ def test_a_llava_model_without_its_projector_is_refused_unless_one_is_given(plac
     build(place, base, *tower, "--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"))
 
 
-def test_weights_of_several_tasks_without_their_benchmark_are_refused_with_its_flag():
+def test_weights_of_several_tasks_need_their_benchmark():
     given = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o", "--visatb_weights", "1", "2"]
     _, data_args, args = parse_arguments([*given, "--no_cuda", "True", "--report_to", "none"])
     with pytest.raises(InputError, match=r"must have 1 values.* Without --benchmark \(BENCHMARK\) all records are one"):
@@ -196,10 +196,10 @@ DAMAGED_BASES = {
 
 @pytest.mark.parametrize("damage", DAMAGED_BASES)
 def test_a_damaged_base_is_refused_in_one_line(place, tmp_path, damage):
-    change, told = DAMAGED_BASES[damage]
+    change, reported = DAMAGED_BASES[damage]
     base = shutil.copytree(place / "llama", tmp_path / "base")
     change(base / "model.safetensors")
-    with pytest.raises(InputError, match=told) as refused:
+    with pytest.raises(InputError, match=reported) as refused:
         build(place, base)
     assert "\n" not in str(refused.value)
 
@@ -211,7 +211,7 @@ def test_looking_at_a_base_draws_no_random_number(place):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_saved_model_with_an_empty_missing_or_converted_tensor_is_noticed(place, tmp_path):
+def test_an_empty_missing_or_converted_tensor_is_noticed(place, tmp_path):
     model = LlavaLlamaForCausalLM.from_pretrained(place / "llava-tiny")
     model.save_pretrained(tmp_path, safe_serialization=True)
     check_saved(model, tmp_path)
@@ -235,7 +235,7 @@ def test_zero3_that_saves_no_whole_model_is_refused():
         arguments._check(model, data, settings)
 
 
-def test_a_template_that_the_tokenizer_cannot_mark_is_refused_before_the_weights_are_read(place, monkeypatch):
+def test_a_template_that_the_tokenizer_cannot_mark_is_refused_early(place, monkeypatch):
     monkeypatch.setattr(LlavaLlamaForCausalLM, "from_pretrained", None)
     with pytest.raises(InputError, match="marks turns with"):
         build(place, place / "llama", "--version", "mpt")

@@ -66,7 +66,7 @@ def test_a_flag_that_is_not_supported_is_refused_with_its_reason(name):
 
 
 @pytest.mark.parametrize("name", REFUSED_LATER)
-def test_flags_that_would_change_the_loss_are_refused_before_the_model_loads(name):
+def test_flags_that_would_change_the_loss_are_refused_early(name):
     with pytest.raises(InputError, match=name):
         make_weighter(parse(f"--{name}", REFUSED_LATER[name])[2], ["all"])
 
@@ -99,7 +99,7 @@ def test_every_float_flag_is_among_those_tried():
 
 
 @pytest.mark.parametrize(
-    "name, value, told",
+    "name, value, message",
     [
         ("learning_rate", "-1e-5", "at least 0"),
         ("weight_decay", "-1", "at least 0"),
@@ -117,8 +117,8 @@ def test_every_float_flag_is_among_those_tried():
         ("half_precision_backend", "apex", "auto, cuda_amp or cpu_amp"),
     ],
 )
-def test_a_value_with_which_a_training_could_only_fail_is_refused(name, value, told):
-    with pytest.raises(InputError, match=f"^{name} must be .*{told}"):
+def test_a_value_with_which_a_training_could_only_fail_is_refused(name, value, message):
+    with pytest.raises(InputError, match=f"^{name} must be .*{message}"):
         parse(f"--{name}={value}")
 
 

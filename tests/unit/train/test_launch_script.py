@@ -30,12 +30,12 @@ def launched(repository, tmp_path):
     return run
 
 
-def test_all_gpus_are_used_unless_told_otherwise(launched):
+def test_all_gpus_are_used_by_default(launched):
     assert launched() == "deepspeed --num_gpus 2"
     assert launched(NUM_GPUS="1") == "deepspeed --num_gpus 1"
 
 
-def test_chosen_gpus_are_named_because_deepspeed_forgets_them_beside_a_number(launched):
+def test_chosen_gpus_are_passed_to_deepspeed_by_name(launched):
     assert launched(CUDA_VISIBLE_DEVICES="2,3,5") == "deepspeed --include localhost:2,3,5"
     assert launched(CUDA_VISIBLE_DEVICES="2,3,5", NUM_GPUS="2") == "deepspeed --include localhost:2,3"
 
@@ -48,7 +48,7 @@ def test_without_a_gpu_plain_python_runs(launched, tmp_path):
     assert launched() == "python"
 
 
-def test_gpus_are_hidden_from_a_training_that_is_told_to_leave_them_alone(launched, tmp_path):
+def test_gpus_are_hidden_from_a_cpu_training(launched, tmp_path):
     (tmp_path / "python").write_text('#!/bin/bash\necho "${CUDA_VISIBLE_DEVICES-all}"')
     assert launched(NUM_GPUS="0") == launched(NUM_GPUS="0", CUDA_VISIBLE_DEVICES="1") == ""
     (tmp_path / "nvidia-smi").write_text("#!/bin/bash\nexit 9")

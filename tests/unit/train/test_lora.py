@@ -74,7 +74,7 @@ def train(place, weighter, output, *flags):
     return trainer, before
 
 
-def test_adapters_sit_in_the_language_model_alone_though_the_tower_has_layers_of_the_same_names(place):
+def test_only_the_language_model_gets_adapters(place):
     model = build(place)
     adapted = {name.split(".lora_")[0] for name in trained(model) if "lora_" in name}
     assert len(adapted) == 2 * len(LINEAR) and all(".model.layers." in name for name in adapted)
@@ -138,7 +138,7 @@ def test_every_weighting_strategy_trains_under_peft(place, method, tmp_path):
     assert all(p.isfinite().all() for p in trainer.model.parameters())
 
 
-def test_the_frozen_base_has_the_half_dtype_adapters_and_projector_float32(place):
+def test_the_frozen_base_is_half_precision_adapters_are_float32(place):
     for base in ("llama", "llava-tiny"):
         model = build(place, "--bf16", "True", base=base)
         dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
@@ -180,7 +180,7 @@ def build_base(place):
     return model.unload()
 
 
-def test_a_frozen_projector_is_saved_too_for_a_plain_language_model_has_none(place, tmp_path):
+def test_a_frozen_projector_is_saved_too(place, tmp_path):
     save(build(place, "--freeze_mm_mlp_adapter", "True"), tmp_path)
     assert len(torch.load(tmp_path / "non_lora_trainables.bin", weights_only=True)) == 4
 
@@ -216,21 +216,21 @@ def test_training_starts_from_an_earlier_adapter_and_its_projector(place, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "flags, told",
+    "flags, message",
     [
         (("--lora_r", "8"), "r is 4, --lora_r is 8"),
         (("--lora_alpha", "8"), "lora_alpha is 16, --lora_alpha is 8"),
         (("--mm_projector_type", "linear"), "no parameter of name and shape model.mm_projector.0.weight"),
     ],
 )
-def test_an_adapter_that_does_not_fit_is_refused(place, tmp_path, flags, told):
+def test_an_adapter_that_does_not_fit_is_refused(place, tmp_path, flags, message):
     save(build(place), tmp_path)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         build(place, "--lora_weight_path", tmp_path, *flags)
 
 
 @pytest.mark.parametrize(
-    "content, told",
+    "content, message",
     [
         ("[1]", "JSON object"),
         ({"use_rslora": True}, "use_rslora is set"),
@@ -240,12 +240,12 @@ def test_an_adapter_that_does_not_fit_is_refused(place, tmp_path, flags, told):
         ({"target_modules": ["q_proj", "v_proj"]}, "target_modules is q_proj, v_proj; trained here are .*up_proj"),
     ],
 )
-def test_an_adapter_of_another_kind_is_not_trained_further_as_plain_lora(place, tmp_path, content, told):
+def test_an_adapter_of_another_kind_is_not_trained_further_as_plain_lora(place, tmp_path, content, message):
     save(build(place), tmp_path)
     file = tmp_path / "adapter_config.json"
     text = content if isinstance(content, str) else json.dumps(json.loads(file.read_text()) | content)
     file.write_text(text)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         build(place, "--lora_weight_path", tmp_path)
 
 
@@ -266,7 +266,7 @@ def test_embeddings_are_saved_when_tokens_were_added(place, tmp_path, capsys):
     assert not any("embed_tokens" in name for name in lora.saved_parameters(base, False))
 
 
-def test_gradient_checkpointing_reaches_the_adapters_of_text_alone_after_tokens_were_added(place):
+def test_checkpointing_reaches_adapters_on_text_after_adding_tokens(place):
     flags = ("--mm_use_im_start_end", "True", "--gradient_checkpointing", "True", "--freeze_mm_mlp_adapter", "True")
     model = build(place, *flags).train()
     model.gradient_checkpointing_enable()
@@ -281,7 +281,7 @@ def test_the_projector_has_its_own_learning_rate_among_the_adapters(place, tmp_p
     assert groups == {(1e-3, 0.1): 28, (1e-4, 0.1): 2, (1e-4, 0.0): 2}
 
 
-def test_wrapping_for_loading_leaves_a_tower_of_the_same_layer_names_alone(place, tmp_path):
+def test_wrapping_for_loading_does_not_adapt_the_tower(place, tmp_path):
     model = build(place)
     spread(model)
     save(model, tmp_path)

@@ -43,7 +43,7 @@ def checked(*flags, **changes):
     return args
 
 
-def test_without_a_gpu_or_bitsandbytes_quantised_training_is_refused_with_what_to_do(gpu, monkeypatch):
+def test_quantised_training_without_gpu_or_bitsandbytes_is_refused(gpu, monkeypatch):
     assert checked(bits=4).bits == 4
     monkeypatch.setattr(arguments, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"--bits 8 needs bitsandbytes. Run: pip install -e '.\[quantisation\]'"):
@@ -66,7 +66,7 @@ def test_stage_1_may_have_a_quantised_language_model(gpu):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_the_base_is_loaded_with_the_flags_projector_tower_and_head_left_out(monkeypatch, bits):
+def test_projector_tower_and_head_are_not_quantised(monkeypatch, bits):
     seen = {}
     monkeypatch.setattr("transformers.BitsAndBytesConfig", lambda **given: seen.update(given) or "config")
     args = checked("--bf16", "True", "--no_cuda", "True", "--double_quant", "False", "--quant_type", "fp4")
@@ -87,7 +87,7 @@ def test_the_base_is_loaded_with_the_flags_projector_tower_and_head_left_out(mon
 
 
 @pytest.mark.parametrize("half, dtype", [("--bf16", torch.bfloat16), (None, torch.float32)])
-def test_a_prepared_base_is_frozen_with_norms_in_float32_and_embeddings_as_in_llava(place, half, dtype):
+def test_a_prepared_base_is_frozen_with_llavas_dtypes(place, half, dtype):
     args = checked("--no_cuda", "True", *([half, "True"] if half else []))
     model = LlavaLlamaForCausalLM.from_pretrained(place / "llava-tiny", torch_dtype=dtype)
     model.config.quantization_config = {"load_in_4bit": True}
@@ -124,7 +124,7 @@ def test_a_checkpoint_with_the_scales_of_4_bit_weights_is_read_again(place):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_qlora_trains_saves_and_goes_on_over_a_base_that_bitsandbytes_quantised(place, tmp_path, monkeypatch, bits):
+def test_qlora_trains_saves_and_resumes_on_a_quantised_base(place, tmp_path, monkeypatch, bits):
     bitsandbytes = pytest.importorskip("bitsandbytes")
     given = ["--model_name_or_path", place / "llama", "--version", "v1", "--data_path", place / "data.json"]
     given += ["--image_folder", place / "images", "--vision_tower", place / "vision_tower", "--output_dir", tmp_path]

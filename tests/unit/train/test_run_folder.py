@@ -1,4 +1,4 @@
-"""The output folder of a run: owner, lock, and which checkpoint it goes on from."""
+"""The output folder of a run: owner, lock, and which checkpoint it resumes from."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_another_run_is_refused_with_the_keys_that_differ(tmp_path):
         opened(tmp_path, {"lr": 2, "seed": 0, "tasks": 3})
 
 
-def test_other_files_behind_the_same_names_are_told_without_their_hashes(tmp_path):
+def test_other_files_behind_the_same_names_are_reported_without_hashes(tmp_path):
     run_once(tmp_path, {"vision_tower_content": {"config.json": "46783b"}, "data": "aa"})
     with pytest.raises(InputError, match=r"\(the records of data_path; the files of vision_tower\)"):
         opened(tmp_path, {"vision_tower_content": {"config.json": "b1"}, "data": "bb"})
@@ -83,7 +83,7 @@ def test_overwriting_forgets_the_other_run(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_kill_while_overwriting_does_not_leave_a_finished_run_without_its_model(tmp_path, monkeypatch):
+def test_a_kill_while_overwriting_leaves_no_finished_run_without_model(tmp_path, monkeypatch):
     first = opened(tmp_path)
     first.finish()
     first.close()
@@ -108,7 +108,7 @@ def test_what_a_kill_left_half_written_goes(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {".lock", "visatb_run.json"}
 
 
-def test_a_kill_before_the_first_write_does_not_make_the_folder_somebody_elses(tmp_path):
+def test_a_kill_before_the_first_write_leaves_the_folder_usable(tmp_path):
     for name in (".lock", ".visatb_run.json.abc.part"):
         (tmp_path / name).write_text("")
     assert not opened(tmp_path).finished
@@ -202,7 +202,7 @@ def test_a_run_that_met_a_bad_image_resumes_with_another_rule(place, tmp_path, c
         RunFolder(str(tmp_path), shape(place)).open()  # a record may have been substituted
 
 
-def test_a_run_that_began_with_padding_goes_on_with_it_alone(place, tmp_path):
+def test_a_run_that_began_with_padding_resumes_only_with_it(place, tmp_path):
     before = shape(place)
     del before["padded_batches"]  # as it was before the flag was there
     run_once(tmp_path, before)
@@ -238,7 +238,7 @@ def test_a_folder_is_not_reused_when_a_file_has_changed(place, tmp_path, file, c
         (place / file).write_bytes(before)
 
 
-def test_a_run_that_ran_out_of_memory_goes_on_with_offloading(place, tmp_path):
+def test_a_run_that_ran_out_of_memory_resumes_with_offloading(place, tmp_path):
     run_once(tmp_path, shape(place))
     before = (place / "zero2.json").read_bytes()
     offload = {"device": "cpu", "pin_memory": True}
@@ -378,10 +378,10 @@ def test_a_second_damage_of_the_same_step_replaces_the_first(saves):
 def test_a_run_with_no_whole_checkpoint_is_refused_not_started_again(saves):
     for step, file in ((2, "optimizer.pt"), (4, "manifest.json")):
         (saves / f"checkpoint-{step}" / file).unlink()
-    told = (
+    reported = (
         r"no checkpoint is complete \(checkpoint-4: manifest.json is missing; checkpoint-2: optimizer.pt is missing\)"
     )
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=reported):
         opened(saves).newest_checkpoint()
     assert {"checkpoint-2", "checkpoint-4"} <= {path.name for path in saves.iterdir()}
 

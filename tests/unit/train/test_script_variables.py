@@ -75,9 +75,9 @@ def test_every_variable_reaches_python_as_one_word(words, tmp_path, script):
 def test_a_launch_variable_of_another_kind_is_refused_in_one_line(words, tmp_path, name, nasty):
     if name == "MASTER_ADDR" and nasty.isdigit():
         return
-    told = words("finetune_academic.sh", DATA_PATH="d", OUTPUT_DIR="o", **{name: nasty})
-    assert isinstance(told, str) and told.startswith(f"error: {name} must be"), told
-    assert told.count("\n") == 1 and len(told) < 400
+    reported = words("finetune_academic.sh", DATA_PATH="d", OUTPUT_DIR="o", **{name: nasty})
+    assert isinstance(reported, str) and reported.startswith(f"error: {name} must be"), reported
+    assert reported.count("\n") == 1 and len(reported) < 400
     assert not (tmp_path / "mark").exists()
 
 
@@ -92,15 +92,15 @@ def test_precision_and_deepspeed_file_are_one_word_each_on_gpus(words, tmp_path)
     assert not (tmp_path / "mark").exists()
 
 
-def test_deepspeeds_launch_by_a_hostfile_refuses_what_a_shell_of_the_nodes_would_run(words, tmp_path):
+def test_a_hostfile_launch_refuses_shell_metacharacters(words, tmp_path):
     (tmp_path / "deepspeed").write_bytes((tmp_path / "python").read_bytes())
     (tmp_path / "deepspeed").chmod(0o755)
     (tmp_path / "hosts").write_text("node1 slots=8\nnode2 slots=8\n")
     given = {"DATA_PATH": "my data/d.json", "HOSTFILE": "hosts", "OUTPUT_DIR": "o"}
     assert "--data_path=my data/d.json" in words("finetune_academic.sh", **given)
     for nasty in ("$(touch mark)", "a;b", "%h", "a'b", "*", "a\nb"):
-        told = words("finetune_academic.sh", **given | {"OUTPUT_DIR": nasty})
-        assert "must hold no signs of a shell with HOSTFILE" in told and told.count("\n") == 1
+        reported = words("finetune_academic.sh", **given | {"OUTPUT_DIR": nasty})
+        assert "must hold no signs of a shell with HOSTFILE" in reported and reported.count("\n") == 1
 
 
 def test_flags_given_to_a_script_still_come_last(words):

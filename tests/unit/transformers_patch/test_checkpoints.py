@@ -78,7 +78,7 @@ def test_no_environment_and_no_caller_makes_loading_run_code(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "weighter.pt", "random_state_0.pt"])
-def test_a_pickle_with_code_is_not_run_even_where_the_manifest_vouches_for_it(tmp_path, monkeypatch, file):
+def test_a_pickle_with_code_is_not_run_even_if_in_the_manifest(tmp_path, monkeypatch, file):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     trainer(tmp_path, max_steps=2).train()
@@ -138,7 +138,7 @@ def test_old_checkpoints_go_when_the_new_one_is_there(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", ["lost", "empty", "another shape", "another dtype"])
-def test_a_checkpoint_without_all_weights_is_not_published_and_the_last_good_one_stays(tmp_path, monkeypatch, spoil):
+def test_an_incomplete_checkpoint_is_not_published(tmp_path, monkeypatch, spoil):
     run = trainer(tmp_path, save_total_limit=1)
     save = run._save
 
@@ -188,7 +188,7 @@ def test_a_write_that_fails_names_the_systems_reason_and_leaves_nothing(tmp_path
     assert saved(tmp_path) == [] and not (tmp_path / ".saving").exists()
 
 
-def test_a_manifest_of_another_run_is_told(tmp_path):
+def test_a_manifest_of_another_run_is_reported(tmp_path):
     trainer(tmp_path, max_steps=2).train()
     with pytest.raises(DamagedError, match="run with other settings"):
         verify(tmp_path / "checkpoint-2", run="another")
@@ -198,7 +198,7 @@ def test_a_manifest_of_another_run_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_at_the_end_of_the_step_and_stops_whatever_the_save_strategy(tmp_path, number):
+def test_a_signal_saves_after_the_step_with_any_save_strategy(tmp_path, number):
     run = trainer(tmp_path, save_strategy="no", callbacks=[AtStep(2, lambda: os.kill(os.getpid(), number))])
     with StopSignals() as run.stop:
         run.train()
@@ -296,7 +296,7 @@ def pid_of_worker(_):
     return os.getpid()
 
 
-def test_a_workers_batches_survive_signals_to_every_process_and_it_ends_with_its_parent():
+def test_a_data_loader_worker_survives_signals_and_ends_with_its_parent():
     batches = iter(DataLoader([0, 1, 2], num_workers=1, worker_init_fn=start_worker, collate_fn=pid_of_worker))
     pid = next(batches)
     for name in ("TERM", "INT"):
@@ -324,7 +324,7 @@ def test_the_clock_of_the_first_rank_decides_when_to_save(tmp_path, monkeypatch)
     assert other.wishes().tolist() == [0, 0, 0]
 
 
-def test_the_manifest_tells_what_was_saved_by_whom(tmp_path):
+def test_the_manifest_records_what_was_saved_by_which_run(tmp_path):
     run = trainer(tmp_path, max_steps=2)
     run.run_digest = "abc"
     run.train()

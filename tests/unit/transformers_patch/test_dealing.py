@@ -13,7 +13,7 @@ SIZES = st.integers(1, 5)
 
 
 @given(st.lists(st.integers(1, 900), min_size=1, max_size=60), SIZES, SIZES, SIZES)
-def test_every_sample_is_read_once_and_every_rank_has_as_many_micro_batches(lengths, per_device, accumulation, world):
+def test_every_sample_is_read_once_and_ranks_have_equal_counts(lengths, per_device, accumulation, world):
     dealing = Dealing(lengths, hidden_size=64)
     layouts = [StepLayout(per_device, accumulation, world, rank, dealing) for rank in range(world)]
     order = random.Random(0).sample(range(len(lengths)), len(lengths))

@@ -61,7 +61,7 @@ def test_without_weighter_gradients_are_bit_equal_to_transformers(models, batch)
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-def test_with_equal_weights_loss_and_gradients_are_those_of_the_plain_path(models, batch):
+def test_equal_weights_give_loss_and_gradients_of_the_plain_path(models, batch):
     stock, ours = models
     ours.train()
     stock.zero_grad()

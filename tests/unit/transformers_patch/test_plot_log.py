@@ -1,4 +1,4 @@
-"""The figure of a training log, and what is told where there is none."""
+"""The figure of a training log, and the message where there is none."""
 
 import json
 import subprocess
@@ -50,7 +50,7 @@ def test_long_lines_are_averaged():
     assert len(points) == 100 and points[0] == [4.5, 9.0]
 
 
-def test_lines_keep_their_colour_in_every_panel_and_none_looks_like_another():
+def test_lines_are_distinct_and_keep_their_colour_in_every_panel():
     lines = {f"task {n}": [[0, n], [1, n]] for n in range(17)}
     figure = draw_panels([Panel("a", "y", lines), Panel("b", "y", {"task 3": [[0, 1]]})], 2, "x", {"task 3": "red"})
     first, second = figure.axes
@@ -75,7 +75,7 @@ def test_a_line_torn_by_a_kill_is_left_out(run):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "no such file"),
         ("", "no line in it"),
@@ -83,13 +83,13 @@ def test_a_line_torn_by_a_kill_is_left_out(run):
         (b"\xff\xfe", "not a train_log.jsonl"),
     ],
 )
-def test_what_is_no_log_is_refused_in_one_line(tmp_path, capsys, content, told):
+def test_what_is_no_log_is_refused_in_one_line(tmp_path, capsys, content, message):
     if content is not None:
         (tmp_path / "train_log.jsonl").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path), "--output", str(tmp_path / "x.png")])
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and error.startswith("error: ") and told in error and error.count("\n") == 1
+    assert ended.value.code == 2 and error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not list(tmp_path.glob("*.p*"))
 
 

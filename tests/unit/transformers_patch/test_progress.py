@@ -25,9 +25,9 @@ def test_the_bar_shows_the_newest_loss_and_no_line_above_it(tmp_path, capsys):
         bar.on_step_end(args, state, control)
     bar.on_log(args, state, control, logs={"train_runtime": 7.5})
     bar.on_train_end(args, state, control)
-    told = capsys.readouterr()
-    assert "2/2" in told.err and "loss 0.5000, lr 1.00e-03" in told.err
-    assert "9.75" not in told.out + told.err and "7.5" in told.out + told.err
+    reported = capsys.readouterr()
+    assert "2/2" in reported.err and "loss 0.5000, lr 1.00e-03" in reported.err
+    assert "9.75" not in reported.out + reported.err and "7.5" in reported.out + reported.err
 
 
 def test_other_ranks_show_nothing(tmp_path, capsys):
@@ -80,8 +80,8 @@ def test_trackers_get_loss_weight_share_and_tokens_of_every_task(tmp_path):
 def test_the_trainer_shows_the_bar_and_hands_trackers_every_value(tmp_path, capsys):
     trainer = make_trainer(tmp_path, EqualWeighting(3), disable_tqdm=False, max_steps=2)
     trainer.train()
-    told = capsys.readouterr()
-    assert "2/2" in told.err and "loss " in told.err and "task_loss" not in told.out + told.err
+    reported = capsys.readouterr()
+    assert "2/2" in reported.err and "loss " in reported.err and "task_loss" not in reported.out + reported.err
     shown = {name.partition("/")[0] for name in trainer.state.log_history[0]}
     assert {"task_loss", "task_weight", "task_share", "task_tokens"} <= shown
 

@@ -24,7 +24,7 @@ def test_every_sample_is_read_once_whatever_the_split(samples, per_device, accum
 
 
 @given(st.integers(1, 60), st.sampled_from([(8, 1, 1), (4, 1, 2), (4, 2, 1), (2, 2, 2), (1, 8, 1)]))
-def test_a_step_holds_the_same_samples_for_every_split_of_the_global_batch(samples, split):
+def test_a_step_has_the_same_samples_for_every_split(samples, split):
     order = list(range(samples))
     for step in range(StepLayout(8, 1).steps(samples)):
         parts = [StepLayout(*split, rank).micro_batches(order, step) for rank in range(split[2])]
@@ -43,7 +43,7 @@ def _loader(position=0, counted=None):
     )
 
 
-def test_an_interrupted_epoch_goes_on_at_its_step_without_reading_again():
+def test_an_interrupted_epoch_resumes_without_reading_again():
     whole = [batch["sample_indices"] for batch in _loader()]
     assert [batch["sample_indices"] for batch in _loader(position=1)] == whole[3:]
     assert [batch["sample_indices"] for batch in _loader(position=2)] == [
@@ -57,7 +57,7 @@ def test_micro_batches_past_the_end_count_nothing_but_are_there():
     assert batches[5]["sample_indices"] == [] and (batches[5]["labels"] == -100).all()
 
 
-def test_reading_an_epoch_leaves_the_global_random_state_alone_so_that_a_resumed_run_draws_the_same():
+def test_reading_an_epoch_does_not_change_the_global_random_state():
     before = torch.random.get_rng_state()
     list(_loader())
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -46,7 +46,7 @@ def softmax(score):
 # Closed forms
 
 
-def test_ewtb_is_the_weighted_mean_over_present_tasks_of_each_tasks_mean_loss():
+def test_ewtb_is_the_weighted_mean_of_the_tasks_mean_losses():
     loss_T = torch.tensor([1.0, 2.0, 6.0, 4.0], requires_grad=True)
     task_T, count_K = torch.tensor([0, 0, 0, 2]), torch.tensor([3, 0, 1])
     loss = build_weighter("EWTB", 3, [0.6, 1.7, 1.1])(loss_T, task_T, count_K)
@@ -80,7 +80,7 @@ def test_rlw_draws_softmax_of_normals_from_its_own_seed():
     assert not torch.equal(feed(build_weighter("RLW", 4, seed=8), random_means(1, 4))[0], weighter.weight_K)
 
 
-def test_dwa_compares_the_newest_window_with_the_one_before_and_is_equal_until_both_are_filled():
+def test_dwa_compares_two_windows_and_is_equal_until_both_are_filled():
     mean_NK = random_means(20)
     weights = feed(build_weighter("DWA", 3, window=4, temperature=1.5), mean_NK)
     assert torch.equal(weights[:7], torch.ones(7, 3))
@@ -108,7 +108,7 @@ def test_an_absent_task_keeps_its_last_value(name):
 
 
 @pytest.mark.parametrize("name", ["DWA", "IGB"])
-def test_a_task_seen_late_starts_at_ratio_1_and_one_never_seen_stays_there(name):
+def test_a_task_seen_late_or_never_has_ratio_1(name):
     mean_NK = torch.full((12, 3), 2.0, dtype=torch.float64)
     mean_NK[:, 2] = math.nan
     mean_NK[:9, 1] = math.nan  # first seen when both windows are past
@@ -221,7 +221,7 @@ def test_2000_steps_with_a_task_of_share_one_in_1400_stay_finite(name):
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
-def test_a_batch_without_supervised_tokens_has_loss_0_with_a_graph_and_leaves_the_weights(name):
+def test_a_batch_without_supervised_tokens_has_loss_0_with_a_graph(name):
     weighter = small(name)
     feed(weighter, random_means(5))
     before = weighter.weight_K.clone()
@@ -237,7 +237,7 @@ def test_a_batch_without_supervised_tokens_has_loss_0_with_a_graph_and_leaves_th
 # A micro-batch of its own (`batch` normalisation)
 
 
-def test_a_micro_batch_of_its_own_is_observed_before_its_weights_are_taken():
+def test_a_micro_batch_is_observed_before_its_weights_are_used():
     weighter = small("IGB", 2)
     for _ in range(4):
         weighter(torch.tensor([1.0, 2.0]), torch.tensor([0, 1]))
@@ -275,7 +275,7 @@ def test_no_strategy_waits_for_the_device(name):
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
 @pytest.mark.parametrize("step", [0, 1, 3, 5])
-def test_restored_in_the_middle_of_a_window_it_goes_on_identically(name, step):
+def test_a_strategy_restored_within_a_window_continues_identically(name, step):
     mean_NK = random_means(12, absent=0.3)
     whole, cut, resumed = small(name), small(name), small(name, **({"seed": 99} if name == "RLW" else {}))
     expected = feed(whole, mean_NK)

@@ -26,7 +26,7 @@ def assert_same_model(one, other, **tolerance):
 
 
 @pytest.mark.parametrize("per_device, accumulation", [(4, 2), (2, 4), (1, 8)])
-def test_accumulation_gives_the_model_and_losses_of_the_same_samples_in_one_batch(tmp_path, per_device, accumulation):
+def test_accumulation_equals_one_batch_of_the_same_samples(tmp_path, per_device, accumulation):
     runs = []
     for name, split in {"one": (8, 1), "split": (per_device, accumulation)}.items():
         run = trainer(tmp_path / name, per_device_train_batch_size=split[0], gradient_accumulation_steps=split[1])
@@ -103,7 +103,7 @@ def test_checkpoints_appear_whole_and_old_ones_go(tmp_path):
     assert not list((tmp_path / ".saving").iterdir())
 
 
-def test_not_a_number_stops_before_the_optimizer_step_and_names_step_task_and_samples(tmp_path):
+def test_a_nan_loss_stops_before_the_step_and_names_task_and_samples(tmp_path):
     class Poisoned(transformers.TrainerCallback):
         def on_step_begin(self, args, state, control, model=None, **kwargs):
             if state.global_step == 1:
@@ -133,7 +133,7 @@ def with_scaler(folder, overflows, **arguments):
     return run
 
 
-def test_gradients_of_fp16_that_overflow_at_every_scale_end_the_run_and_nothing_is_saved(tmp_path):
+def test_fp16_overflow_at_every_scale_ends_the_run_unsaved(tmp_path):
     run = with_scaler(tmp_path, [1] * 30, max_steps=30, save_strategy="steps", save_steps=17)
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     with pytest.raises(NonFiniteLossError, match=r"loss scale of fp16 is 0\.5 at step 17 .*samples of rank 0: \d+"):
@@ -148,13 +148,13 @@ def test_gradients_of_fp16_that_overflow_at_first_do_not_end_the_run(tmp_path):
     assert run.state.global_step == 20 and run.accelerator.scaler.get_scale() == 1
 
 
-def test_a_run_that_starts_anew_does_not_leave_the_lines_of_the_attempt_before(tmp_path):
+def test_a_restarted_run_removes_earlier_log_lines(tmp_path):
     for _ in range(2):
         trainer(tmp_path, per_device_train_batch_size=8, max_steps=2).train()
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
-def test_time_in_the_log_goes_on_after_a_resume(tmp_path):
+def test_time_in_the_log_continues_after_a_resume(tmp_path):
     trainer(tmp_path, per_device_train_batch_size=8, max_steps=2, save_strategy="steps", save_steps=1).train()
     first = lines(tmp_path)[0] | {"elapsed_s": 1000.0}
     (tmp_path / "log.jsonl").write_text(json.dumps(first) + "\n")
@@ -182,7 +182,7 @@ def test_the_best_checkpoint_survives_rotation(tmp_path):
     assert (tmp_path / "checkpoint-1").is_dir()
 
 
-def test_a_sampler_without_epochs_of_its_own_gives_one_order_per_epoch_on_all_ranks(tmp_path):
+def test_a_sampler_without_epochs_has_one_order_per_epoch_on_all_ranks(tmp_path):
     run = trainer(tmp_path, group_by_length=True, per_device_train_batch_size=4)
     order = run.epoch_order(0)
     torch.rand(1)  # another rank's random state
@@ -190,7 +190,7 @@ def test_a_sampler_without_epochs_of_its_own_gives_one_order_per_epoch_on_all_ra
     assert run.epoch_order(1) != order
 
 
-def test_log_tells_loss_weight_tokens_and_share_of_each_task(tmp_path):
+def test_the_log_has_loss_weight_tokens_and_share_of_each_task(tmp_path):
     run = trainer(tmp_path, per_device_train_batch_size=22, max_steps=1)
     run.train()
     (line,) = lines(tmp_path)
@@ -209,7 +209,7 @@ def test_steps_after_the_last_logging_step_are_in_the_log(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [3, 5]
 
 
-def test_gradient_checkpointing_trains_without_advice_that_nobody_can_follow(tmp_path, recwarn):
+def test_gradient_checkpointing_trains_without_useless_warnings(tmp_path, recwarn):
     trainer(tmp_path, per_device_train_batch_size=4, max_steps=1, gradient_checkpointing=True).train()
     assert not [warning for warning in recwarn if "use_reentrant" in str(warning.message)]
 

@@ -42,7 +42,7 @@ def test_the_weights_of_a_step_come_from_the_steps_before_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_accumulation_gives_the_model_weights_and_losses_of_the_same_samples_in_one_batch(tmp_path, name):
+def test_accumulation_equals_one_batch_for_every_strategy(tmp_path, name):
     runs = []
     for folder, (per_device, accumulation) in {"one": (8, 1), "split": (1, 8)}.items():
         run = make_trainer(
@@ -80,7 +80,7 @@ def test_a_resumed_run_has_the_weights_of_the_uninterrupted_one(tmp_path, name):
         ]
 
 
-def test_batch_normalization_observes_each_micro_batch_once_and_before_its_loss(tmp_path):
+def test_batch_normalization_observes_each_micro_batch_before_its_loss(tmp_path):
     weighter, alone = small("IGB"), small("IGB")
     run = make_trainer(
         tmp_path,
@@ -112,7 +112,7 @@ def test_shares_in_the_log_are_the_tasks_parts_of_the_loss(tmp_path):
     assert per_task(line, "share") == pytest.approx([0.6 * a / 2.3 / line["loss"], 1.7 * b / 2.3 / line["loss"], 0.0])
 
 
-def test_two_tasks_of_weight_3_and_a_half_move_the_model_6_to_1_at_micro_batches_of_one(tmp_path):
+def test_weights_3_and_a_half_update_6_to_1_with_micro_batches_of_1(tmp_path):
     class Two(torch.utils.data.Dataset):
         def __len__(self):
             return 2

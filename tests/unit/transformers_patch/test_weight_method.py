@@ -67,7 +67,7 @@ class Newest(Weighter):
 """
 
 
-def test_a_class_in_a_file_or_in_a_module_of_the_working_directory_is_a_strategy(tmp_path, monkeypatch):
+def test_a_class_in_a_file_or_module_is_a_strategy(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     for method in (f"{tmp_path}/mine.py:Newest", "mine.py:Newest", "mine:Newest"):
@@ -82,7 +82,7 @@ def test_a_class_of_an_installed_module_is_a_strategy():
 
 
 @pytest.mark.parametrize(
-    "method, told",
+    "method, message",
     [
         ("mine", "must be one of EW, EWTB, .*module:Class"),
         (":Newest", "must be one of"),
@@ -100,7 +100,7 @@ def test_a_class_of_an_installed_module_is_a_strategy():
         ("raising:Newest", "raising cannot be imported .RuntimeError: two lines, raising.py line 1"),
     ],
 )
-def test_a_class_that_is_not_a_strategy_is_refused_in_one_line(tmp_path, monkeypatch, method, told):
+def test_a_class_that_is_not_a_strategy_is_refused_in_one_line(tmp_path, monkeypatch, method, message):
     more = """
 import math, torch
 class Foreign:
@@ -125,6 +125,6 @@ class Learned(Weighter):
     (tmp_path / "broken.py").write_text("class Newest(")
     (tmp_path / "raising.py").write_text("raise RuntimeError('two\\nlines')")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         build_weighter(method, 3)
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ import torch
 from transformers_patch import EqualWeighting, Weighter, build_weighter
 
 
-def test_two_tasks_of_weight_3_and_a_half_have_gradients_6_to_1_over_two_micro_batches_of_one():
+def test_weights_3_and_a_half_give_gradients_6_to_1():
     loss = torch.tensor([2.0, 2.0], requires_grad=True)
     weighter = EqualWeighting(2, [3.0, 0.5])
     count = torch.tensor([1, 1])

@@ -29,7 +29,7 @@ def write(folder: Path, **changes) -> Path:
     return folder / "mix.yaml"
 
 
-def test_tasks_keep_their_order_and_fixed_weights_stay_out_of_the_measured_ones(tmp_path):
+def test_tasks_keep_order_and_fixed_weights_are_not_measured(tmp_path):
     benchmark = load_benchmark(write(tmp_path))
     assert benchmark.task_names == ["A", "Chat", "B"]
     assert [task.name for task in benchmark.measured] == ["A", "B"]
@@ -41,7 +41,7 @@ TASK, OTHER = GOOD["tasks"][0], GOOD["tasks"][2]
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"tasks": ...}, "tasks must be a list"),
         ({"tasks": [TASK, TASK]}, "task 'A' is listed twice"),
@@ -138,8 +138,8 @@ TASK, OTHER = GOOD["tasks"][0], GOOD["tasks"][2]
         ({"seed": 1.5}, "seed must be a whole number"),
     ],
 )
-def test_mistakes_are_refused_by_file_and_key(tmp_path, changes, told):
-    with pytest.raises(InputError, match=told) as error:
+def test_mistakes_are_refused_by_file_and_key(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message) as error:
         load_benchmark(write(tmp_path, **changes))
     assert "mix.yaml" in str(error.value)
 
@@ -148,7 +148,7 @@ SHIPPED = "scripts_visatb/finetune_academic.sh"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("DATA_PATH", "x", "DATA_PATH is set by the run graph. Remove it"),
         ("VISATB_WEIGHTS", "1 1", "is set by the run graph"),
@@ -172,11 +172,11 @@ SHIPPED = "scripts_visatb/finetune_academic.sh"
         ("REPORT_TO", "a\0b", "REPORT_TO must be text"),
     ],
 )
-def test_a_variable_that_training_could_not_take_is_refused(tmp_path, name, value, told):
+def test_a_variable_that_training_could_not_take_is_refused(tmp_path, name, value, message):
     path = write(tmp_path, training={"script": SHIPPED, "environment": {name: value}})
     with pytest.raises(InputError) as error:
         load_benchmark(path)
-    assert told in str(error.value) and "training.environment." in str(error.value) and len(str(error.value)) < 500
+    assert message in str(error.value) and "training.environment." in str(error.value) and len(str(error.value)) < 500
 
 
 def test_variables_of_scripts_libraries_and_of_ones_own_script_are_taken(tmp_path):
@@ -204,7 +204,7 @@ def test_a_doubled_key_is_refused_by_line(tmp_path):
         load_benchmark(path)
 
 
-def test_flags_are_taken_in_both_spellings_and_those_of_ones_own_program_are_not_looked_at(tmp_path):
+def test_flags_of_both_spellings_and_of_own_programs_are_accepted(tmp_path):
     flags = {"batch-size": 4, "max_new_tokens": 9, "num-beams": 2, "launcher": "torchrun", "gpus": 2}
     assert load_benchmark(write(tmp_path, inference=flags)).inference == flags
     own = {"script": "mine.py", "speed": "high"}

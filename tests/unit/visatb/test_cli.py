@@ -49,7 +49,7 @@ class Broken(torch.utils.data.Dataset):
         raise InputError("a.json: record 3: no image")
 
 
-def test_a_mistake_found_in_a_data_loaders_worker_is_told_without_its_traceback(capsys):
+def test_a_mistake_in_a_data_loader_worker_is_reported_in_one_line(capsys):
     with pytest.raises(SystemExit) as ended:
         run(lambda: list(torch.utils.data.DataLoader(Broken(), num_workers=1)))
     assert ended.value.code == 2

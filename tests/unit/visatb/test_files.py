@@ -52,7 +52,7 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "outputs, told",
+    "outputs, message",
     [
         (["folder"], "must be a file, not a folder"),
         ([""], "must be a file, not a folder"),
@@ -63,11 +63,11 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
         (["folder/new.json", None, "given.csv/a/b/new.json"], "given.csv is no folder"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_refused_before_anything_is_made(tmp_path, monkeypatch, outputs, told):
+def test_an_unwritable_output_is_refused_before_any_work(tmp_path, monkeypatch, outputs, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "given.csv").touch()
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         refuse_unwritable(outputs, ["given.csv", None])
     refuse_unwritable(["new.json", "folder/deep/er/new.json", None], ["given.csv"])
     assert sorted(os.listdir()) == ["folder", "given.csv"]
@@ -79,7 +79,7 @@ def test_a_folder_without_write_permission_is_refused(tmp_path, monkeypatch):
         refuse_unwritable([tmp_path / "a" / "new.json"])
 
 
-def test_a_file_is_flushed_and_then_renamed_so_that_its_readers_keep_the_old_one(tmp_path, monkeypatch):
+def test_a_file_is_flushed_then_renamed_and_readers_keep_the_old_one(tmp_path, monkeypatch):
     target, events = tmp_path / "a.json", []
     write_json(target, [1])
     for name in ("fsync", "replace"):
@@ -141,7 +141,7 @@ def test_every_writer_names_its_file_when_the_disk_takes_no_more(tmp_path, repos
     assert "a.json: " in done.stderr.splitlines()[-1] and "File too large" in done.stderr
 
 
-def test_what_a_killed_process_left_of_a_target_is_removed_and_a_live_ones_stays(tmp_path):
+def test_leftovers_of_killed_processes_are_removed_others_stay(tmp_path):
     target = tmp_path / "a[1].json"
     left = [tmp_path / f".a[1].json.{name}.part" for name in ("dead", "live")]
     other = tmp_path / ".b.json.dead.part"

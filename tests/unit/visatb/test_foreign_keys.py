@@ -59,25 +59,25 @@ OF_TURNS = {
 
 
 def cases(table):
-    return [(key, value, told) for told, keys in table.items() for key, value in keys.items()]
+    return [(key, value, message) for message, keys in table.items() for key, value in keys.items()]
 
 
-@pytest.mark.parametrize("key, value, told", cases(OF_RECORDS))
-def test_keys_of_records_that_would_change_the_training_are_refused(key, value, told):
+@pytest.mark.parametrize("key, value, message", cases(OF_RECORDS))
+def test_keys_of_records_that_would_change_the_training_are_refused(key, value, message):
     with pytest.raises(InputError) as error:
         check_records([TEXT, TEXT | {"id": "x", key: value}], "a.json")
     assert str(error.value).startswith(f"a.json: record 1 (id 'x'): {key}: {value!r} would be ignored. ")
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
-@pytest.mark.parametrize("key, value, told", cases(OF_TURNS))
-def test_keys_of_turns_that_would_change_the_training_are_refused(key, value, told):
+@pytest.mark.parametrize("key, value, message", cases(OF_TURNS))
+def test_keys_of_turns_that_would_change_the_training_are_refused(key, value, message):
     record = copy.deepcopy(TEXT)
     record["conversations"][1][key] = value
     with pytest.raises(InputError) as error:
         check_records([record], "a.json")
     assert str(error.value).startswith(f"a.json: record 0: conversations[1].{key}: {value!r} would be ignored. ")
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_openai_messages_are_refused_with_the_shape_to_write():
@@ -128,7 +128,7 @@ def test_every_reader_of_training_data_refuses_them(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "rules.yaml"]
 
 
-def test_unknown_keys_are_counted_once_each_and_refused_ones_listed_by_key(tmp_path, capsys):
+def test_unknown_keys_are_counted_and_refused_ones_listed(tmp_path, capsys):
     records = [copy.deepcopy(TEXT) | {"source": "coco"} for _ in range(5)]
     records[3]["conversations"][0]["lang"] = records[3]["conversations"][1]["lang"] = "en"
     records += [TEXT | {key: value} for key, value, _ in cases(OF_RECORDS)[:6]]

@@ -24,7 +24,7 @@ SOUND = st.recursive(
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, reported",
     [
         ('[{"id": 1},\n {"id" 2}]', "broken JSON at line 2 column 8"),
         ("", "broken JSON at line 1 column 1"),
@@ -42,12 +42,12 @@ SOUND = st.recursive(
         ('{"a":' * 986 + "1" + "}" * 986, "JSON nested too deeply"),
     ],
 )
-def test_unsound_json_is_refused_with_file_line_and_field(tmp_path, text, told):
+def test_unsound_json_is_refused_with_file_line_and_field(tmp_path, text, reported):
     file = tmp_path / "x.json"
     file.write_text(text)
     with pytest.raises(InputError, match="x.json") as error:
         read_json(file)
-    assert told in str(error.value)
+    assert reported in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 

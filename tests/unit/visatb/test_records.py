@@ -45,7 +45,7 @@ def test_good_records_pass(record):
 
 
 @pytest.mark.parametrize(
-    "record, told",
+    "record, message",
     [
         (changed(conversations=...), "conversations must be a list of turns, got null"),
         (changed(conversations=[]), "conversations must be a list"),
@@ -68,13 +68,13 @@ def test_good_records_pass(record):
         (changed(id=[1]), "id must be a string or an integer, got a list"),
     ],
 )
-def test_bad_records_are_refused_by_file_record_and_field(record, told):
-    with pytest.raises(InputError, match=told) as error:
+def test_bad_records_are_refused_by_file_record_and_field(record, message):
+    with pytest.raises(InputError, match=message) as error:
         check_records([changed(id="q0"), record], "f.json", tasks=["VQA"])
     assert str(error.value).startswith("f.json: record 1")
 
 
-def test_duplicate_ids_are_refused_where_answers_are_told_apart_by_them_and_trained_on_as_in_llava():
+def test_duplicate_ids_are_refused_for_evaluation_only():
     check_records([GOOD, GOOD], "f.json")
     with pytest.raises(InputError, match="id occurs twice"):
         check_records([GOOD, GOOD], "f.json", training=False)
@@ -113,7 +113,7 @@ def test_image_paths_may_not_leave_the_image_folder(tmp_path, name):
         resolve_image(folder, name, "f.json: record 0")
 
 
-def test_images_are_regular_files_and_links_inside_the_folder_are_followed(tmp_path):
+def test_images_are_regular_files_and_inner_links_are_followed(tmp_path):
     (tmp_path / "a.png").touch()
     (tmp_path / "b.png").symlink_to("a.png")
     os.mkfifo(tmp_path / "pipe.png")

@@ -12,7 +12,7 @@ def read(folder, text: str):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: 1\nb: 2\na: 3\n", "line 3: key 'a' occurs twice, line 1 has it"),
         ("a: {x: 1, y: 2, 'x': 3}\n", "line 1: key 'x' occurs twice"),
@@ -20,8 +20,8 @@ def read(folder, text: str):
         ("? {a: 1, a: 2}\n: x\n", "line 1: key 'a' occurs twice"),
     ],
 )
-def test_a_key_that_occurs_twice_does_not_silently_keep_its_last_value(tmp_path, text, told):
-    with pytest.raises(InputError, match=f"x.yaml: {told}"):
+def test_a_key_that_occurs_twice_does_not_silently_keep_its_last_value(tmp_path, text, message):
+    with pytest.raises(InputError, match=f"x.yaml: {message}"):
         read(tmp_path, text)
 
 
@@ -47,7 +47,7 @@ def test_keys_that_a_merge_brings_in_again_are_no_doubled_ones(tmp_path):
         "\x01",
     ],
 )
-def test_what_pyyaml_cannot_read_is_told_in_one_line(tmp_path, text):
+def test_yaml_errors_are_reported_in_one_line(tmp_path, text):
     with pytest.raises(InputError, match="x.yaml: broken YAML: .+ Fix the file") as refusal:
         read(tmp_path, text)
     assert "\n" not in str(refusal.value)
