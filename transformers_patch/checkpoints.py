@@ -27,22 +27,22 @@ from transformers_patch.publish import checkpoint_folders, discard, publish, ran
 from transformers_patch.stopping import StopSignals
 from transformers_patch.tensor_files import load_tensors, save_tensors, weights_only_loading
 
-WISHES = 3  # numbers in `ResumableTrainer.wishes`
+STOP_REQUESTS = 3  # numbers in `ResumableTrainer.stop_requests`
 STAGING = ".saving"  # the folder inside output_dir where a checkpoint is written before it is renamed into place
 WEIGHTER_FILE = "weighter.pt"
 _FULL_DISK = 2**20  # bytes free
 
 
 class SaveError(RuntimeError):
-    """A checkpoint or model could not be written; raised on all ranks. What was there before is as it was."""
+    """A checkpoint or model could not be written; raised on all ranks. Existing files are unchanged."""
 
 
 class ResumableTrainer(transformers.Trainer):
-    """What `transformers_patch.Trainer` knows of saving, resuming and stopping. Without a weighter: transformers' own.
+    """Saving, resuming and stopping of `transformers_patch.Trainer`. Without a weighter: transformers' own.
 
     Attributes:
         run_digest: identifies the run in its checkpoints; set by the code that searches for one to resume from.
-        stop: signals to heed; None for none.
+        stop: signals to handle; None for none.
         stopped_by: the signal after which `train` saved and returned early; else 0.
     """
 
@@ -67,17 +67,17 @@ class ResumableTrainer(transformers.Trainer):
 
     # Stopping
 
-    def wishes(self) -> torch.Tensor:
-        """float64 [WISHES], what this rank wishes: stop for SIGTERM, stop for SIGINT, save by rank 0's clock."""
+    def stop_requests(self) -> torch.Tensor:
+        """float64 [STOP_REQUESTS], this rank's: stop for SIGTERM, stop for SIGINT, save by rank 0's clock."""
         received = self.stop.received if self.stop is not None else 0
         minutes = getattr(self.args, "save_minutes", None)
         due = minutes and self.is_world_process_zero() and time.monotonic() - self._saved_at >= 60 * minutes
-        wishes = [received == SIGTERM, received == SIGINT, bool(due)]
-        return torch.tensor(wishes, dtype=torch.float64, device=self.args.device)
+        stop_requests = [received == SIGTERM, received == SIGINT, bool(due)]
+        return torch.tensor(stop_requests, dtype=torch.float64, device=self.args.device)
 
-    def heed(self, wishes: list[float]) -> None:
-        """Take in the wishes of all ranks, summed: the same on each, so that all stop and save at the same step."""
-        terminate, interrupt, due = wishes
+    def apply_requests(self, stop_requests: list[float]) -> None:
+        """Apply the requests summed over all ranks, so that all stop and save at the same step."""
+        terminate, interrupt, due = stop_requests
         self._agreed_signal = int(SIGTERM) if terminate else int(SIGINT) if interrupt else 0
         self._save_due = due > 0
 
@@ -113,8 +113,8 @@ class ResumableTrainer(transformers.Trainer):
         if self.is_world_process_zero():
             shutil.rmtree(Path(self.args.output_dir) / STAGING, ignore_errors=True)
         raise SaveError(
-            f"{target} could not be written: {problems[0]}. What was there before is as it was: "
-            "make room, and run the same command again."
+            f"{target} could not be written: {problems[0]}. Existing files are unchanged: "
+            "free space and run the same command again."
         )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any, metrics: dict | None = None) -> None:
@@ -191,14 +191,14 @@ class ResumableTrainer(transformers.Trainer):
             )
 
     def _discard_older(self, output: Path, newest: Path) -> None:
-        """`--save_total_limit`, once the newest is in its place: that one and the best one always stay."""
+        """Apply `--save_total_limit` after publishing the newest checkpoint; the newest and the best are kept."""
         limit = self.args.save_total_limit
         if limit is None or limit <= 0:
             return
         kept = {str(newest), str(self.state.best_model_checkpoint or newest)}
         others = [path for path in checkpoint_folders(output) if str(path) not in kept]
         for path in others[: len(others) - max(limit - len(kept), 0)]:
-            with suppress(OSError):  # a disk's trouble in deleting does not undo what was saved
+            with suppress(OSError):  # an error in deleting does not affect the saved checkpoint
                 discard(path, output / STAGING)
 
     # Resuming
@@ -221,7 +221,7 @@ class ResumableTrainer(transformers.Trainer):
                 self.accelerator.scaler.load_state_dict(load_tensors(folder / SCALER_NAME))
             if self.is_strategy:
                 self.weighter.load_state_dict(load_tensors(folder / WEIGHTER_FILE))
-        self._saved_step = step if checkpoint is not None else -1  # what is there already need not be written again
+        self._saved_step = step if checkpoint is not None else -1  # an existing checkpoint need not be written again
         if self.is_strategy:
             self._started = time.monotonic() - self._task_log.resume(step)
         self._loading.close()  # the model, and DeepSpeed's part, were loaded before
@@ -255,7 +255,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the random generators back to where `random_state` found them."""
+    """Restore the random generators to `random_state`."""
     version, numbers, next_gauss = state["python"]
     random.setstate((version, tuple(numbers), next_gauss))
     np.random.set_state(tuple(state["numpy"]))
@@ -287,7 +287,7 @@ def _stored_name(name: str) -> str:
 
 
 def _reason(error: BaseException, output: str) -> str:
-    """Why a write failed, in one line: the system's word, which torch hides behind an error of its own."""
+    """Why a write failed, in one line: the system's error, which torch hides behind its own."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

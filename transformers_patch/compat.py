@@ -1,4 +1,4 @@
-"""What torch 2.13 and current DeepSpeed need of transformers 4.31.0, each with its reason."""
+"""Adaptations of transformers 4.31.0 to torch 2.13 and current DeepSpeed, each with its reason."""
 
 import warnings
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Putting our classes in transformers' place, reversibly; no file of transformers is changed."""
+"""Replaces transformers' classes by ours, reversibly; no file of transformers is changed."""
 
 import importlib
 
@@ -35,7 +35,7 @@ def patch() -> None:
 
 
 def unpatch() -> None:
-    """Give transformers its own classes back."""
+    """Restore transformers' own classes."""
     _put(StockTrainer, StockLlamaForCausalLM)
 
 

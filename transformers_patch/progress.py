@@ -1,4 +1,4 @@
-"""What a training shows on the terminal, and whether the trackers that were asked for are there."""
+"""Progress bar of a training, and the check that the requested trackers are installed."""
 
 import os
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""Checkpoint folders that are whole, or known to be damaged.
+"""Checkpoint folders that are complete, or recognised as damaged.
 
 A folder is written under another name; every file is flushed; `manifest.json`, written last, holds size and SHA-256 of
 each; the folder is renamed. Everything is hashed, not samples of it, for two reasons: one flipped byte of an optimizer
-state bends the rest of a run without a sign, and a file whose hash is right is the file this run wrote. The files are
+state silently corrupts the rest of a run, and a file with the right hash is the file that this run wrote. The files are
 read back in threads while the disk still has them in memory.
 """
 
@@ -21,11 +21,11 @@ _HASHING_THREADS = 8
 
 
 class DamagedError(ValueError):
-    """A checkpoint that is not as it was saved; the message is a few words on what is wrong."""
+    """A checkpoint that differs from what was saved; the message says how."""
 
 
 def checkpoint_folders(output: Path) -> list[Path]:
-    """What is called `checkpoint-<step>` in a folder, by step."""
+    """The `checkpoint-<step>` entries of a folder, by step."""
     found = [
         (int(match[1]), path)
         for path in output.glob("checkpoint-*")
@@ -60,7 +60,7 @@ def flush(folder: Path) -> None:
 
 
 def verify(folder: Path, run: str, needed: Collection[str] | None = None) -> dict[str, Any]:
-    """The manifest of a checkpoint whose every file is as it was saved. Files that it does not name are passed over.
+    """The manifest of an undamaged checkpoint. Files that it does not list are ignored.
 
     Args:
         folder: a published checkpoint.
@@ -68,7 +68,7 @@ def verify(folder: Path, run: str, needed: Collection[str] | None = None) -> dic
         needed: files that must be there; None: those of `transformers_patch.Trainer`.
 
     Raises:
-        DamagedError: naming the file and what has become of it.
+        DamagedError: naming the file and its damage.
     """
     manifest = _manifest(folder)
     if manifest["run"] != run:
@@ -89,7 +89,7 @@ def verify(folder: Path, run: str, needed: Collection[str] | None = None) -> dic
 
 def publish(staged: Path, final: Path) -> None:
     """Rename a sealed folder."""
-    if final.exists():  # a run that went on from an older checkpoint comes by here again
+    if final.exists():  # a run resumed from an older checkpoint saves this step again
         replaced = staged.with_name(f"{staged.name}.replaced")
         os.replace(final, replaced)
         os.replace(staged, final)
@@ -100,7 +100,7 @@ def publish(staged: Path, final: Path) -> None:
 
 
 def discard(checkpoint: Path, staging: Path) -> None:
-    """Delete a checkpoint; a kill leaves no half of it under its name."""
+    """Delete a checkpoint; a kill leaves no partial checkpoint under its name."""
     doomed = staging / f"{checkpoint.name}.old"
     os.replace(checkpoint, doomed)
     shutil.rmtree(doomed)
@@ -112,7 +112,7 @@ def random_state_name(rank: int) -> str:
 
 
 def _needed(manifest: dict[str, Any]) -> set[str]:
-    """Files without which a run would go on as another one. DeepSpeed keeps optimizer and scheduler in its own."""
+    """Files required to resume a run exactly. DeepSpeed keeps optimizer and scheduler in its own files."""
     needed = {"trainer_state.json", *(random_state_name(rank) for rank in range(manifest["world_size"]))}
     return needed | ({"latest"} if manifest["deepspeed"] else {"optimizer.pt", "scheduler.pt"})
 

@@ -1,4 +1,4 @@
-"""Settings of transformers under which task weights mean what they say."""
+"""Checks of transformers' settings that are incompatible with task weights."""
 
 import transformers
 
@@ -9,7 +9,7 @@ SMALL_MICRO_BATCH = 8
 
 
 def check_settings(args: transformers.TrainingArguments, loss_normalization: str) -> None:
-    """Refuse settings under which the task weights could not mean what they say.
+    """Refuse settings that would invalidate the task weights.
 
     Raises:
         ValueError: an unknown normalisation, "batch" with one sample per micro-batch, label smoothing, a batch size

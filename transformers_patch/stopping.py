@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it is left to end its step and save.
+"""Signals that request a stop: the run completes its step and saves.
 
 SIGTERM is what Slurm, a launcher or `kill` sends; SIGINT is Ctrl-C.
 """
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A launcher hands on the signal that it got, and Slurm signals launcher and workers alike: these are one wish.
+# A launcher forwards its signal, and Slurm signals launcher and workers alike: these are one request.
 SAME_WISH_S = 3.0
 
 
 class StopSignals:
-    """While this context lasts, the first signal is only noted; one that comes seconds later ends the process at once.
+    """In this context the first signal is only recorded; another one seconds later ends the process immediately.
 
     Attributes:
         received: the first signal's number; 0 before.
@@ -49,9 +49,9 @@ class StopSignals:
 
 
 def start_worker(worker_id: int) -> None:
-    """Set up a DataLoader worker: seeds of its own, and a deaf ear to stop signals that are not its parent's.
+    """Set up a DataLoader worker: its own seeds, and stop signals ignored except from its parent.
 
-    Ctrl-C and Slurm signal every process; a worker that died of it would take its batch, and the training, along.
+    Ctrl-C and Slurm signal every process; a worker that died of it would lose its batch and end the training.
     """
     seed = torch.initial_seed() % 2**32  # which torch has made from the worker's number
     random.seed(seed)

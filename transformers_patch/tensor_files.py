@@ -1,4 +1,4 @@
-"""Tensors and plain values on the disk: written by torch, read without running code (torch alone)."""
+"""Files of tensors and plain values: written by torch, read without executing code (torch alone)."""
 
 import copyreg
 import os

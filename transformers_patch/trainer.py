@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import RandomSampler
 
-from transformers_patch.checkpoints import WISHES, ResumableTrainer
+from transformers_patch.checkpoints import STOP_REQUESTS, ResumableTrainer
 from transformers_patch.compat import decayed_parameters, quiet_checkpointing, without_empty_groups
 from transformers_patch.dealing import Dealing
 from transformers_patch.modeling_llama import LlamaForCausalLM
@@ -270,7 +270,7 @@ class Trainer(ResumableTrainer):
         Called before the last backward: DeepSpeed takes its optimizer step inside of it. All that the host wants to
         know of the step travels at once, for it waits here until the device has caught up.
         """
-        parts = [self._step_loss.reshape(1), self.wishes(), *(self._step_sums if self.is_strategy else ())]
+        parts = [self._step_loss.reshape(1), self.stop_requests(), *(self._step_sums if self.is_strategy else ())]
         totals = self._sum_over_ranks(torch.cat(parts))
         if self.is_strategy:
             count_K = totals[-self.weighter.num_tasks :].long()
@@ -279,8 +279,8 @@ class Trainer(ResumableTrainer):
             totals = torch.cat([totals, *(values.to(totals) for values in known)])
         loss, *others = totals.tolist()
         self._step_loss = loss / self.args.world_size
-        self.heed(others[:WISHES])
-        self._step_sums = torch.tensor(others[WISHES:], dtype=torch.float64)
+        self.apply_requests(others[:STOP_REQUESTS])
+        self._step_sums = torch.tensor(others[STOP_REQUESTS:], dtype=torch.float64)
         if not math.isfinite(self._step_loss):
             raise NonFiniteLossError(f"{self._describe_bad_step('loss', self._step_loss)} No optimizer step was taken.")
 

@@ -24,7 +24,7 @@ _TRAINER_STATE = "trainer_state.json"
 
 
 class SaveError(RuntimeError):
-    """A checkpoint or model could not be written; raised on all ranks. What was there before is as it was."""
+    """A checkpoint or model could not be written; raised on all ranks. Existing files are unchanged."""
 
 
 class DamagedCheckpointError(ValueError):

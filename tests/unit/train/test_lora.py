@@ -196,7 +196,7 @@ def test_a_lora_folder_with_an_empty_or_missing_tensor_is_noticed(place, tmp_pat
     save_file(tensors, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RuntimeError, match="2 parameters are missing or of another shape or dtype: model.layers.0"):
         check_saved(model, tmp_path)
-    with pytest.raises(InputError, match="has lost model.layers.0"):
+    with pytest.raises(InputError, match="lacks model.layers.0"):
         lora.restore(model, tmp_path, False)
     (tmp_path / "non_lora_trainables.bin").unlink()
     with pytest.raises(RuntimeError, match="6 parameters .*mm_projector"):

@@ -321,7 +321,7 @@ def test_the_clock_of_the_first_rank_decides_when_to_save(tmp_path, monkeypatch)
     other = trainer(tmp_path / "other", max_steps=1)
     monkeypatch.setattr(other, "is_world_process_zero", lambda: False)
     other.args.save_minutes, other._saved_at = 1.0, -1e9
-    assert other.wishes().tolist() == [0, 0, 0]
+    assert other.stop_requests().tolist() == [0, 0, 0]
 
 
 def test_the_manifest_records_what_was_saved_by_which_run(tmp_path):
