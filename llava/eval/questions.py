@@ -1,5 +1,3 @@
 """Old address of `llava.generate.questions`."""
 
-from llava.generate.questions import Question, Settings, plan_batches, stop_strings, template_of
-
-__all__ = ["Question", "Settings", "plan_batches", "stop_strings", "template_of"]
+from llava.generate.questions import Question, Settings, plan_batches, stop_strings, template_of  # noqa: F401

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
-from llava.generate.flags import MODEL, ONE_QUESTION, add_flags
-from llava.generate.questions import Question, Settings, report_template, template_of
+from llava.generate.flags import MODEL, ONE_QUESTION, add_flags, settings_of, with_defaults
+from llava.generate.llava_model import LlavaModel
+from llava.generate.questions import Question
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _EXAMPLE = """example:
   python -m llava.eval.run_llava --model-path liuhaotian/llava-v1.5-7b --image-file view.jpg --query "What is this?"
 """
+_FLAGS = tuple(flag for flag in (*MODEL, *ONE_QUESTION) if flag != "--model-name")
 _WEB = ("http://", "https://")
 _SECONDS = 20  # a silent server is waited for
 _MOST_BYTES = 64 * 2**20
@@ -35,27 +37,13 @@ def eval_model(args: Namespace) -> str:
     Raises:
         InputError: unreadable image, unknown template, setting out of range.
     """
-    from llava.generate.llava_engine import LlavaEngine
-    from llava.generate.llava_model import default_device, dtype_of
     from llava.generate.loop import answer_all
-    from llava.mm_utils import get_model_name_from_path
 
-    name = getattr(args, "model_name", None) or get_model_name_from_path(args.model_path)
-    template, reason = template_of(args.model_path, getattr(args, "conv_mode", None))
-    settings = Settings(
-        conv_mode=template,
-        temperature=getattr(args, "temperature", None) or 0.0,
-        top_p=getattr(args, "top_p", None),
-        num_beams=getattr(args, "num_beams", None) or 1,
-        max_new_tokens=getattr(args, "max_new_tokens", None) or 512,
-        seed=getattr(args, "seed", None) or 0,
-    )
+    given = with_defaults(args, _FLAGS, max_new_tokens=512)
+    settings, model = settings_of(given), LlavaModel.of(given)
     images = tuple(load_images(image_parser(args)))
-    device = default_device(getattr(args, "device", None))
-    dtype = dtype_of(getattr(args, "dtype", None) or "auto", device, args.model_path)
-    model_base = getattr(args, "model_base", None)
-    engine = LlavaEngine.load(args.model_path, model_base, settings, device, dtype, model_name=name)
-    report_template(template, reason)
+    engine = model.load(settings, model_name=getattr(args, "model_name", None))  # as in LLaVA, it decides the kind
+    model.report()
     query = args.query.replace(IMAGE_PLACEHOLDER, DEFAULT_IMAGE_TOKEN)
     (answer,) = next(answer_all(engine, [Question(0, "--query", query, images)]))
     if answer.text is None:
@@ -101,11 +89,10 @@ def load_image(image_file: str) -> "Image.Image":
 def build_parser() -> ArgumentParser:
     """The command line, with LLaVA's flags."""
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
-    add_flags(parser, (flag for flag in MODEL if flag != "--model-name"))
     parser.add_argument("--image-file", help="image, a file or a web address, or several joined by --sep")
     parser.add_argument("--query", required=True, help="the question")
     parser.add_argument("--sep", default=",", help="what joins several images")
-    add_flags(parser, ONE_QUESTION, temperature=0.2, max_new_tokens=512)
+    add_flags(parser, _FLAGS, temperature=0.2, max_new_tokens=512)
     return parser
 
 

@@ -1,5 +1,3 @@
 """Old address of `llava.generate.shard`."""
 
-from llava.generate.shard import Shard, ranks_together, shard_of
-
-__all__ = ["Shard", "ranks_together", "shard_of"]
+from llava.generate.shard import Shard, ranks_together, shard_of  # noqa: F401

@@ -275,7 +275,7 @@ def _ask(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel, shard:
         if engine is None:
             engine = model.load(answers.settings)
         try:
-            answers.answer(engine.asking(answers.settings), args.batch_size, args.workers, shard, sitting.name)
+            answers.answer(engine.asking(answers.settings), args.batch_size, args.workers, shard)
         except (InputError, OSError, RuntimeError) as error:
             print(f"error: {sitting.name}: {one_line(error)}", file=sys.stderr, flush=True)
             code = EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED

@@ -1,5 +1,3 @@
 """Old address of `llava.generate.work`."""
 
-from llava.generate.work import Answer, Work, Writer
-
-__all__ = ["Answer", "Work", "Writer"]
+from llava.generate.work import Answer, Work, Writer  # noqa: F401

@@ -112,21 +112,13 @@ class AnswerFile:
         """The questions of a process's share that are still to be asked."""
         return [] if self.work.complete() else self._open(shard.of_rank(len(self.asked)), self.work.answers())
 
-    def answer(
-        self,
-        engine: Engine,
-        batch_size: int,
-        workers: int = 2,
-        shard: Shard = WHOLE,
-        title: str | None = None,
-    ) -> None:
+    def answer(self, engine: Engine, batch_size: int, workers: int = 2, shard: Shard = WHOLE) -> None:
         """Ask a process's share of the questions; answers reach the disk batch by batch.
 
         Args:
             engine: the loaded model with these settings.
             batch_size, workers: as for `answer_all`.
             shard: this process's share.
-            title: of the progress bar; the question file's name if left out.
 
         Raises:
             InputError: images for a model that takes none; another process writes this share.
@@ -145,7 +137,7 @@ class AnswerFile:
         bar = tqdm(
             total=len(questions),
             initial=len(settled),
-            desc=title or self.source.stem,
+            desc=self.source.stem,
             unit="q",
             disable=shard.rank > 0,
             mininterval=0.2 if sys.stderr.isatty() else 20,

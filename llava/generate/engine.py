@@ -29,13 +29,9 @@ class Prompt:
 
 
 class Engine(Protocol):
-    """A loaded model with its settings of generation.
+    """A loaded model with its settings of generation."""
 
-    Attributes:
-        equal_lengths: only prompts of the same lengths may share a batch.
-    """
-
-    equal_lengths: bool
+    equal_lengths: bool  # only prompts of the same lengths may share a batch
 
     def asking(self, settings: Settings) -> "Engine":
         """The same loaded model with other settings."""
@@ -46,33 +42,23 @@ class Engine(Protocol):
     def load_images(self, question: Question) -> Any:
         """The images of a question as `answer` takes them; called in threads, ahead of the model.
 
-        Raises:
-            InputError, OSError, ValueError: an image that cannot be read; the question alone is without answer.
+        InputError, OSError and ValueError mean an image that cannot be read: that question has no answer.
         """
 
     def answer(self, prompts: Sequence[Prompt], images: Sequence[Any]) -> list[str]:
         """The answers to a batch.
 
-        Raises:
-            RuntimeError, FloatingPointError, ValueError, IndexError: generation failed. The pipeline halves the batch.
+        RuntimeError, FloatingPointError, ValueError and IndexError mean that generation failed: the batch is halved.
         """
 
     def release_memory(self) -> None:
-        """Give back what a failed batch left behind."""
+        """Release what a failed batch occupies."""
 
 
 class Model(Protocol):
-    """A model that may have to be loaded.
+    """A model that is loaded only if there is something to ask."""
 
-    Attributes:
-        name: what answers and file names call it.
-        path: what messages call it.
-        sees_images: False if it is known to take no images.
-    """
-
-    name: str
-    path: str
-    sees_images: bool
+    name: str  # in the answers and in file names
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything of the model that answers depend on, JSON content; `generator` is its name."""

@@ -1,7 +1,7 @@
 """What an answer depends on, as content: the model's files, the question file, the images, the settings.
 
 Names and dates do not count: a copy of a model has the fingerprint of the original, another model of the same name
-has not. Needs no torch.
+does not. Needs no torch.
 """
 
 import hashlib
@@ -46,8 +46,7 @@ def file_digest(path: str | os.PathLike) -> str:
     digest = hashlib.sha256(f"{size}\n".encode())
     with open(path, "rb") as stream:
         if size <= _WHOLE_UP_TO:
-            for chunk in iter(lambda: stream.read(_MIB), b""):
-                digest.update(chunk)
+            digest.update(stream.read())
             return digest.hexdigest()
         digest.update(stream.read(_MIB))
         span = size - 2 * _MIB - _BLOCK
@@ -75,7 +74,7 @@ def model_fingerprint(model_path: str, model_base: str | None = None) -> dict[st
     A part that is a name on the Hugging Face hub, not a folder, stands for itself.
 
     Raises:
-        InputError: a path that is no folder, or a folder without config.json.
+        InputError: not a folder, or a folder without config.json.
     """
     fingerprint = {}
     for part, (place, config) in model_parts(model_path, model_base).items():
@@ -128,7 +127,7 @@ def _config_of(place: str, flag: str) -> dict[str, Any] | None:
         return None
     file = Path(place) / "config.json"
     if not file.is_file():
-        raise InputError(f"{place}: holds no config.json, so it is no model. Give the folder of a checkpoint.")
+        raise InputError(f"{place}: no config.json found: not a model folder. Give the folder of a checkpoint.")
     config = read_json(file)
     if not isinstance(config, dict):
         raise InputError(f"{file}: must be a JSON object. Copy the checkpoint again.")

@@ -1,5 +1,6 @@
 """The flags of the commands that ask a model, each declared once."""
 
+from argparse import Namespace
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,24 +40,37 @@ def add_flags(parser: Any, flags: Iterable[str], **defaults: Any) -> None:
         defaults: other defaults, by the flags' destinations.
     """
     for flag in flags:
-        name = flag.removeprefix("--").replace("-", "_")
+        name = _destination(flag)
         changed = {"default": defaults[name]} if name in defaults else {}
         parser.add_argument(flag, **(_FLAGS[flag] | changed))
 
 
+def with_defaults(args: Any, flags: Iterable[str], **defaults: Any) -> Namespace:
+    """The values of flags in any object, with the default for what it lacks; arguments as for `add_flags`."""
+    names = {_destination(flag): _FLAGS[flag].get("default") for flag in flags} | defaults
+    given = {name: getattr(args, name, None) for name in names}
+    return Namespace(**{name: names[name] if value is None else value for name, value in given.items()})
+
+
+def _destination(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
 def settings_of(args: Any, max_new_tokens: int | None = None) -> Settings:
-    """The settings that ONE_QUESTION's flags name.
+    """The settings that ONE_QUESTION's flags name; those of SPEED are checked if they are among them.
 
     Args:
-        args: the parsed flags, with those of SPEED.
+        args: the parsed flags.
         max_new_tokens: the limit if no flag names one.
 
     Raises:
         InputError: naming the flag that is out of range.
     """
-    for flag, value in (("--batch-size", args.batch_size), ("--workers", args.workers)):
+    for flag in ("--batch-size", "--workers"):
+        value = getattr(args, _destination(flag), 1)
         if value < 1:
             raise InputError(f"{flag} must be at least 1, got {value}.")
     longest = args.max_new_tokens if args.max_new_tokens is not None else max_new_tokens
     template, _ = template_of(args.model_path, args.conv_mode)
-    return Settings(template, args.temperature, args.top_p, args.num_beams, longest, args.seed)
+    beams = getattr(args, "num_beams", 1)
+    return Settings(template, args.temperature, args.top_p, beams, longest, args.seed)

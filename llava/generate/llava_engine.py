@@ -81,7 +81,7 @@ class LlavaEngine:
             quantisation: load_8bit, load_4bit.
 
         Raises:
-            InputError: a path that is no model; else as `load_pretrained_model`.
+            InputError: not a model folder; else as `load_pretrained_model`.
         """
         model_parts(model_path, model_base)  # a mistyped path is refused before the hub is asked for it
         from llava.model.builder import load_pretrained_model

@@ -36,9 +36,7 @@ class LlavaModel:
         """The model that the flags name. Raises InputError naming the flag."""
         from llava.mm_utils import get_model_name_from_path
 
-        name = args.model_name or get_model_name_from_path(args.model_path)
-        if not name or "/" in name or "\0" in name or name in (".", ".."):
-            raise InputError(f"--model-name must be usable in a file name, got {name!r}. Leave out slashes.")
+        name = getattr(args, "model_name", None) or get_model_name_from_path(args.model_path)
         device = default_device(args.device, local_rank)
         dtype = dtype_of(args.dtype, device, args.model_path)
         return cls(args.model_path, args.model_base, name, device, dtype, args.conv_mode)
@@ -53,14 +51,16 @@ class LlavaModel:
         return "vision_tower" in self._parts or any(part.startswith("hub:") for part in self._parts.values())
 
     def fingerprint(self) -> dict[str, str]:
-        """What the answers depend on. Raises InputError: a path that is no model."""
+        """What the answers depend on. Raises InputError: not a model folder; a name that no file can have."""
+        if not self.name or "/" in self.name or "\0" in self.name or self.name in (".", ".."):
+            raise InputError(f"--model-name must be usable in a file name, got {self.name!r}. Leave out slashes.")
         return {"generator": self.name, "dtype": self.dtype, **self._parts}
 
-    def load(self, settings: Settings) -> "LlavaEngine":
-        """Load it."""
+    def load(self, settings: Settings, **more: Any) -> "LlavaEngine":
+        """Load it; further arguments as for `LlavaEngine.load`."""
         from llava.generate.llava_engine import LlavaEngine
 
-        return LlavaEngine.load(self.path, self.base, settings, self.device, self.dtype)
+        return LlavaEngine.load(self.path, self.base, settings, self.device, self.dtype, **more)
 
     def report(self) -> None:
         """Print to stderr which conversation template is used and why."""

@@ -50,7 +50,7 @@ class Settings:
         top_p: draw from the smallest set of tokens that holds this share; None or 1 for all.
         num_beams: width of the beam search; 1 for none.
         max_new_tokens: longest answer.
-        seed: of the draws. Each question draws by itself, so answers do not depend on batches or chunks.
+        seed: of the draws. Each question has its own generator, so answers do not depend on batches or chunks.
     """
 
     conv_mode: str = USUAL_TEMPLATE

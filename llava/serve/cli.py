@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.eval.run_llava import load_image
-from llava.generate.flags import MODEL, ONE_QUESTION, add_flags
-from llava.generate.questions import Settings, report_template, template_of
+from llava.generate.flags import MODEL, ONE_QUESTION, add_flags, settings_of
+from llava.generate.llava_model import LlavaModel
 from visatb.cli import ArgumentParser, one_line, run
 from visatb.errors import InputError
 
@@ -47,19 +47,12 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = build_parser().parse_args(argv)
-    from llava.generate.llava_engine import LlavaEngine
-    from llava.generate.llava_model import default_device, dtype_of
-
-    template, reason = template_of(args.model_path, args.conv_mode)
-    settings = Settings(template, args.temperature, args.top_p, max_new_tokens=args.max_new_tokens, seed=args.seed)
+    settings = settings_of(args)
     picture = load_image(args.image_file) if args.image_file else None
-    device = default_device(args.device)
-    dtype = dtype_of(args.dtype, device, args.model_path)
-    answerer = LlavaEngine.load(
-        args.model_path, args.model_base, settings, device, dtype, load_8bit=args.load_8bit, load_4bit=args.load_4bit
-    )
-    report_template(template, reason)
-    chat = Chat(answerer, args.image_aspect_ratio, args.debug)
+    model = LlavaModel.of(args)
+    engine = model.load(settings, load_8bit=args.load_8bit, load_4bit=args.load_4bit)
+    model.report()
+    chat = Chat(engine, args.image_aspect_ratio, args.debug)
     if picture is not None:
         chat.look_at(picture, args.image_file)
     if isinstance(sys.stdin, io.TextIOWrapper):
