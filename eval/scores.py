@@ -65,7 +65,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def entry(answer: Answered, score: float, truth: Any, malformed: bool = False, **groups: Any) -> Entry:
+def entry(answer: Answered, score: float, truth: Any, /, malformed: bool = False, **groups: Any) -> Entry:
     """One entry of `Scores["per_record"]`; `groups` are further fields, such as those that scores are grouped by."""
     return {
         **answer.identity,
@@ -97,7 +97,7 @@ def scores_of(
     malformed = [one for one in entries if one["malformed"]]
     if malformed:
         first = malformed[0]
-        name = f"record {first['position']}, id {first['id']!r}" if "id" in first else repr(first["question_id"])
+        name = f"record {first['position']}, id {first['id']!r}" if "position" in first else repr(first["question_id"])
         notes = [*notes, f"{len(malformed)} of {len(entries)} {unread} (first: {name})"]
     return Scores(
         metric=metric,

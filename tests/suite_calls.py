@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from llava.eval.zero_shot import BENCHMARKS
+from eval.zero_shot.table import BENCHMARKS
 
 SHORT = ["--max_new_tokens", "5"]
 

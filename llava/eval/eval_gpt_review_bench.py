@@ -1,9 +1,9 @@
-"""LLaVA's address of LLaVA-Bench's review (`llava.eval.scorers.llavabench`); --output is the review file here."""
+"""LLaVA's address of LLaVA-Bench's review (`eval.zero_shot.llavabench`); --output is the review file here."""
 
 import sys
 from collections.abc import Sequence
 
-from llava.eval.scorers import llavabench
+from eval.zero_shot import llavabench
 from visatb.cli import run
 
 

@@ -1,4 +1,4 @@
-"""LLaVA's address of LLaVA-COCO's review (`llava.eval.scorers.llavabench`); --output is the review file here."""
+"""LLaVA's address of LLaVA-COCO's review (`eval.zero_shot.llavabench`); --output is the review file here."""
 
 from functools import partial
 

@@ -1,6 +1,6 @@
-"""LLaVA's address of the command `llava.eval.scorers.gqa`."""
+"""LLaVA's address of `eval.zero_shot.gqa`."""
 
-from llava.eval.scorers.gqa import main, score
+from eval.zero_shot.gqa import main, score
 from visatb.cli import run
 
 __all__ = ["main", "score"]

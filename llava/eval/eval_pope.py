@@ -1,6 +1,6 @@
-"""LLaVA's address of the command `llava.eval.scorers.pope`."""
+"""LLaVA's address of `eval.zero_shot.pope`."""
 
-from llava.eval.scorers.pope import main, score
+from eval.zero_shot.pope import main, score
 from visatb.cli import run
 
 __all__ = ["main", "score"]

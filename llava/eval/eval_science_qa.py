@@ -1,6 +1,6 @@
-"""LLaVA's address of the command `llava.eval.scorers.scienceqa`."""
+"""LLaVA's address of `eval.zero_shot.scienceqa`."""
 
-from llava.eval.scorers.scienceqa import main, score
+from eval.zero_shot.scienceqa import main, score
 from visatb.cli import run
 
 __all__ = ["main", "score"]

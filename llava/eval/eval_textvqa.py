@@ -1,6 +1,6 @@
-"""LLaVA's address of the command `llava.eval.scorers.textvqa`."""
+"""LLaVA's address of `eval.zero_shot.textvqa`."""
 
-from llava.eval.scorers.textvqa import main, score
+from eval.zero_shot.textvqa import main, score
 from visatb.cli import run
 
 __all__ = ["main", "score"]

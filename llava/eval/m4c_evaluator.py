@@ -1,9 +1,9 @@
-"""The names of LLaVA's m4c_evaluator that other code imports; the rules are in `llava.eval.scorers.vqa_text`."""
+"""The names of LLaVA's m4c_evaluator that other code imports; the rules are in `eval.zero_shot.vqa_text`."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from llava.eval.scorers.vqa_text import accuracy, normalize_m4c
+from eval.zero_shot.vqa_text import accuracy, normalize_m4c
 
 
 class EvalAIAnswerProcessor:

@@ -1,15 +1,15 @@
-"""The zero-shot suite: one model asked all benchmarks whose data is there, every answers file scored, one table.
+"""The zero-shot suite: one model asked all benchmarks whose data exists, every answers file scored, one table.
 
-The model is loaded once on each GPU that is visible (--processes says otherwise); --num-chunks splits the questions
-over machines that share --output, and the last to finish scores. What is on the disk is kept: a run
-that was killed goes on, and finished answers are only scored again. What is missing is named with where to get it and
-where to put it; annotations that do not fit the questions are found before anything is asked; a benchmark that fails
-is told and the others go on. docs/evaluation.md describes every benchmark.
+The model is loaded once on each GPU that is visible (--processes sets another number); --num-chunks splits the
+questions over machines that share --output, and the last to finish scores. Files on the disk are kept: a run that was
+killed resumes, and finished answers are only scored again. What is missing is listed with its source and its place;
+annotations that do not fit the questions are found before anything is asked; a benchmark that fails is reported and the
+others continue. docs/evaluation.md describes every benchmark.
 
 Metric files are <metrics folder>/<model>/<task>.json, which eval/overall.py reads; with --split <task>-<split>.json.
 
-Exit code: 0 if every benchmark asked for has its answers and its score (with `all`: every one whose data is there), 2
-if an input is missing or bad, else 1.
+Exit code: 0 if every benchmark asked for has its answers and its score (with `all`: every one whose data exists), 2 if
+an input is missing or bad, else 1.
 """
 
 import multiprocessing
@@ -20,18 +20,19 @@ import tempfile
 import threading
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from eval.judge_client import URL_VARIABLE
 from eval.score_tables import read_score_table
+from eval.zero_shot.answers import parse_answers, read_answers
+from eval.zero_shot.definition import Place, ZeroShot
+from eval.zero_shot.table import BENCHMARKS
+from llava.eval import model_vqa_loader, model_vqa_mmbench, model_vqa_science
 from llava.eval.suite_report import missing_lines, print_table, zero_shot_line
-from llava.eval.zero_shot import BENCHMARKS, Place, ZeroShot
-from llava.generate.answers import AnswerFile, llava_answer_file
+from llava.generate.answers import AnswerFile, Asked, llava_answer_file
 from llava.generate.flags import MODEL, ONE_QUESTION, SPEED, add_flags, settings_of
 from llava.generate.llava_model import LlavaModel
 from llava.generate.shard import WHOLE, Shard, shard_of
@@ -57,7 +58,7 @@ class Sitting:
         missing: what its data lacks: path below the benchmark's folder -> where it comes from.
         answers: its answers file; None if its data is missing or refused.
         state: "open", then "scored", "answered" (no score can be had here), "missing", "skipped" or "failed".
-        told: what a user should know, one line.
+        message: what a user should know, one line.
         code: of its own.
         metric, score: what the metric file says.
     """
@@ -68,15 +69,14 @@ class Sitting:
     missing: dict[str, str]
     answers: AnswerFile | None = None
     state: str = "open"
-    told: str = ""
+    message: str = ""
     code: int = 0
     metric: str = ""
     score: float | None = None
 
-    def end(self, state: str, told: str, code: int = 0) -> "Sitting":
+    def end(self, state: str, message: str = "", code: int = 0) -> None:
         """Set how it went."""
-        self.state, self.told, self.code = state, told, code
-        return self
+        self.state, self.message, self.code = state, message, code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = chosen(args.benchmarks)
     _check_flags(args, names)
     if args.baseline is not None:
-        read_score_table(args.baseline)  # what cannot be read is told before anything is asked
+        read_score_table(args.baseline)  # refused before anything is asked if it cannot be read
     model = LlavaModel.of(args)
     sittings = prepare(args, names, model)
     missing = [(s.name, f"{s.place.source.name}/{need}", why) for s in sittings for need, why in s.missing.items()]
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(line, flush=True)
     rehearse(sittings)
     if not any(sitting.state == "open" for sitting in sittings) and len(sittings) == 1:
-        raise InputError(sittings[0].told)
+        raise InputError(sittings[0].message)
     ask_all(args, sittings, model)
     if _left(sittings, WHOLE) and not _left(sittings, Shard(args.chunk_idx, args.num_chunks)):
         print("questions are left to other chunks; the last to finish scores")
@@ -133,12 +133,13 @@ def prepare(args: Namespace, names: Sequence[str], model: LlavaModel) -> list[Si
         sitting = Sitting(name, bench, place, {place.text(need): place.text(absent[need]) for need in absent})
         sittings.append(sitting)
         if absent:
-            told = f"missing in {place.source}: {', '.join(sitting.missing)}. Put it there (sources are listed above)."
-            sitting.end("missing", f"{name}: {told}", lacking)
+            files = ", ".join(sitting.missing)
+            remedy = "Put it there (sources are listed above)."
+            sitting.end("missing", f"{name}: missing in {place.source}: {files}. {remedy}", lacking)
             continue
         if bench.judged and args.judge_model is None:
-            told = f"{name}: reviews need a judging model. Give --judge-model (docs/evaluation.md)."
-            sitting.end("skipped", told, lacking)
+            message = f"{name}: reviews need a judging model. Give --judge-model (docs/evaluation.md)."
+            sitting.end("skipped", message, lacking)
             continue
         try:
             sitting.answers = _answers(args, sitting, fingerprint)
@@ -152,24 +153,22 @@ def rehearse(sittings: Sequence[Sitting]) -> None:
     for sitting in sittings:
         if sitting.answers is None or sitting.answers.work.complete():
             continue
-        told = _unfit(sitting)
-        if told is not None:
+        misfit = _misfit(sitting)
+        if misfit is not None:
             sitting.answers = None
-            sitting.end("failed", f"{sitting.name}: nothing was asked, for it could not be scored: {told}", EXIT_INPUT)
+            message = f"{sitting.name}: nothing was asked, for it could not be scored: {misfit}"
+            sitting.end("failed", message, EXIT_INPUT)
 
 
-def _unfit(sitting: Sitting) -> str | None:
-    """Why not even empty answers can be scored; None if they can. What their scoring prints and writes is dropped."""
-    bench, questions = sitting.bench, sitting.place.data(sitting.bench.questions)
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        blank = Path(folder) / "answers.jsonl"
-        blank.write_text(sitting.answers.blank(), encoding="utf-8")
-        place = replace(sitting.place, target=Path(folder), answers=blank, metric=Path(folder) / "metric.json")
+def _misfit(sitting: Sitting) -> str | None:
+    """Why not even empty answers can be evaluated; None if they can."""
+    bench, place = sitting.bench, sitting.place
+    with tempfile.TemporaryDirectory() as folder:  # no submission or grade of an earlier run lies there
         try:
-            for command, words in bench.commands(place):
-                command(words)
+            blank = parse_answers(sitting.answers.blank(), place.data(bench.questions))
+            bench.evaluate(replace(place, target=Path(folder)), blank)
         except (InputError, OSError) as error:
-            return one_line(error).replace(str(blank), questions)  # line n of these answers is question n
+            return one_line(error)
     return None
 
 
@@ -186,27 +185,25 @@ def ask_all(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel) -> 
 
 
 def finish(sitting: Sitting) -> None:
-    """Write the answers file and run the benchmark's scorers and converters on it."""
+    """Write the answers file, then the benchmark's scores and submissions."""
     outcome = sitting.answers.finish()
     if not outcome.written:
         sitting.end("failed", f"{sitting.name}: {outcome.message}", outcome.code)
         return
-    print(f"\n{sitting.name}: {sitting.place.answers}", flush=True)
+    place = sitting.place
+    print(f"\n{sitting.name}: {place.answers}", flush=True)
     try:
-        for command, words in sitting.bench.commands(sitting.place):
-            code = command(words)
-            if code:
-                sitting.end("failed", f"{sitting.name}: was not scored; see the lines above.", code)
-                return
+        for evaluation in sitting.bench.evaluate(place, read_answers(place.answers)):
+            evaluation.finish(place.metric, place.metric.with_suffix(".per_record.jsonl"), place.task)
     except (InputError, OSError) as error:
         sitting.end("failed", one_line(error), EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED)
         return
-    if not sitting.place.metric.is_file() or not sitting.bench.task:
-        sitting.end("answered", "")
+    if not place.metric.is_file() or not sitting.bench.task:
+        sitting.end("answered")
         return
-    content = read_json(sitting.place.metric)
+    content = read_json(place.metric)
     sitting.metric, sitting.score = content["metric"], content["score"]
-    sitting.end("scored", "")
+    sitting.end("scored")
 
 
 def report(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel) -> int:
@@ -214,7 +211,7 @@ def report(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel) -> i
     for sitting in sittings:
         if sitting.code or sitting.state == "skipped":
             stream = sys.stderr if sitting.code else sys.stdout
-            print(f"error: {sitting.told}" if sitting.code else sitting.told, file=stream, flush=True)
+            print(f"error: {sitting.message}" if sitting.code else sitting.message, file=stream, flush=True)
     if len(sittings) > 1:
         print_table(f"Zero-shot: {model.name}", ((s.name, s.state, s.metric, s.score) for s in sittings))
     codes = {sitting.code for sitting in sittings}
@@ -238,20 +235,19 @@ def _place(args: Namespace, name: str, bench: ZeroShot, model: LlavaModel) -> Pl
     folders = [folder for folder in bench.folders if (Path(args.data) / folder / question_file).exists()]
     folder = (folders or list(bench.folders))[0]
     target = Path(args.output or args.data) / folder
-    judge = ["--judge-model", args.judge_model] if args.judge_model else []
-    judge += ["--judge-url", args.judge_url] if args.judge_url else []
+    judge = {"judge_model": args.judge_model, "judge_url": args.judge_url}
     answers = bench.answers.replace("{split}", split).replace("{model}", model.name)
     # Another split is another task; a benchmark of which there is no number has a name that is never written.
     task = (bench.task or name) + (f"-{split}" if split != bench.split else "")
     metric = _metrics_folder(args) / model.name / f"{task}.json"
-    return Place(Path(args.data) / folder, target, split, model.name, task, target / answers, metric, tuple(judge))
+    return Place(Path(args.data) / folder, target, split, model.name, task, target / answers, metric, judge)
 
 
 def _answers(args: Namespace, sitting: Sitting, fingerprint: dict[str, str]) -> AnswerFile:
     """The answers file of a benchmark, its way cleared; a metric file of other answers is removed."""
     bench, place = sitting.bench, sitting.place
     questions = place.data(bench.questions)
-    asked = bench.read(questions, place.data(bench.images))
+    asked = _read(bench, questions, place.data(bench.images))
     settings = settings_of(args, bench.max_new_tokens)
     answers = llava_answer_file(place.answers, questions, asked, settings, fingerprint)
     answers.clear_way(_REMEDY, args.overwrite)
@@ -260,13 +256,21 @@ def _answers(args: Namespace, sitting: Sitting, fingerprint: dict[str, str]) -> 
     return answers
 
 
+def _read(bench: ZeroShot, questions: str, images: str) -> list[Asked]:
+    """The questions of a benchmark, in the form of its question file."""
+    if bench.reader == "mmbench":  # its images are in the table
+        return model_vqa_mmbench.read(questions, **bench.reader_options)
+    module = {"lines": model_vqa_loader, "scienceqa": model_vqa_science}[bench.reader]
+    return module.read(questions, images, **bench.reader_options)
+
+
 def _left(sittings: Sequence[Sitting], shard: Shard) -> int:
     """How many questions (of a share) have no answer yet."""
     return sum(len(s.answers.open_questions(shard)) for s in sittings if s.answers is not None)
 
 
 def _ask(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel, shard: Shard) -> None:
-    """Answer this process's share; a benchmark that fails is told when it is finished."""
+    """Answer this process's share; a benchmark that fails is reported when it is finished."""
     engine = None
     for sitting in sittings:
         answers = sitting.answers
@@ -292,7 +296,7 @@ def _processes(args: Namespace, model: LlavaModel) -> int:
 
 
 def _ask_in_processes(args: Namespace, names: Sequence[str], count: int) -> None:
-    """Let processes answer a share each; what one of them could not answer is told when the file is finished."""
+    """Let processes answer a share each; what one of them could not answer is reported when the file is finished."""
     spawn = multiprocessing.get_context("spawn")
     shares = [spawn.Process(target=run, args=(partial(_share, args, names, n, count),)) for n in range(count)]
     try:

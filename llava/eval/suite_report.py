@@ -6,7 +6,7 @@ from pathlib import Path
 from eval.comparable import check_comparable
 from eval.overall import baseline_scores, compare
 from eval.score_tables import ScoreTable, read_score_table
-from llava.eval.zero_shot import ZERO_SHOT_TASKS
+from eval.zero_shot.table import ZERO_SHOT_TASKS
 from visatb.errors import InputError
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava.eval.scorers.llavabench import read_reviews, summarize, table_lines
+from eval.zero_shot.llavabench import read_reviews, summarize, table_lines
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 

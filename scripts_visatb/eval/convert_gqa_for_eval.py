@@ -1,11 +1,10 @@
 """LLaVA's convert_gqa_for_eval: the file that GQA's official eval.py reads."""
 
-from functools import partial
-
-from llava.eval.scorers.submissions import convert_command, gqa_predictions
+from eval.zero_shot.command import source_to_target
+from eval.zero_shot.gqa import predictions
 from visatb.cli import run
 
-main = partial(convert_command, gqa_predictions, "convert_gqa_for_eval.py", __doc__)
+main = source_to_target("convert_gqa_for_eval", __doc__, predictions)
 
 if __name__ == "__main__":
     run(main)

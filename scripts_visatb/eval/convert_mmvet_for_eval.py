@@ -1,11 +1,10 @@
 """LLaVA's convert_mmvet_for_eval: the file that MM-Vet's official evaluator reads."""
 
-from functools import partial
-
-from llava.eval.scorers.submissions import convert_command, mmvet_submission
+from eval.zero_shot.command import source_to_target
+from eval.zero_shot.mmvet import upload
 from visatb.cli import run
 
-main = partial(convert_command, mmvet_submission, "convert_mmvet_for_eval.py", __doc__)
+main = source_to_target("convert_mmvet_for_eval", __doc__, upload)
 
 if __name__ == "__main__":
     run(main)

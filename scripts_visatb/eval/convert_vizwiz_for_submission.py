@@ -1,25 +1,22 @@
 """LLaVA's convert_vizwiz_for_submission: the file that VizWiz' server takes."""
 
-from collections.abc import Sequence
+from eval.zero_shot import vizwiz
+from eval.zero_shot.answers import read_answers
+from eval.zero_shot.command import converter
+from visatb.cli import run
 
-from llava.eval.scorers import submissions
-from visatb.cli import ArgumentParser, run
+
+def _convert(annotation_file: str, result_file: str, result_upload_file: str) -> int:
+    return vizwiz.submit(read_answers(result_file), annotation_file, result_upload_file).finish()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command, with LLaVA's flags."""
-    parser = ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  python scripts_visatb/eval/convert_vizwiz_for_submission.py "
-        "--annotation-file llava_test.jsonl --result-file answers.jsonl --result-upload-file upload.json",
-    )
-    parser.add_argument("--annotation-file", required=True, help="LLaVA's question lines (llava_test.jsonl)")
-    parser.add_argument("--result-file", required=True, help="LLaVA's answer lines")
-    parser.add_argument("--result-upload-file", required=True, help="file to be uploaded")
-    options = parser.parse_args(argv)
-    files = ["--question-file", options.annotation_file, "--answers-file", options.result_file]
-    return submissions.main(["vizwiz", *files, "--output", options.result_upload_file])
-
+FLAGS = {
+    "--annotation-file": "LLaVA's question lines (llava_test.jsonl)",
+    "--result-file": "LLaVA's answer lines",
+    "--result-upload-file": "file to be uploaded",
+}
+EXAMPLE = "--annotation-file llava_test.jsonl --result-file answers.jsonl --result-upload-file upload.json"
+main = converter("convert_vizwiz_for_submission", __doc__, EXAMPLE, FLAGS, _convert)
 
 if __name__ == "__main__":
     run(main)

@@ -4,33 +4,29 @@ Reads `answers/<split>/<ckpt>/merge.jsonl` and writes `answers_upload/<split>/<c
 be exactly those to `<split>.jsonl`; the other questions of llava_vqav2_mscoco_test2015.jsonl get an empty answer.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from llava.eval.scorers import submissions
-from visatb.cli import ArgumentParser, run
+from eval.zero_shot import vqav2
+from eval.zero_shot.answers import read_answers
+from eval.zero_shot.command import converter
+from visatb.cli import run
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command, with LLaVA's flags."""
-    parser = ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  python scripts_visatb/eval/convert_vqav2_for_submission.py "
-        "--split llava_vqav2_mscoco_test-dev2015 --ckpt my-model",
-    )
-    parser.add_argument("--dir", default="./playground/data/eval/vqav2", help="folder of the benchmark")
-    parser.add_argument("--ckpt", required=True, help="name of the model's folder of answers")
-    parser.add_argument("--split", required=True, help="name of the question file, without .jsonl")
-    options = parser.parse_args(argv)
-    folder = Path(options.dir)
-    files = {
-        "--answers-file": folder / "answers" / options.split / options.ckpt / "merge.jsonl",
-        "--question-file": folder / f"{options.split}.jsonl",
-        "--all-question-file": folder / "llava_vqav2_mscoco_test2015.jsonl",
-        "--output": folder / "answers_upload" / options.split / f"{options.ckpt}.json",
-    }
-    return submissions.main(["vqav2", *(str(word) for pair in files.items() for word in pair)])
+def _convert(dir: str, ckpt: str, split: str) -> int:
+    folder = Path(dir)
+    answers = read_answers(folder / "answers" / split / ckpt / "merge.jsonl")
+    upload = str(folder / "answers_upload" / split / f"{ckpt}.json")
+    everything = str(folder / "llava_vqav2_mscoco_test2015.jsonl")
+    return vqav2.submit(answers, str(folder / f"{split}.jsonl"), upload, everything).finish()
 
+
+FLAGS = {
+    "--dir": ("folder of the benchmark", "./playground/data/eval/vqav2"),
+    "--ckpt": "name of the model's folder of answers",
+    "--split": "name of the question file, without .jsonl",
+}
+EXAMPLE = "--split llava_vqav2_mscoco_test-dev2015 --ckpt my-model"
+main = converter("convert_vqav2_for_submission", __doc__, EXAMPLE, FLAGS, _convert)
 
 if __name__ == "__main__":
     run(main)

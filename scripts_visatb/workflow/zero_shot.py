@@ -5,7 +5,7 @@ python -m scripts_visatb.workflow.zero_shot --benchmark B.yaml --run runs/demo -
 
 import sys
 
-from llava.eval.zero_shot import ZERO_SHOT_TASKS
+from eval.zero_shot.table import ZERO_SHOT_TASKS
 from scripts_visatb.workflow.graph import Run, model_place
 from scripts_visatb.workflow.infer import flag_words
 from scripts_visatb.workflow.models import EW

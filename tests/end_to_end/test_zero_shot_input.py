@@ -8,8 +8,8 @@ import pytest
 from suite_calls import answers_of, command, run_script, script
 
 from eval.score_tables import read_score_table
+from eval.zero_shot.table import BENCHMARKS
 from llava.eval import suite
-from llava.eval.zero_shot import BENCHMARKS
 from visatb.errors import InputError
 
 

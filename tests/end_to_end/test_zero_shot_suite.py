@@ -15,8 +15,8 @@ from suite_calls import SHORT, answers_of, command, run_script, script
 from zero_shot_data import MME_SUBTASKS
 
 from eval.score_tables import read_score_table
+from eval.zero_shot.table import BENCHMARKS, ZERO_SHOT_TASKS
 from llava.eval import model_vqa_mmbench, suite
-from llava.eval.zero_shot import BENCHMARKS, ZERO_SHOT_TASKS
 from llava.generate.engine import Prompt
 from llava.generate.llava_engine import LlavaEngine
 from visatb.errors import InputError
@@ -232,7 +232,12 @@ def test_answers_of_another_model_are_kept_without_overwrite(tiny_checkpoint, da
 
 def test_improvement_against_another_model_is_over_the_papers_tasks(tiny_checkpoint, data, whole, tmp_path, capsys):
     def metric(task, score):
-        content = {"metric": "x", "score": score, "task": task, "generator": "ew"}
+        content = {
+            "metric": {"POPE": "mean_f1", "MME": "perception", "GQA": "accuracy"}[task],
+            "score": score,
+            "task": task,
+            "generator": "ew",
+        }
         (tmp_path / "ew").mkdir(exist_ok=True)
         (tmp_path / "ew" / f"{task}.json").write_text(json.dumps(content))
 

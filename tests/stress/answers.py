@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from eval import bleu, caption, caption_list, gleu, grounding, qa
+from eval.zero_shot import gqa, mmbench, mme, mmvet, pope, scienceqa, seed, submissions, textvqa, vizwiz, vqav2
 from llava.eval import summarize_gpt_review
-from llava.eval.scorers import gqa, mmbench, mme, mmvet, pope, scienceqa, seed, submissions, textvqa, vizwiz, vqav2
 from tests.stress.mutators import NotJsonError, mutated, same, strict
 from tests.stress.trials import Trial, call, verdict
 from tests.zero_shot_data import make_zero_shot_data

@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 from eval import judge
-from llava.eval.scorers import llavabench
+from eval.zero_shot import llavabench
 from tests.judge_endpoint import Endpoint, chat_reply, judge_endpoint, usual_reply
 from tests.stress.mutators import mutated
 from tests.stress.trials import ACCEPTED, REFUSED, WRONG, Trial, call, verdict

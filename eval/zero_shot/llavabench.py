@@ -7,39 +7,27 @@ reply is asked again.
 Definition: https://github.com/haotian-liu/LLaVA/blob/main/docs/LLaVA_Bench.md.
 """
 
-import argparse
 import json
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from eval.answers import Answer
-from eval.judge import parse_ratings, prompt_of, read_contexts, read_rules
+from eval.judge import add_judge_flags, judged_by, parse_ratings, prompt_of
 from eval.judge import score as judge_score
-from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, first_readable
-from llava.eval.scorers.common import (
-    AnswerLine,
-    Answers,
-    Scores,
-    add_outputs,
-    by_id,
-    get,
-    in_order_of,
-    outcome,
-    read_answers,
-    read_lines,
-    report,
-)
-from visatb.cli import ArgumentParser, one_line, run
+from eval.judge_client import Judge, ReplyFile, first_readable
+from eval.scores import Scores
+from eval.zero_shot.answers import AnswerLine, Answers, by_id, get, in_order_of, outcome, read_answers, read_lines
+from eval.zero_shot.command import scorer
+from eval.zero_shot.definition import COCO, Evaluation, Place, ZeroShot
+from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import refuse_unwritable, write_text
 from visatb.records import Record
 
 # Of each benchmark: its name in the metric file, and what stands before a question's category in rule.json.
-BENCHMARKS = {"llavabench": ("LLaVA-Bench", "llava_bench_"), "llavacoco": ("LLaVA-COCO", "")}
+RULES = {"llavabench": ("LLaVA-Bench", "llava_bench_"), "llavacoco": ("LLaVA-COCO", "")}
 
 
 @dataclass(frozen=True)
@@ -177,12 +165,100 @@ def _is_rating(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 10
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  python -m llava.eval.scorers.llavabench --question questions.jsonl --context context.jsonl "
-        "--rule rule.json --answer-list gpt4.jsonl my-model.jsonl --reviews-file reviews/my-model.jsonl",
-    )
+def evaluate(
+    answers: Answers,
+    question: str,
+    reference: str,
+    reviews_file: str,
+    benchmark: str = "llavabench",
+    context: str | None = None,
+    rule: str | None = None,
+    **judge: Any,
+) -> Evaluation:
+    """The scores and the review lines; replies are kept beside the file of reviews.
+
+    Args:
+        answers, reference: the model's answers, and the file of GPT-4's.
+        question, context, rule: LLaVA's files.
+        reviews_file: where review lines go.
+        benchmark: one of `RULES`.
+        judge: see `eval.judge.judged_by`.
+
+    Raises:
+        InputError, JudgeError: as `review`.
+    """
+    task, prefix = RULES[benchmark]
+    cases = cases_of(by_id(read_lines(question)), read_answers(reference), answers, prefix, question)
+    needed = judged_by(Path(reviews_file), rule_file=rule, context_file=context, **judge)
+    reviews = review(cases, **needed)
+    content = "".join(json.dumps(one) + "\n" for one in reviews)
+    return Evaluation(replace(answers.source, task=task), score(reviews), {reviews_file: content})
+
+
+def _reviewed(benchmark: str, question: str, context: str, reference: str) -> Any:
+    def evaluations(place: Place, answers: Answers) -> list[Evaluation]:
+        files = {"question": question, "context": context, "reference": reference, "rule": "rule.json"}
+        paths = {name: place.data(path) for name, path in files.items()}
+        target = place.made("reviews/{model}.jsonl")
+        return [evaluate(answers, **paths, reviews_file=target, benchmark=benchmark, **place.judge)]
+
+    return evaluations
+
+
+def _nothing(place: Place, answers: Answers) -> list[Evaluation]:
+    return []
+
+
+_LLAVA = "https://github.com/haotian-liu/LLaVA"
+_RULE = f"{_LLAVA}/blob/main/llava/eval/table/rule.json"
+_WILD_SITE = "https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild"
+_COCO_QA = f"{_LLAVA}/tree/main/playground/data/coco2014_val_qa_eval"
+_BOXES = "caps_boxes_coco2014_val_80.jsonl"
+_WILD = ZeroShot(
+    "",
+    ("llava-bench-in-the-wild",),
+    "questions.jsonl",
+    "images",
+    {"questions.jsonl": _WILD_SITE, "images": _WILD_SITE},
+    _nothing,
+    max_new_tokens=1024,
+)
+_COCO = ZeroShot(
+    "",
+    ("coco2014_val_qa_eval",),
+    "qa90_questions.jsonl",
+    "val2014",
+    {"qa90_questions.jsonl": _COCO_QA, "val2014": COCO.format("val2014")},
+    _nothing,
+    reader_options={"image_prefix": "COCO_val2014_"},
+    max_new_tokens=1024,
+)
+BENCHMARKS = {
+    "llavabench": _WILD,
+    "llavabench_review": replace(
+        _WILD,
+        task="LLaVA-Bench",
+        needs={**_WILD.needs, "context.jsonl": _WILD_SITE, "answers_gpt4.jsonl": _WILD_SITE, "rule.json": _RULE},
+        evaluate=_reviewed("llavabench", "questions.jsonl", "context.jsonl", "answers_gpt4.jsonl"),
+        judged=True,
+    ),
+    "llavacoco": _COCO,
+    "llavacoco_review": replace(
+        _COCO,
+        task="LLaVA-COCO",
+        needs={
+            **_COCO.needs,
+            "qa90_gpt4_answer.jsonl": _COCO_QA,
+            _BOXES: f"{_LLAVA}/blob/main/llava/eval/table/{_BOXES}",
+            "rule.json": _RULE,
+        },
+        evaluate=_reviewed("llavacoco", "qa90_questions.jsonl", _BOXES, "qa90_gpt4_answer.jsonl"),
+        judged=True,
+    ),
+}
+
+
+def _add_flags(parser: ArgumentParser) -> None:
     parser.add_argument("-q", "--question", "--question-file", dest="question", required=True, help="LLaVA's questions")
     parser.add_argument("-c", "--context", required=True, help="what is known of each image, in LLaVA's format")
     parser.add_argument(
@@ -195,45 +271,20 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("-r", "--rule", help="LLaVA's rule.json; a rule of our own for all if left out")
     parser.add_argument("-o", "--reviews-file", required=True, help="review lines (JSON Lines) to be written")
-    parser.add_argument("--benchmark", choices=list(BENCHMARKS), default="llavabench", help="which rules are meant")
-    parser.add_argument("--judge-model", default="gpt-4-0314", help="name of the judging model at the endpoint")
-    parser.add_argument(
-        "--judge-url", default=os.environ.get(URL_VARIABLE) or DEFAULT_URL, help=f"endpoint (or {URL_VARIABLE})"
-    )
-    parser.add_argument("--max-tokens", type=int, default=1024, help="longest reply of the judge")
-    parser.add_argument("--concurrency", type=int, default=4, help="requests at a time")
-    add_outputs(parser, "")
-    return parser
+    parser.add_argument("--benchmark", choices=list(RULES), default="llavabench", help="which rules are meant")
+    add_judge_flags(parser, "gpt-4-0314", "--max-tokens")
 
 
-def _reviewed(options: argparse.Namespace, cases: Sequence[Case], replies: ReplyFile) -> list[Record]:
-    judge = Judge(options.judge_model, options.judge_url, max_tokens=options.max_tokens)
-    return review(cases, judge, replies, read_rules(options.rule), read_contexts(options.context), options.concurrency)
+def _from_flags(answers: None, answer_list: Sequence[str], **flags: Any) -> Evaluation:
+    reference, model = answer_list
+    return evaluate(read_answers(model), reference=reference, **flags)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command, with the flags of LLaVA's eval_gpt_review_bench but for --output, which is the metric file here."""
-    options = _parser().parse_args(argv)
-    if options.concurrency < 1:
-        raise InputError(f"--concurrency must be at least 1, got {options.concurrency}. Raise it.")
-    task, prefix = BENCHMARKS[options.benchmark]
-    options.task = options.task or task
-    refuse_unwritable(
-        [options.reviews_file, options.output, options.per_record],
-        [options.question, options.context, options.rule, *options.answer_list],
-    )
-    references, answers = (read_answers(path) for path in options.answer_list)
-    cases = cases_of(by_id(read_lines(options.question)), references, answers, prefix, options.question)
-    Path(options.reviews_file).parent.mkdir(parents=True, exist_ok=True)
-    replies = ReplyFile(Path(options.reviews_file).with_suffix(".judge.jsonl"))
-    try:
-        reviews = _reviewed(options, cases, replies)
-    except JudgeError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    write_text(options.reviews_file, "".join(json.dumps(one) + "\n" for one in reviews))
-    return report(score(reviews), answers.generator, answers.path, options)
-
+_EXAMPLE = (
+    "--question questions.jsonl --context context.jsonl --rule rule.json --answer-list gpt4.jsonl my-model.jsonl "
+    "--reviews-file reviews/my-model.jsonl"
+)
+main = scorer("llavabench", __doc__, _from_flags, _EXAMPLE, "", _add_flags, ("reviews_file",))
 
 if __name__ == "__main__":
     run(main)

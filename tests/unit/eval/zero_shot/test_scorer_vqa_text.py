@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava.eval.m4c_evaluator import EvalAIAnswerProcessor, TextVQAAccuracyEvaluator
-from llava.eval.scorers.vqa_text import (
+from eval.zero_shot.vqa_text import (
     ARTICLES,
     CONTRACTIONS,
     NUMBERS,
@@ -18,6 +17,7 @@ from llava.eval.scorers.vqa_text import (
     normalize_m4c,
     vqa_accuracy,
 )
+from llava.eval.m4c_evaluator import EvalAIAnswerProcessor, TextVQAAccuracyEvaluator
 
 
 @pytest.mark.parametrize(

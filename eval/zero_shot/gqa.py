@@ -1,29 +1,21 @@
 """GQA accuracy on the balanced questions of an official question file (testdev_balanced_questions.json).
 
 An answer is right if it equals the truth after LLaVA's preparation: lower case, no period at the end. As in the
-official eval.py (https://cs.stanford.edu/people/dorarad/gqa/evaluate.html) questions that are not balanced are passed
-over, and questions of structural type `query` are open, the others binary.
+official eval.py (https://cs.stanford.edu/people/dorarad/gqa/evaluate.html) questions that are not balanced are
+skipped, and questions of structural type `query` are open, the others binary.
 """
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from llava.eval.scorers.common import (
-    Answers,
-    Scores,
-    entry,
-    get,
-    in_order_of,
-    outcome,
-    percent,
-    percent_by,
-    read_object,
-    score_annotated,
-    scorer_parser,
-)
-from visatb.cli import run
+from eval.scores import Scores, entry, percent, percent_by
+from eval.zero_shot.answers import Answers, by_id, get, in_order_of, outcome, read_lines, read_object, unique
+from eval.zero_shot.command import add_answers_flag, scorer
+from eval.zero_shot.definition import LLAVA_FILES, Evaluation, Place, ZeroShot, submission
+from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 
 
@@ -72,14 +64,51 @@ def score(answers: Answers, questions: Mapping[str, Any], source: str | os.PathL
     return outcome("accuracy", total, entries, summary, **parts)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = scorer_parser("gqa", __doc__, "--annotation-file testdev_balanced_questions.json", "GQA")
+def predictions(answers: Answers) -> str:
+    """What GQA's official eval.py reads: [{"questionId", "prediction"}]."""
+    lines = unique(answers).lines
+    return json.dumps([{"questionId": line.question_id, "prediction": prediction_of(line.text)} for line in lines])
+
+
+def submit(answers: Answers, question_file: str, output: str) -> Evaluation:
+    """The `predictions` of exactly the questions of LLaVA's file."""
+    in_order_of(list(by_id(read_lines(question_file))), answers, question_file)
+    return submission(answers, output, predictions(answers), question_file)
+
+
+def evaluate(answers: Answers, annotation_file: str) -> Evaluation:
+    """The scores against an official question file."""
+    return Evaluation(answers.source, score(answers, read_object(annotation_file), annotation_file))
+
+
+def _evaluations(place: Place, answers: Answers) -> list[Evaluation]:
+    upload = submit(answers, place.data("{split}.jsonl"), place.made("data/{tier}_predictions.json"))
+    return [upload, evaluate(answers, place.data("data/{tier}_questions.json"))]
+
+
+_SITE = "https://cs.stanford.edu/people/dorarad/gqa/download.html"
+BENCHMARKS = {
+    "gqa": ZeroShot(
+        "GQA",
+        ("gqa",),
+        "{split}.jsonl",
+        "data/images",
+        {"{split}.jsonl": LLAVA_FILES, "data/{tier}_questions.json": _SITE, "data/images": _SITE},
+        _evaluations,
+        "answers/{split}/{model}/merge.jsonl",
+        split="llava_gqa_testdev_balanced",
+    )
+}
+
+
+def _add_flags(parser: ArgumentParser) -> None:
+    add_answers_flag(parser, required=True)
     parser.add_argument(
         "--annotation-file", "--questions", dest="annotation_file", required=True, help="official question file"
     )
-    return score_annotated(parser, argv, read_object, score)
 
+
+main = scorer("gqa", __doc__, evaluate, "--annotation-file testdev_balanced_questions.json", "GQA", _add_flags)
 
 if __name__ == "__main__":
     run(main)

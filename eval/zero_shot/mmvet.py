@@ -1,34 +1,26 @@
 """MM-Vet: the metric file out of the grades that the official GPT-4 evaluator writes.
 
 The evaluator (https://github.com/yuweihao/MM-Vet, mm-vet_evaluator.ipynb) reads what
-`llava.eval.scorers.submissions mmvet` writes (`<model>.json`) and leaves `<model>_gpt-4-grade-<n>runs.json` beside it:
+`eval.zero_shot.submissions mmvet` writes (`<model>.json`) and leaves `<model>_gpt-4-grade-<n>runs.json` beside it:
 
     {"v1_0": {"model": [...], "content": [...], "score": [0.0, 0.1, ...]}, ...}      one score in [0, 1] per run
 
 `score` is the mean over runs and questions in percent; with the official mm-vet.json also that of every capability.
 """
 
+import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava.eval.scorers.common import (
-    Answers,
-    Scores,
-    add_outputs,
-    get,
-    outcome,
-    percent,
-    read_answers,
-    read_object,
-    report,
-)
-from llava.eval.scorers.submissions import mmvet_answers
+from eval.scores import Scores, Source, percent
+from eval.zero_shot.answers import Answers, by_id, get, in_order_of, outcome, read_lines, read_object, unique
+from eval.zero_shot.command import add_answers_flag, scorer
+from eval.zero_shot.definition import LLAVA_FILES, Evaluation, Place, ZeroShot, submission
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import refuse_unwritable
 
 _NAME = re.compile(r"(?P<model>.+)_gpt-[^_]*-grade-\d+runs\.json")
 
@@ -79,14 +71,14 @@ def refuse_grades_of_others(grades: Mapping[str, Any], source: str | os.PathLike
 
     Args:
         grades: of the official evaluator, which keeps no answer in them.
-        source: their file; its name tells which file beside it the evaluator read.
+        source: their file, named after the file beside it that the evaluator read.
         answers: what should have been graded.
 
     Raises:
         InputError: grades of other questions; the file that was graded holds other answers or, if it is gone, is named
             after another model.
     """
-    given = mmvet_answers(answers)
+    given = graded_answers(answers)
     odd = sorted(given.keys() ^ grades.keys())
     if odd:
         raise InputError(f"{source}: {odd[0]} is not in both grades and {answers.path}. Run the evaluator to its end.")
@@ -107,33 +99,80 @@ def _capabilities(question: Any, key: str) -> list[str]:
     return [str(skill) for skill in found]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  python -m llava.eval.scorers.mmvet --grade-file results/my-model_gpt-4-grade-1runs.json "
-        "--annotation-file mm-vet.json --answers-file answers.jsonl --output metrics/my-model/MM-Vet.json",
-    )
-    parser.add_argument("--grade-file", required=True, help="grades of the official evaluator (JSON)")
-    parser.add_argument("--annotation-file", help="official mm-vet.json, for the capabilities")
-    parser.add_argument(
-        "--answers-file", "--result-file", dest="answers_file", help="LLaVA's answer lines: refuse grades of others"
-    )
-    parser.add_argument("--generator", help="name of the model in the metric file; that of the answers if left out")
-    add_outputs(parser, "MM-Vet")
-    options = parser.parse_args(argv)
-    inputs = [options.grade_file, options.annotation_file, options.answers_file]
-    refuse_unwritable([options.output, options.per_record], inputs)
-    questions = read_object(options.annotation_file) if options.annotation_file is not None else None
-    grades, generator = read_object(options.grade_file), options.generator
-    if options.answers_file is not None:
-        answers = read_answers(options.answers_file)
-        refuse_grades_of_others(grades, options.grade_file, answers)
+def graded_answers(answers: Answers) -> dict[str, str]:
+    """The answers by the ids of MM-Vet's evaluator."""
+    return {f"v1_{line.question_id}": line.text for line in unique(answers).lines}
+
+
+def upload(answers: Answers) -> str:
+    """What MM-Vet's evaluator takes: {"v1_<question_id>": answer}."""
+    return json.dumps(graded_answers(answers), indent=2)
+
+
+def submit(answers: Answers, question_file: str, output: str) -> Evaluation:
+    """The `upload` of the answers to exactly the questions of LLaVA's file."""
+    in_order_of(list(by_id(read_lines(question_file))), answers, question_file)
+    return submission(answers, output, upload(answers), question_file)
+
+
+def evaluate(
+    answers: Answers | None, grade_file: str, annotation_file: str | None = None, generator: str | None = None
+) -> Evaluation:
+    """The scores of a file of grades, by capability if mm-vet.json is given; refuses grades of other answers."""
+    questions = read_object(annotation_file) if annotation_file is not None else None
+    grades = read_object(grade_file)
+    if answers is not None:
+        refuse_grades_of_others(grades, grade_file, answers)
         if None not in (generator, answers.generator) and generator != answers.generator:
             raise InputError(f"--generator must be {answers.generator!r}, whose answers they are, got {generator!r}.")
         generator = generator or answers.generator
-    return report(score(grades, questions, options.grade_file), generator, Path(options.grade_file), options)
+    return Evaluation(Source(Path(grade_file), generator), score(grades, questions, grade_file))
 
+
+def _evaluations(place: Place, answers: Answers) -> list[Evaluation]:
+    """The score where the official evaluator's grades exist already, and the file that it grades.
+
+    In this order: grades are compared with the file that they were given to before it is written again.
+    """
+    found = [submit(answers, place.data("llava-mm-vet.jsonl"), place.made("results/{model}.json"))]
+    grades = grades_of(place.model, place.made("results"))
+    if grades:
+        official = place.data("mm-vet.json")
+        found.insert(0, evaluate(answers, str(grades[-1]), official if Path(official).exists() else None))
+    return found
+
+
+BENCHMARKS = {
+    "mmvet": ZeroShot(
+        "MM-Vet",
+        ("mm-vet",),
+        "llava-mm-vet.jsonl",
+        "images",
+        {
+            "llava-mm-vet.jsonl": LLAVA_FILES,
+            "images": "https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip",
+        },
+        _evaluations,
+        max_new_tokens=1024,
+    )
+}
+
+
+def _add_flags(parser: ArgumentParser) -> None:
+    parser.add_argument("--grade-file", required=True, help="grades of the official evaluator (JSON)")
+    parser.add_argument("--annotation-file", help="official mm-vet.json, for the capabilities")
+    add_answers_flag(parser, help="LLaVA's answer lines: refuse grades of others")
+    parser.add_argument("--generator", help="name of the model in the metric file; that of the answers if left out")
+
+
+main = scorer(
+    "mmvet",
+    __doc__,
+    evaluate,
+    "--grade-file results/my-model_gpt-4-grade-1runs.json --annotation-file mm-vet.json --answers-file answers.jsonl",
+    "MM-Vet",
+    _add_flags,
+)
 
 if __name__ == "__main__":
     run(main)

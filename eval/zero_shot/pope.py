@@ -11,25 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava.eval.scorers.common import (
-    Answers,
-    Entry,
-    Scores,
-    answers_of,
-    by_id,
-    entry,
-    get,
-    in_order_of,
-    outcome,
-    read_lines,
-    report,
-    scorer_parser,
-)
+from eval.scores import Entry, Scores, entry
+from eval.zero_shot.answers import Answers, by_id, get, in_order_of, outcome, read_lines
+from eval.zero_shot.command import scorer
+from eval.zero_shot.definition import COCO, LLAVA_FILES, Evaluation, ZeroShot, evaluated
 from visatb.cli import run
 from visatb.errors import InputError
 from visatb.records import Record
 
 _NAME = "coco_pope_"
+_COMMIT = "e3e39262c85a6a83f26cf5094022a782cb0df58d"  # the version that LLaVA's questions were made from
 _NO_LETTER = re.compile(r"[\W_]+")
 _MEANS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 
@@ -78,7 +69,7 @@ def score(
         if len(found) != len(labels[split]):
             raise InputError(
                 f"{source}: has {len(found)} questions of {split}, but there are {len(labels[split])} labels. "
-                "LLaVA's questions need POPE's files of commit e3e39262c85a6a83f26cf5094022a782cb0df58d."
+                f"LLaVA's questions need POPE's files of commit {_COMMIT}."
             )
     splits = {split: split_scores(found) for split, found in entries.items()}
     means = {f"mean_{name}": sum(one[name] for one in splits.values()) / len(splits) for name in _MEANS}
@@ -137,7 +128,7 @@ def _label_of(label: Record | None, question: Record, split: str, where: str) ->
     got = "no label is left" if label is None else f"the label is of {_asked(label)}"
     raise InputError(
         f"{where}: is {_asked(question)} of {split}, but {got}. "
-        "LLaVA's questions need POPE's files of commit e3e39262c85a6a83f26cf5094022a782cb0df58d."
+        f"LLaVA's questions need POPE's files of commit {_COMMIT}."
     )
 
 
@@ -151,17 +142,32 @@ def _share(part: int, whole: int) -> float:
     return 100 * part / whole if whole else 0.0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command, with the flags of LLaVA's eval_pope."""
-    parser = scorer_parser("pope", __doc__, "--annotation-dir coco --question-file llava_pope_test.jsonl", "POPE")
-    parser.add_argument("--annotation-dir", required=True, help="folder of POPE's coco_pope_<split>.json")
-    parser.add_argument("--question-file", required=True, help="LLaVA's llava_pope_test.jsonl")
-    options = parser.parse_args(argv)
-    answers = answers_of(options, options.question_file)
-    questions = by_id(read_lines(options.question_file))
-    scores = score(answers, questions, read_labels(options.annotation_dir), options.question_file)
-    return report(scores, answers.generator, answers.path, options)
+def evaluate(answers: Answers, annotation_dir: str, question_file: str) -> Evaluation:
+    """The scores of the answers to LLaVA's question lines against POPE's labels."""
+    questions = by_id(read_lines(question_file))
+    return Evaluation(answers.source, score(answers, questions, read_labels(annotation_dir), question_file))
 
+
+BENCHMARKS = {
+    "pope": ZeroShot(
+        "POPE",
+        ("pope",),
+        "llava_pope_test.jsonl",
+        "val2014",
+        {
+            "llava_pope_test.jsonl": LLAVA_FILES,
+            "coco": f"https://github.com/AoiDragon/POPE/tree/{_COMMIT}/output/coco",
+            "val2014": COCO.format("val2014"),
+        },
+        evaluated(evaluate, annotation_dir="coco", question_file="llava_pope_test.jsonl"),
+    )
+}
+
+FLAGS = {
+    "--annotation-dir": "folder of POPE's coco_pope_<split>.json",
+    "--question-file": "LLaVA's llava_pope_test.jsonl",
+}
+main = scorer("pope", __doc__, evaluate, "--annotation-dir coco --question-file llava_pope_test.jsonl", "POPE", FLAGS)
 
 if __name__ == "__main__":
     run(main)

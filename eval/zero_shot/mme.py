@@ -10,22 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llava.eval.scorers.common import (
-    AnswerLine,
-    Answers,
-    Entry,
-    Scores,
-    add_outputs,
-    entry,
-    in_order_of,
-    outcome,
-    percent,
-    read_answers,
-    report,
-)
+from eval.scores import Entry, Scores, Source, entry, percent
+from eval.zero_shot.answers import AnswerLine, Answers, in_order_of, outcome
+from eval.zero_shot.command import add_answers_flag, scorer
+from eval.zero_shot.definition import LLAVA_FILES, Evaluation, ZeroShot, evaluated
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import read_text, refuse_unwritable, write_text
+from visatb.files import read_text
 
 PERCEPTION = (
     "existence",
@@ -145,15 +136,17 @@ def read_results(folder: str | os.PathLike) -> dict[str, list[Result]]:
     return results
 
 
-def write_results(results: Mapping[str, Sequence[Result]], folder: str | os.PathLike) -> None:
-    """Write answers in the form that the official calculation.py reads."""
+def result_files(results: Mapping[str, Sequence[Result]], folder: str | os.PathLike) -> dict[str, str]:
+    """The files that the official calculation.py reads: path -> content."""
+    files = {}
     for subtask, found in results.items():
         rows = []
         for line, truth in found:
             question = _question(line.prompt)
             cells = [_text_name(line), f"{question} {_YES_OR_NO}", truth.capitalize(), " ".join(line.text.split())]
             rows.append("\t".join(cells) + "\n")
-        write_text(Path(folder) / f"{subtask}.txt", "".join(rows))
+        files[str(Path(folder) / f"{subtask}.txt")] = "".join(rows)
+    return files
 
 
 def _entry(subtask: str, line: AnswerLine, truth: str) -> Entry:
@@ -195,31 +188,58 @@ def _question(text: str) -> str:
     return " ".join(text.replace(_SHORT_ANSWER, "").replace(_YES_OR_NO, "").split())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  python -m llava.eval.scorers.mme --answers-file answers.jsonl "
-        "--annotation-dir MME_Benchmark_release_version --output metrics/my-model/MME.json",
+def evaluate(
+    answers: Answers | None,
+    annotation_dir: str | None = None,
+    result_upload_dir: str | None = None,
+    results_dir: str | None = None,
+) -> Evaluation:
+    """The scores of answers, with the files for calculation.py if a folder is named; or those of such files."""
+    if answers is None:
+        return Evaluation(Source(Path(results_dir)), score(read_results(results_dir)))
+    if annotation_dir is None:
+        raise InputError("--annotation-dir must name the folder of MME's questions. Give it with --answers-file.")
+    results = paired_answers(answers, read_questions(annotation_dir), annotation_dir)
+    files = result_files(results, result_upload_dir) if result_upload_dir is not None else {}
+    return Evaluation(answers.source, score(results), files)
+
+
+BENCHMARKS = {
+    "mme": ZeroShot(
+        "MME",
+        ("MME",),
+        "llava_mme.jsonl",
+        "MME_Benchmark_release_version",
+        {
+            "llava_mme.jsonl": LLAVA_FILES,
+            "MME_Benchmark_release_version": "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models"
+            "/tree/Evaluation",
+        },
+        evaluated(
+            evaluate,
+            {"result_upload_dir": "eval_tool/answers/{model}"},
+            annotation_dir="MME_Benchmark_release_version",
+        ),
     )
+}
+
+
+def _add_flags(parser: ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--answers-file", "--result-file", dest="answers_file", help="LLaVA's answer lines to score")
+    add_answers_flag(source)
     source.add_argument("--results-dir", help="folder of <subtask>.txt in the form of the official eval_tool")
     parser.add_argument("--annotation-dir", help="MME_Benchmark_release_version, with --answers-file")
     parser.add_argument("--result-upload-dir", help="write <subtask>.txt for the official calculation.py here")
-    add_outputs(parser, "MME")
-    options = parser.parse_args(argv)
-    refuse_unwritable([options.output, options.per_record], [options.answers_file])
-    if options.results_dir is not None:
-        return report(score(read_results(options.results_dir)), None, Path(options.results_dir), options)
-    if options.annotation_dir is None:
-        raise InputError("--annotation-dir must name the folder of MME's questions. Give it with --answers-file.")
-    answers = read_answers(options.answers_file)
-    results = paired_answers(answers, read_questions(options.annotation_dir), options.annotation_dir)
-    if options.result_upload_dir is not None:
-        write_results(results, options.result_upload_dir)
-    return report(score(results), answers.generator, answers.path, options)
 
+
+main = scorer(
+    "mme",
+    __doc__,
+    evaluate,
+    "--answers-file answers.jsonl --annotation-dir MME_Benchmark_release_version",
+    "MME",
+    _add_flags,
+)
 
 if __name__ == "__main__":
     run(main)

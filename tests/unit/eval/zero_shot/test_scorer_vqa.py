@@ -2,8 +2,8 @@
 
 import pytest
 
-from llava.eval.scorers import gqa, textvqa, vizwiz, vqav2
-from llava.eval.scorers.common import AnswerLine, by_id, numbered
+from eval.zero_shot import gqa, textvqa, vizwiz, vqav2
+from eval.zero_shot.answers import AnswerLine, by_id, numbered
 from visatb.errors import InputError
 
 

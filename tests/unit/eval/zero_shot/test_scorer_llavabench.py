@@ -5,8 +5,8 @@ import json
 import pytest
 from judge_endpoint import judge_endpoint
 
+from eval.zero_shot import llavabench
 from llava.eval import eval_gpt_review_bench, eval_gpt_review_visual, summarize_gpt_review
-from llava.eval.scorers import llavabench
 from visatb.errors import InputError
 
 

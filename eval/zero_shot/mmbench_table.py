@@ -12,7 +12,7 @@ from datetime import datetime
 from xml.sax.saxutils import escape
 
 from visatb.errors import InputError
-from visatb.files import read_text, replacing
+from visatb.files import read_text
 
 LETTERS = ("A", "B", "C", "D")
 NEEDED = ("index", "question", "A", "B")
@@ -105,8 +105,8 @@ def read_table(path: str | os.PathLike) -> list[Row]:
     return list(rows.values())
 
 
-def write_workbook(path: str | os.PathLike, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Write an .xlsx file of one sheet: text as text, whole numbers as numbers, None as an empty cell.
+def workbook(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> bytes:
+    """An .xlsx file of one sheet: text as text, whole numbers as numbers, None as an empty cell.
 
     Characters that XML cannot hold are left out. The same content gives the same bytes.
     """
@@ -115,11 +115,13 @@ def write_workbook(path: str | os.PathLike, columns: Sequence[str], rows: Sequen
         '<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">'
         f"<sheetData>{body}</sheetData></worksheet>"
     )
-    with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in (_PARTS | {"xl/worksheets/sheet1.xml": sheet}).items():
             info = zipfile.ZipInfo(name, datetime(1980, 1, 1).timetuple()[:6])
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, f'<?xml version="1.0" encoding="UTF-8" standalone="yes"?>{text}')
+    return content.getvalue()
 
 
 def _content(column: str, cell: str) -> str | None:

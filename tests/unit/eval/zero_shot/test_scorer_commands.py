@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from eval.score_tables import read_score_table
-from llava.eval.scorers import gqa, mmbench, mme, mmvet, pope, scienceqa, seed, textvqa, vizwiz, vqav2
+from eval.zero_shot import gqa, mmbench, mme, mmvet, pope, scienceqa, seed, textvqa, vizwiz, vqav2
 from visatb.errors import InputError
 
 ASK = "What?\nAnswer the question using a single word or phrase."
@@ -147,6 +147,6 @@ def test_llavas_addresses_and_flags_go_on_working(module, name, bench):
 
 
 def test_scorers_need_no_torch():
-    names = ", ".join(f"llava.eval.scorers.{name}" for name in [*TASKS, "mme", "mmvet", "llavabench", "submissions"])
+    names = ", ".join(f"eval.zero_shot.{name}" for name in [*TASKS, "mme", "mmvet", "llavabench", "submissions"])
     code = f"import sys, {names}, llava.eval.m4c_evaluator; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

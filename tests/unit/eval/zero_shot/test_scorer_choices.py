@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava.eval.scorers import mmbench, mmvet, scienceqa, seed
-from llava.eval.scorers.common import AnswerLine, Answers
-from llava.eval.scorers.mmbench_table import read_table
+from eval.zero_shot import mmbench, mmvet, scienceqa, seed
+from eval.zero_shot.answers import AnswerLine, Answers
+from eval.zero_shot.mmbench_table import read_table
 from visatb.errors import InputError
 
 

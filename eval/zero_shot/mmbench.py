@@ -8,24 +8,14 @@ that they cannot read is wrong, where the server would ask ChatGPT.
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
-from llava.eval.scorers.common import (
-    AnswerLine,
-    Answers,
-    Entry,
-    Scores,
-    answers_of,
-    entry,
-    in_order_of,
-    outcome,
-    percent,
-    percent_by,
-    report,
-    scorer_parser,
-)
-from llava.eval.scorers.mmbench_table import LETTERS, Cell, Row, read_table, write_workbook
-from visatb.cli import run
+from eval.scores import Entry, Scores, entry, percent, percent_by
+from eval.zero_shot.answers import AnswerLine, Answers, in_order_of, outcome
+from eval.zero_shot.command import add_answers_flag, scorer
+from eval.zero_shot.definition import Evaluation, Place, ZeroShot
+from eval.zero_shot.mmbench_table import LETTERS, Cell, Row, read_table, workbook
+from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 
 TURN = 10**6
@@ -152,25 +142,68 @@ def _said(row: Row, line: AnswerLine) -> str | None:
     return None if named is None else shown[LETTERS.index(named)]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = scorer_parser("mmbench", __doc__, "--annotation-file mmbench_dev_20230712.tsv", "MMBench")
+def evaluate(
+    answers: Answers, annotation_file: str, result_upload_file: str | None = None, no_score: bool = False
+) -> Evaluation:
+    """The scores against a TSV, and the workbook if a file for it is named; with `no_score` the workbook alone."""
+    if no_score and result_upload_file is None:
+        raise InputError("--no-score leaves nothing to do without --result-upload-file. Give the workbook's name.")
+    rows = read_table(annotation_file)
+    scores = None if no_score else score(answers, rows, annotation_file)
+    files = {}
+    if result_upload_file is not None:
+        files[result_upload_file] = workbook(*submission(answers, rows, annotation_file))
+    return Evaluation(answers.source, scores, files)
+
+
+def _evaluations(place: Place, answers: Answers) -> list[Evaluation]:
+    """The workbook for the server, and the score where the table has the answers."""
+    table = place.data("{split}.tsv")
+    no_score = all(row.cells.get("answer") is None for row in read_table(table))
+    return [evaluate(answers, table, place.made("answers_upload/{split}/{model}.xlsx"), no_score)]
+
+
+_MMBENCH = ZeroShot(
+    "MMBench",
+    ("mmbench",),
+    "{split}.tsv",
+    "",
+    {"{split}.tsv": "https://download.openmmlab.com/mmclassification/datasets/mmbench/{split}.tsv"},
+    _evaluations,
+    "answers/{split}/{model}.jsonl",
+    reader="mmbench",
+    reader_options={"single_pred_prompt": True},
+    split="mmbench_dev_20230712",
+    max_new_tokens=1024,
+)
+BENCHMARKS = {
+    "mmbench": _MMBENCH,
+    "mmbench_cn": replace(
+        _MMBENCH,
+        task="MMBench-CN",
+        folders=("mmbench", "mmbench_cn"),
+        reader_options={"single_pred_prompt": True, "lang": "cn"},
+        split="mmbench_dev_cn_20231003",
+    ),
+}
+
+
+def _add_flags(parser: ArgumentParser) -> None:
+    add_answers_flag(parser, required=True)
     parser.add_argument("--annotation-file", "--question-file", dest="annotation_file", required=True, help="the TSV")
     parser.add_argument("--result-upload-file", help="write the workbook (.xlsx) that the server takes")
     parser.add_argument("--no-score", action="store_true", help="only write the workbook: a TSV without answers (test)")
-    options = parser.parse_args(argv)
-    if options.no_score and options.result_upload_file is None:
-        raise InputError("--no-score leaves nothing to do without --result-upload-file. Give the workbook's name.")
-    answers = answers_of(options, options.annotation_file, outputs=[options.result_upload_file])
-    rows = read_table(options.annotation_file)
-    scores = None if options.no_score else score(answers, rows, options.annotation_file)
-    if options.result_upload_file is not None:
-        write_workbook(options.result_upload_file, *submission(answers, rows, options.annotation_file))
-    if scores is None:
-        print(options.result_upload_file)
-        return 0
-    return report(scores, answers.generator, Path(options.answers_file), options)
 
+
+main = scorer(
+    "mmbench",
+    __doc__,
+    evaluate,
+    "--annotation-file mmbench_dev_20230712.tsv",
+    "MMBench",
+    _add_flags,
+    ("result_upload_file",),
+)
 
 if __name__ == "__main__":
     run(main)

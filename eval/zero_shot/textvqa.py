@@ -7,21 +7,11 @@ import os
 import re
 from collections.abc import Sequence
 
-from llava.eval.scorers.common import (
-    AnswerLine,
-    Answers,
-    Scores,
-    entry,
-    get,
-    in_order_of,
-    numbered,
-    outcome,
-    percent,
-    read_object,
-    score_annotated,
-    scorer_parser,
-)
-from llava.eval.scorers.vqa_text import accuracy, normalize_m4c
+from eval.scores import Scores, entry, percent
+from eval.zero_shot.answers import AnswerLine, Answers, get, in_order_of, numbered, outcome, read_object
+from eval.zero_shot.command import scorer
+from eval.zero_shot.definition import LLAVA_FILES, Evaluation, ZeroShot, evaluated
+from eval.zero_shot.vqa_text import accuracy, normalize_m4c
 from visatb.cli import run
 from visatb.errors import InputError
 
@@ -88,12 +78,28 @@ def read_annotations(path: str | os.PathLike) -> list[tuple[Key, list[str]]]:
     return annotations
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command, with the flags of LLaVA's eval_textvqa."""
-    parser = scorer_parser("textvqa", __doc__, "--annotation-file TextVQA_0.5.1_val.json", "TextVQA")
-    parser.add_argument("--annotation-file", required=True, help="official annotations: TextVQA_0.5.1_val.json")
-    return score_annotated(parser, argv, read_annotations, score)
+def evaluate(answers: Answers, annotation_file: str) -> Evaluation:
+    """The scores against the official annotations."""
+    return Evaluation(answers.source, score(answers, read_annotations(annotation_file), annotation_file))
 
+
+BENCHMARKS = {
+    "textvqa": ZeroShot(
+        "TextVQA",
+        ("textvqa",),
+        "llava_textvqa_val_v051_ocr.jsonl",
+        "train_images",
+        {
+            "llava_textvqa_val_v051_ocr.jsonl": LLAVA_FILES,
+            "TextVQA_0.5.1_val.json": "https://dl.fbaipublicfiles.com/textvqa/data/TextVQA_0.5.1_val.json",
+            "train_images": "https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
+        },
+        evaluated(evaluate, annotation_file="TextVQA_0.5.1_val.json"),
+    )
+}
+
+FLAGS = {"--annotation-file": "official annotations: TextVQA_0.5.1_val.json"}
+main = scorer("textvqa", __doc__, evaluate, "--annotation-file TextVQA_0.5.1_val.json", "TextVQA", FLAGS)
 
 if __name__ == "__main__":
     run(main)

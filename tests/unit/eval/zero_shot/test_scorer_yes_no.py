@@ -1,9 +1,11 @@
 """POPE and MME: parsing of answers, hand-computed scores, the odd cases."""
 
+from pathlib import Path
+
 import pytest
 
-from llava.eval.scorers import mme, pope
-from llava.eval.scorers.common import entry
+from eval.scores import entry
+from eval.zero_shot import mme, pope
 from visatb.errors import InputError
 
 
@@ -153,6 +155,12 @@ def mme_files(bench, images=2):
     return records, str(bench.folder / "MME")
 
 
+def write(files):
+    for path, text in files.items():
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_text(text)
+
+
 def scored(answers, records, folder):
     return mme.score(mme.paired_answers(answers(*records), mme.read_questions(folder), folder))
 
@@ -177,7 +185,7 @@ def test_mme_gives_the_same_through_the_official_result_files(bench, answers):
     records, folder = mme_files(bench)
     records[5] = (records[5][0], "no\tor\nyes", records[5][2])
     results = mme.paired_answers(answers(*records), mme.read_questions(folder), folder)
-    mme.write_results(results, bench.folder / "eval_tool")
+    write(mme.result_files(results, bench.folder / "eval_tool"))
     again = mme.read_results(bench.folder / "eval_tool")
     assert mme.score(again)["details"] == mme.score(results)["details"]
     row = (bench.folder / "eval_tool" / "OCR.txt").read_text().splitlines()[0]
@@ -220,7 +228,7 @@ def test_mme_refuses_missing_subtasks_and_torn_results(bench, answers):
         mme.read_questions(bench.folder)
     records, folder = mme_files(bench)
     results = mme.paired_answers(answers(*records), mme.read_questions(folder), folder)
-    mme.write_results(results, bench.folder / "out")
+    write(mme.result_files(results, bench.folder / "out"))
     torn = bench.folder / "out" / "color.txt"
     torn.write_text("".join(torn.read_text().splitlines(keepends=True)[:3]))
     with pytest.raises(InputError, match="two lines for every image"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.scorers.common import AnswerLine, Answers
+from eval.zero_shot.answers import AnswerLine, Answers
 
 
 class Bench:

@@ -5,31 +5,19 @@ wrong, never drawn by chance. The groups are those of the official evaluate_acc.
 (https://github.com/lupantech/ScienceQA). `score` is the accuracy on questions with an image, which LLaVA-1.5 reports.
 """
 
+import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava.eval.scorers.common import (
-    AnswerLine,
-    Answers,
-    Entry,
-    Scores,
-    answers_of,
-    entry,
-    get,
-    in_order_of,
-    outcome,
-    percent,
-    percent_by,
-    read_object,
-    report,
-    scorer_parser,
-)
-from visatb.cli import run
+from eval.scores import Entry, Scores, entry, percent, percent_by
+from eval.zero_shot.answers import AnswerLine, Answers, get, in_order_of, outcome, read_object
+from eval.zero_shot.command import add_answers_flag, scorer
+from eval.zero_shot.definition import LLAVA_FILES, Evaluation, ZeroShot, evaluated
+from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
-from visatb.files import write_json
 from visatb.records import IMAGE_TOKEN
 
 LETTERS = "ABCDE"
@@ -153,21 +141,56 @@ def _entry(line: AnswerLine, problem: Mapping[str, Any], where: str) -> Entry:
     return entry(line, place == truth, LETTERS[truth], malformed=place < 0, **groups)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command, with the flags of LLaVA's eval_science_qa."""
-    parser = scorer_parser("scienceqa", __doc__, "--base-dir scienceqa", "SQA")
+def evaluate(
+    answers: Answers,
+    base_dir: str,
+    split: str = "test",
+    output_file: str | None = None,
+    output_result: str | None = None,
+) -> Evaluation:
+    """The scores on a split of the official folder, and what LLaVA writes if files for it are named."""
+    scores = score(answers, read_problems(base_dir, split), Path(base_dir) / "problems.json")
+    contents = zip([output_file, output_result], llava_results(scores), strict=True)
+    files = {path: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for path, content in contents if path}
+    return Evaluation(answers.source, scores, files)
+
+
+_SITE = "https://github.com/lupantech/ScienceQA"
+BENCHMARKS = {
+    "sqa": ZeroShot(
+        "SQA",
+        ("scienceqa",),
+        "llava_test_CQM-A.json",
+        "images/test",
+        {
+            "llava_test_CQM-A.json": LLAVA_FILES,
+            "problems.json": _SITE,
+            "pid_splits.json": _SITE,
+            "images/test": _SITE,
+        },
+        evaluated(
+            evaluate,
+            {"output_file": "answers/{model}_output.jsonl", "output_result": "answers/{model}_result.json"},
+            base_dir=".",
+        ),
+        reader="scienceqa",
+        reader_options={"single_pred_prompt": True},
+        max_new_tokens=1024,
+    )
+}
+
+
+def _add_flags(parser: ArgumentParser) -> None:
+    add_answers_flag(parser, required=True)
     parser.add_argument("--base-dir", required=True, help="folder of problems.json and pid_splits.json")
     parser.add_argument("--split", default="test", help="split of pid_splits.json")
     parser.add_argument("--output-file", help="LLaVA's analysis of right and wrong answers (JSON)")
     parser.add_argument("--output-result", help="LLaVA's results (JSON), which the official evaluate_acc.py reads")
-    options = parser.parse_args(argv)
-    answers = answers_of(options, outputs=[options.output_file, options.output_result])
-    scores = score(answers, read_problems(options.base_dir, options.split), Path(options.base_dir) / "problems.json")
-    for path, content in zip([options.output_file, options.output_result], llava_results(scores), strict=True):
-        if path is not None:
-            write_json(path, content)
-    return report(scores, answers.generator, answers.path, options)
 
+
+main = scorer(
+    "scienceqa", __doc__, evaluate, "--base-dir scienceqa", "SQA", _add_flags, ("output_file", "output_result")
+)
 
 if __name__ == "__main__":
     run(main)

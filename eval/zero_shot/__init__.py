@@ -1,0 +1,1 @@
+"""The zero-shot benchmarks, a module each: data, official score, submission file. Needs no torch."""
