@@ -80,12 +80,12 @@ class AnswerFile:
 
 
 def read_answers(
-    path: str | os.PathLike, question_file: str | os.PathLike | None = None, key_by_position: bool = False
+    answers_file: str | os.PathLike, question_file: str | os.PathLike | None = None, key_by_position: bool = False
 ) -> AnswerFile:
     """Read an answer file and check that it is whole.
 
     Args:
-        path: the answer file (JSON list or JSON Lines).
+        answers_file: JSON list or JSON Lines.
         question_file: the annotation file that was asked. If None, the one that fits the answer file's name in the
             same folder is taken (see `question_file_beside`); where there is none, nothing is compared.
             Records that the list of omissions beside the answer file names need no answer.
@@ -99,7 +99,7 @@ def read_answers(
             repeated or neither text nor integer; several models in one file; no prediction at all; records that are
             not exactly those of the question file.
     """
-    file = Path(path)
+    file = Path(answers_file)
     records = read_records(file)
     answers = tuple(_answer(record, n, file) for n, record in enumerate(records))
     if not any("generative_value" in record["conversations"][1] for record in records):

@@ -4,24 +4,25 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from typing import Literal
 
 from eval.answers import Answer
 from eval.command import evaluator
 from eval.registry import metric
 from eval.scores import Scores, entry, scores_of
-from visatb.cli import ArgumentParser, run
+from visatb.cli import run
 from visatb.errors import InputError
 
-TOKENIZERS = ("whitespace", "ptb")
+Tokenizer = Literal["whitespace", "ptb"]
 
 
 @metric("cider", "CIDEr", range=(0.0, 10.0))
-def score(answers: Sequence[Answer], tokenizer: str = "whitespace") -> Scores:
+def score(answers: Sequence[Answer], tokenizer: Tokenizer = "whitespace") -> Scores:
     """CIDEr (arXiv 1411.5726) of predictions with one reference each.
 
     Args:
         answers: at least two; a truth is text that is not blank.
-        tokenizer: one of TOKENIZERS.
+        tokenizer: how captions are split into words.
 
     Raises:
         InputError: if a truth is no such text or there are fewer than two answers.
@@ -39,7 +40,7 @@ def score(answers: Sequence[Answer], tokenizer: str = "whitespace") -> Scores:
     return cider_scores(answers, [[answer.truth] for answer in answers], tokenizer)
 
 
-def cider_scores(answers: Sequence[Answer], references: Sequence[list[str]], tokenizer: str) -> Scores:
+def cider_scores(answers: Sequence[Answer], references: Sequence[list[str]], tokenizer: Tokenizer) -> Scores:
     """CIDEr of predictions with any number of references each.
 
     A malformed prediction is scored as an empty one, which is 0.
@@ -82,16 +83,6 @@ def _degenerate(references: Mapping[int, Sequence[str]]) -> list[str]:
     ]
 
 
-def add_tokenizer_flag(parser: ArgumentParser) -> None:
-    """The flag of the two caption evaluators."""
-    parser.add_argument(
-        "--tokenizer",
-        choices=TOKENIZERS,
-        default="whitespace",
-        help="how captions are split into words; ptb lower-cases, drops punctuation and needs Java",
-    )
-
-
 def _ptb_tokenized(captions: dict[int, list[str]]) -> dict[int, list[str]]:
     if shutil.which("java") is None:
         raise InputError("--tokenizer ptb needs Java, and there is no java in PATH. Install it, or use whitespace.")
@@ -103,7 +94,8 @@ def _ptb_tokenized(captions: dict[int, list[str]]) -> dict[int, list[str]]:
         return PTBTokenizer().tokenize(boxed)
 
 
-main = evaluator("caption.py", __doc__, score, add_tokenizer_flag)
+TOKENIZER_HELP = "how captions are split into words; ptb lower-cases, drops punctuation and needs Java"
+main = evaluator("caption.py", __doc__, score, tokenizer=TOKENIZER_HELP)
 
 if __name__ == "__main__":
     run(main)

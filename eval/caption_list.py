@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from eval.answers import Answer
-from eval.caption import add_tokenizer_flag, cider_scores
+from eval.caption import TOKENIZER_HELP, Tokenizer, cider_scores
 from eval.command import evaluator
 from eval.registry import REFERENCE_LISTS, metric
 from eval.scores import Scores
@@ -12,12 +12,12 @@ from visatb.errors import InputError
 
 
 @metric("cider_list", "CIDEr", range=(0.0, 10.0), needs=REFERENCE_LISTS)
-def score(answers: Sequence[Answer], tokenizer: str = "whitespace") -> Scores:
+def score(answers: Sequence[Answer], tokenizer: Tokenizer = "whitespace") -> Scores:
     """CIDEr (arXiv 1411.5726) of predictions with a list of references each.
 
     Args:
         answers: at least two; a truth is a list of texts, one of them not blank.
-        tokenizer: one of `eval.caption.TOKENIZERS`.
+        tokenizer: how captions are split into words.
 
     Raises:
         InputError: if a truth is no such list or there are fewer than two answers.
@@ -33,7 +33,7 @@ def score(answers: Sequence[Answer], tokenizer: str = "whitespace") -> Scores:
     return cider_scores(answers, [answer.truth for answer in answers], tokenizer)
 
 
-main = evaluator("caption_list.py", __doc__, score, add_tokenizer_flag)
+main = evaluator("caption_list.py", __doc__, score, tokenizer=TOKENIZER_HELP)
 
 if __name__ == "__main__":
     run(main)

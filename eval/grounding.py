@@ -4,6 +4,7 @@ A box is the first [x1, y1, x2, y2] in the text, in [0, 1] of the image padded t
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from eval.command import evaluator
 from eval.registry import metric
 from eval.scores import Scores, entry, hit_scores
 from visatb.boxes import Box, box_fault, read_box
-from visatb.cli import ArgumentParser, run
+from visatb.cli import run
 from visatb.errors import InputError
 
 
@@ -35,7 +36,7 @@ def box_iou(box: Box, other: Box) -> float:
 
 
 @metric("iou", "iou_accuracy")
-def score(answers: Sequence[Answer], broken_truth: str = "fail") -> Scores:
+def score(answers: Sequence[Answer], broken_truth: Literal["fail", "miss"] = "fail") -> Scores:
     """The share of predicted boxes with IoU > 0.5 (strictly).
 
     Args:
@@ -62,16 +63,6 @@ def score(answers: Sequence[Answer], broken_truth: str = "fail") -> Scores:
     return hit_scores("iou_accuracy", per_record, notes)
 
 
-def _add_flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--broken-truth",
-        choices=("fail", "miss"),
-        default="fail",
-        help="what to do with a truth that holds no box or an empty one, which no prediction can match, or one outside "
-        "[0, 1]: refuse the file; or count the first two as a miss and compare the last as it stands",
-    )
-
-
 def _true_box(answer: Answer, broken_truth: str) -> Box | None:
     at = f"{answer.where}: conversations[1].value"
     if not isinstance(answer.truth, str):
@@ -93,7 +84,13 @@ def _true_box(answer: Answer, broken_truth: str) -> Box | None:
     )
 
 
-main = evaluator("grounding.py", __doc__, score, _add_flags)
+main = evaluator(
+    "grounding.py",
+    __doc__,
+    score,
+    broken_truth="what to do with a truth that holds no box or an empty one, which no prediction can match, or one "
+    "outside [0, 1]: refuse the file; or count the first two as a miss and compare the last as it stands",
+)
 
 if __name__ == "__main__":
     run(main)

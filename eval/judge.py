@@ -18,7 +18,7 @@ from eval.command import evaluator
 from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, collect, excerpt
 from eval.registry import JUDGE, metric
 from eval.scores import Entry, Scores, entry, scores_of
-from visatb.cli import ArgumentParser, run
+from visatb.cli import run
 from visatb.errors import InputError
 from visatb.files import read_json
 from visatb.records import IMAGE_TOKEN, image_names, read_records
@@ -251,34 +251,24 @@ def judged_by(
     }
 
 
-def add_judge_flags(parser: ArgumentParser, model: str | None = None, max_tokens: str = "--judge-max-tokens") -> None:
-    """The flags of an endpoint.
-
-    Args:
-        model: default of --judge-model; required without one.
-        max_tokens: name of the flag of the longest reply.
-    """
-    parser.add_argument(
-        "--judge-model", default=model, required=model is None, help="name of the judging model at the endpoint"
-    )
-    parser.add_argument(
-        "--judge-url",
-        default=os.environ.get(URL_VARIABLE) or DEFAULT_URL,
-        help=f"base address of the endpoint (or {URL_VARIABLE})",
-    )
-    parser.add_argument(max_tokens, dest="judge_max_tokens", type=int, default=1024, help="longest reply of the judge")
-    parser.add_argument("--concurrency", type=int, default=4, help="requests at a time")
-
-
-def _add_flags(parser: ArgumentParser) -> None:
-    add_judge_flags(parser)
-    parser.add_argument("--judge-temperature", type=float, default=0.2, help="of the judge's replies")
-    parser.add_argument("--rule-file", help="rules by category in the format of LLaVA's rule.json; our own if left out")
-    parser.add_argument("--context-file", help="what is known of each image as text, in LLaVA-Bench's format")
-    parser.add_argument("--replies", help="where replies are kept; <answers>.judge.jsonl if left out")
-
-
-main = evaluator("judge.py", __doc__, score, _add_flags, judged_by, "--judge-model gpt-4o")
+JUDGE_FLAGS = {
+    "judge_model": "name of the judging model at the endpoint",
+    "judge_url": f"base address of the endpoint; {URL_VARIABLE} or {DEFAULT_URL} if left out",
+    "concurrency": "requests at a time",
+}
+main = evaluator(
+    "judge.py",
+    __doc__,
+    score,
+    judged_by,
+    "--judge-model gpt-4o",
+    **JUDGE_FLAGS,
+    judge_temperature="of the judge's replies",
+    judge_max_tokens="longest reply of the judge",
+    rule_file="rules by category in the format of LLaVA's rule.json; our own if left out",
+    context_file="what is known of each image as text, in LLaVA-Bench's format",
+    replies="where replies are kept; <answers>.judge.jsonl if left out",
+)
 
 if __name__ == "__main__":
     run(main)

@@ -13,9 +13,9 @@ from typing import Any
 
 from eval.scores import Scores, entry, percent, percent_by
 from eval.zero_shot.answers import Answers, by_id, get, in_order_of, outcome, read_lines, read_object, unique
-from eval.zero_shot.command import add_answers_flag, scorer
+from eval.zero_shot.command import scorer
 from eval.zero_shot.definition import LLAVA_FILES, Evaluation, Place, ZeroShot, submission
-from visatb.cli import ArgumentParser, run
+from visatb.cli import run
 from visatb.errors import InputError
 
 
@@ -101,14 +101,8 @@ BENCHMARKS = {
 }
 
 
-def _add_flags(parser: ArgumentParser) -> None:
-    add_answers_flag(parser, required=True)
-    parser.add_argument(
-        "--annotation-file", "--questions", dest="annotation_file", required=True, help="official question file"
-    )
-
-
-main = scorer("gqa", __doc__, evaluate, "--annotation-file testdev_balanced_questions.json", "GQA", _add_flags)
+FLAGS = {"annotation_file": ("official question file", "--annotation-file", "--questions")}
+main = scorer("gqa", __doc__, "--annotation-file testdev_balanced_questions.json", "GQA", evaluate, FLAGS)
 
 if __name__ == "__main__":
     run(main)

@@ -10,48 +10,32 @@ Definition: https://github.com/haotian-liu/LLaVA/blob/main/docs/LLaVA_Bench.md.
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eval.answers import Answer
-from eval.judge import add_judge_flags, judged_by, parse_ratings, prompt_of
+from eval.judge import JUDGE_FLAGS, judged_by, parse_ratings, prompt_of
 from eval.judge import score as judge_score
 from eval.judge_client import Judge, ReplyFile, first_readable
 from eval.scores import Scores
-from eval.zero_shot.answers import AnswerLine, Answers, by_id, get, in_order_of, outcome, read_answers, read_lines
+from eval.zero_shot.answers import Answers, by_id, get, in_order_of, outcome, read_answers, read_lines
 from eval.zero_shot.command import scorer
 from eval.zero_shot.definition import COCO, Evaluation, Place, ZeroShot
-from visatb.cli import ArgumentParser, run
+from visatb.cli import run
 from visatb.errors import InputError
 from visatb.records import Record
 
 # Of each benchmark: its name in the metric file, and what stands before a question's category in rule.json.
 RULES = {"llavabench": ("LLaVA-Bench", "llava_bench_"), "llavacoco": ("LLaVA-COCO", "")}
 
-
-@dataclass(frozen=True)
-class Case:
-    """One question with both answers.
-
-    Attributes:
-        question_id: as in LLaVA's question line.
-        category: its name in rule.json.
-        reference, answer: GPT-4's line and the model's.
-        asked: both, as `eval.judge` wants them.
-    """
-
-    question_id: str | int
-    category: str
-    reference: AnswerLine
-    answer: AnswerLine
-    asked: Answer
+Benchmark = Literal["llavabench", "llavacoco"]
 
 
 def cases_of(
     questions: Mapping[str, Record], references: Answers, answers: Answers, prefix: str, source: str | os.PathLike
-) -> list[Case]:
-    """Every question with both answers, in the order of the questions.
+) -> list[Answer]:
+    """Every question with both answers, as `eval.judge` wants them, in the order of the questions.
 
     Args:
         questions: LLaVA's question lines (`image`, `text`, `category`) by question_id.
@@ -62,22 +46,22 @@ def cases_of(
     Raises:
         InputError: missing or further answers, a question of another shape.
     """
-    pairs = zip(
-        in_order_of(list(questions), references, source), in_order_of(list(questions), answers, source), strict=True
-    )
+    columns = [in_order_of(list(questions), lines, source) for lines in (references, answers)]
     cases = []
-    for n, (question, (reference, answer)) in enumerate(zip(questions.values(), pairs, strict=True)):
+    for n, (question, *lines) in enumerate(zip(questions.values(), *columns, strict=True)):
         where = f"{source}: question_id {question['question_id']!r}"
-        category = prefix + get(question, "category", str, where)
-        turns = [{"value": get(question, "text", str, where)}, {}]
-        record = {"image": get(question, "image", str, where), "category": category, "conversations": turns}
-        asked = Answer(n, question["question_id"], where, reference.text, answer.text, record)
-        cases.append(Case(question["question_id"], category, reference, answer, asked))
+        record = {
+            "image": get(question, "image", str, where),
+            "category": prefix + get(question, "category", str, where),
+            "conversations": [{"value": get(question, "text", str, where)}, {}],
+            "answer_ids": [line.record.get("answer_id", line.question_id) for line in lines],
+        }
+        cases.append(Answer(n, question["question_id"], where, lines[0].text, lines[1].text, record))
     return cases
 
 
 def review(
-    cases: Sequence[Case],
+    cases: Sequence[Answer],
     judge: Judge,
     replies: ReplyFile,
     rules: Mapping[str, Mapping[str, str]],
@@ -91,22 +75,18 @@ def review(
     Raises:
         InputError, JudgeError: as `eval.judge.score`.
     """
-    scores = judge_score([case.asked for case in cases], judge, replies, rules, contexts, concurrency)
-    reviews = []
-    for n, (case, rated) in enumerate(zip(cases, scores["per_record"], strict=True), 1):
-        said = replies.of(judge, prompt_of(case.asked, rules, contexts))
-        reviews.append(
-            {
-                "id": n,
-                "question_id": case.question_id,
-                "answer1_id": case.reference.record.get("answer_id", case.reference.question_id),
-                "answer2_id": case.answer.record.get("answer_id", case.answer.question_id),
-                "category": case.category,
-                "content": first_readable(said, parse_ratings)[0],
-                "tuple": [rated["reference_rating"], rated["rating"]],
-            }
-        )
-    return reviews
+    scores = judge_score(cases, judge, replies, rules, contexts, concurrency)
+    return [
+        {
+            "id": n,
+            "question_id": case.identifier,
+            **dict(zip(("answer1_id", "answer2_id"), case.record["answer_ids"], strict=True)),
+            "category": case.record["category"],
+            "content": first_readable(replies.of(judge, prompt_of(case, rules, contexts)), parse_ratings)[0],
+            "tuple": [rated["reference_rating"], rated["rating"]],
+        }
+        for n, (case, rated) in enumerate(zip(cases, scores["per_record"], strict=True), 1)
+    ]
 
 
 def read_reviews(path: str | os.PathLike) -> list[Record]:
@@ -166,41 +146,51 @@ def _is_rating(value: Any) -> bool:
 
 
 def evaluate(
-    answers: Answers,
     question: str,
-    reference: str,
+    context: str,
+    answer_list: Sequence[str | Answers],
     reviews_file: str,
-    benchmark: str = "llavabench",
-    context: str | None = None,
     rule: str | None = None,
-    **judge: Any,
+    benchmark: Benchmark = "llavabench",
+    judge_model: str = "gpt-4-0314",
+    judge_url: str | None = None,
+    judge_max_tokens: int = 1024,
+    concurrency: int = 4,
 ) -> Evaluation:
     """The scores and the review lines; replies are kept beside the file of reviews.
 
     Args:
-        answers, reference: the model's answers, and the file of GPT-4's.
         question, context, rule: LLaVA's files.
+        answer_list: GPT-4's answers and the model's, or their files.
         reviews_file: where review lines go.
-        benchmark: one of `RULES`.
-        judge: see `eval.judge.judged_by`.
+        benchmark: which rules are meant.
+        judge_model, judge_url, judge_max_tokens, concurrency: see `eval.judge.judged_by`.
 
     Raises:
         InputError, JudgeError: as `review`.
     """
     task, prefix = RULES[benchmark]
-    cases = cases_of(by_id(read_lines(question)), read_answers(reference), answers, prefix, question)
-    needed = judged_by(Path(reviews_file), rule_file=rule, context_file=context, **judge)
-    reviews = review(cases, **needed)
+    needed = judged_by(
+        Path(reviews_file),
+        judge_model,
+        judge_url,
+        judge_max_tokens=judge_max_tokens,
+        rule_file=rule,
+        context_file=context,
+        concurrency=concurrency,
+    )
+    references, answers = (one if isinstance(one, Answers) else read_answers(one) for one in answer_list)
+    reviews = review(cases_of(by_id(read_lines(question)), references, answers, prefix, question), **needed)
     content = "".join(json.dumps(one) + "\n" for one in reviews)
     return Evaluation(replace(answers.source, task=task), score(reviews), {reviews_file: content})
 
 
-def _reviewed(benchmark: str, question: str, context: str, reference: str) -> Any:
+def _reviewed(benchmark: Benchmark, question: str, context: str, reference: str) -> Any:
     def evaluations(place: Place, answers: Answers) -> list[Evaluation]:
-        files = {"question": question, "context": context, "reference": reference, "rule": "rule.json"}
-        paths = {name: place.data(path) for name, path in files.items()}
-        target = place.made("reviews/{model}.jsonl")
-        return [evaluate(answers, **paths, reviews_file=target, benchmark=benchmark, **place.judge)]
+        paths = {"question": place.data(question), "context": place.data(context), "rule": place.data("rule.json")}
+        paths["reviews_file"] = place.made("reviews/{model}.jsonl")
+        pair = (place.data(reference), answers)
+        return [evaluate(**paths, answer_list=pair, benchmark=benchmark, **place.judge)]
 
     return evaluations
 
@@ -258,33 +248,20 @@ BENCHMARKS = {
 }
 
 
-def _add_flags(parser: ArgumentParser) -> None:
-    parser.add_argument("-q", "--question", "--question-file", dest="question", required=True, help="LLaVA's questions")
-    parser.add_argument("-c", "--context", required=True, help="what is known of each image, in LLaVA's format")
-    parser.add_argument(
-        "-a",
-        "--answer-list",
-        nargs=2,
-        required=True,
-        metavar=("REFERENCE", "MODEL"),
-        help="GPT-4's answers, then yours",
-    )
-    parser.add_argument("-r", "--rule", help="LLaVA's rule.json; a rule of our own for all if left out")
-    parser.add_argument("-o", "--reviews-file", required=True, help="review lines (JSON Lines) to be written")
-    parser.add_argument("--benchmark", choices=list(RULES), default="llavabench", help="which rules are meant")
-    add_judge_flags(parser, "gpt-4-0314", "--max-tokens")
-
-
-def _from_flags(answers: None, answer_list: Sequence[str], **flags: Any) -> Evaluation:
-    reference, model = answer_list
-    return evaluate(read_answers(model), reference=reference, **flags)
-
-
-_EXAMPLE = (
+FLAGS = JUDGE_FLAGS | {
+    "question": ("LLaVA's questions", "-q", "--question", "--question-file"),
+    "context": ("what is known of each image, in LLaVA's format", "-c", "--context"),
+    "answer_list": ("GPT-4's answers, then yours", "-a", "--answer-list", "REFERENCE", "MODEL"),
+    "rule": ("LLaVA's rule.json; a rule of our own for all if left out", "-r", "--rule"),
+    "reviews_file": ("review lines (JSON Lines) to be written", "-o", "--reviews-file"),
+    "benchmark": "which rules are meant",
+    "judge_max_tokens": ("longest reply of the judge", "--max-tokens"),
+}
+EXAMPLE = (
     "--question questions.jsonl --context context.jsonl --rule rule.json --answer-list gpt4.jsonl my-model.jsonl "
     "--reviews-file reviews/my-model.jsonl"
 )
-main = scorer("llavabench", __doc__, _from_flags, _EXAMPLE, "", _add_flags, ("reviews_file",))
+main = scorer("llavabench", __doc__, EXAMPLE, "", evaluate, FLAGS, "reviews_file")
 
 if __name__ == "__main__":
     run(main)

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from eval.scores import Entry, Scores, entry, percent, percent_by
 from eval.zero_shot.answers import AnswerLine, Answers, in_order_of, outcome
-from eval.zero_shot.command import add_answers_flag, scorer
+from eval.zero_shot.command import scorer
 from eval.zero_shot.definition import Evaluation, Place, ZeroShot
 from eval.zero_shot.mmbench_table import LETTERS, Cell, Row, read_table, workbook
-from visatb.cli import ArgumentParser, run
+from visatb.cli import run
 from visatb.errors import InputError
 
 TURN = 10**6
@@ -188,22 +188,13 @@ BENCHMARKS = {
 }
 
 
-def _add_flags(parser: ArgumentParser) -> None:
-    add_answers_flag(parser, required=True)
-    parser.add_argument("--annotation-file", "--question-file", dest="annotation_file", required=True, help="the TSV")
-    parser.add_argument("--result-upload-file", help="write the workbook (.xlsx) that the server takes")
-    parser.add_argument("--no-score", action="store_true", help="only write the workbook: a TSV without answers (test)")
-
-
-main = scorer(
-    "mmbench",
-    __doc__,
-    evaluate,
-    "--annotation-file mmbench_dev_20230712.tsv",
-    "MMBench",
-    _add_flags,
-    ("result_upload_file",),
-)
+FLAGS = {
+    "annotation_file": ("the TSV", "--annotation-file", "--question-file"),
+    "result_upload_file": "write the workbook (.xlsx) that the server takes",
+    "no_score": "only write the workbook: a TSV without answers (test)",
+}
+EXAMPLE = "--annotation-file mmbench_dev_20230712.tsv"
+main = scorer("mmbench", __doc__, EXAMPLE, "MMBench", evaluate, FLAGS, "result_upload_file")
 
 if __name__ == "__main__":
     run(main)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from eval.scores import Entry, Scores, Source, entry, percent
 from eval.zero_shot.answers import AnswerLine, Answers, in_order_of, outcome
-from eval.zero_shot.command import add_answers_flag, scorer
+from eval.zero_shot.command import scorer
 from eval.zero_shot.definition import LLAVA_FILES, Evaluation, ZeroShot, evaluated
-from visatb.cli import ArgumentParser, run
+from visatb.cli import run
 from visatb.errors import InputError
 from visatb.files import read_text
 
@@ -189,13 +189,15 @@ def _question(text: str) -> str:
 
 
 def evaluate(
-    answers: Answers | None,
+    answers: Answers | None = None,
     annotation_dir: str | None = None,
     result_upload_dir: str | None = None,
     results_dir: str | None = None,
 ) -> Evaluation:
     """The scores of answers, with the files for calculation.py if a folder is named; or those of such files."""
-    if answers is None:
+    if (answers is None) == (results_dir is None):
+        raise InputError("one of --answers-file and --results-dir must be given, and not both. Choose one.")
+    if results_dir is not None:
         return Evaluation(Source(Path(results_dir)), score(read_results(results_dir)))
     if annotation_dir is None:
         raise InputError("--annotation-dir must name the folder of MME's questions. Give it with --answers-file.")
@@ -224,22 +226,12 @@ BENCHMARKS = {
 }
 
 
-def _add_flags(parser: ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
-    add_answers_flag(source)
-    source.add_argument("--results-dir", help="folder of <subtask>.txt in the form of the official eval_tool")
-    parser.add_argument("--annotation-dir", help="MME_Benchmark_release_version, with --answers-file")
-    parser.add_argument("--result-upload-dir", help="write <subtask>.txt for the official calculation.py here")
-
-
-main = scorer(
-    "mme",
-    __doc__,
-    evaluate,
-    "--answers-file answers.jsonl --annotation-dir MME_Benchmark_release_version",
-    "MME",
-    _add_flags,
-)
+FLAGS = {
+    "results_dir": "folder of <subtask>.txt in the form of the official eval_tool, in place of --answers-file",
+    "annotation_dir": "MME_Benchmark_release_version, with --answers-file",
+    "result_upload_dir": "write <subtask>.txt for the official calculation.py here",
+}
+main = scorer("mme", __doc__, "--annotation-dir MME_Benchmark_release_version", "MME", evaluate, FLAGS)
 
 if __name__ == "__main__":
     run(main)

@@ -17,9 +17,9 @@ from typing import Any
 
 from eval.scores import Scores, Source, percent
 from eval.zero_shot.answers import Answers, by_id, get, in_order_of, outcome, read_lines, read_object, unique
-from eval.zero_shot.command import add_answers_flag, scorer
+from eval.zero_shot.command import scorer
 from eval.zero_shot.definition import LLAVA_FILES, Evaluation, Place, ZeroShot, submission
-from visatb.cli import ArgumentParser, run
+from visatb.cli import run
 from visatb.errors import InputError
 
 _NAME = re.compile(r"(?P<model>.+)_gpt-[^_]*-grade-\d+runs\.json")
@@ -116,7 +116,10 @@ def submit(answers: Answers, question_file: str, output: str) -> Evaluation:
 
 
 def evaluate(
-    answers: Answers | None, grade_file: str, annotation_file: str | None = None, generator: str | None = None
+    grade_file: str,
+    answers: Answers | None = None,
+    annotation_file: str | None = None,
+    generator: str | None = None,
 ) -> Evaluation:
     """The scores of a file of grades, by capability if mm-vet.json is given; refuses grades of other answers."""
     questions = read_object(annotation_file) if annotation_file is not None else None
@@ -138,7 +141,7 @@ def _evaluations(place: Place, answers: Answers) -> list[Evaluation]:
     grades = grades_of(place.model, place.made("results"))
     if grades:
         official = place.data("mm-vet.json")
-        found.insert(0, evaluate(answers, str(grades[-1]), official if Path(official).exists() else None))
+        found.insert(0, evaluate(str(grades[-1]), answers, official if Path(official).exists() else None))
     return found
 
 
@@ -158,21 +161,14 @@ BENCHMARKS = {
 }
 
 
-def _add_flags(parser: ArgumentParser) -> None:
-    parser.add_argument("--grade-file", required=True, help="grades of the official evaluator (JSON)")
-    parser.add_argument("--annotation-file", help="official mm-vet.json, for the capabilities")
-    add_answers_flag(parser, help="LLaVA's answer lines: refuse grades of others")
-    parser.add_argument("--generator", help="name of the model in the metric file; that of the answers if left out")
-
-
-main = scorer(
-    "mmvet",
-    __doc__,
-    evaluate,
-    "--grade-file results/my-model_gpt-4-grade-1runs.json --annotation-file mm-vet.json --answers-file answers.jsonl",
-    "MM-Vet",
-    _add_flags,
-)
+FLAGS = {
+    "grade_file": "grades of the official evaluator (JSON)",
+    "annotation_file": "official mm-vet.json, for the capabilities",
+    "answers": ("LLaVA's answer lines: refuse grades of others", "--answers-file", "--result-file"),
+    "generator": "name of the model in the metric file; that of the answers if left out",
+}
+EXAMPLE = "--grade-file results/my-model_gpt-4-grade-1runs.json --annotation-file mm-vet.json"
+main = scorer("mmvet", __doc__, EXAMPLE, "MM-Vet", evaluate, FLAGS)
 
 if __name__ == "__main__":
     run(main)

@@ -164,10 +164,11 @@ BENCHMARKS = {
 }
 
 FLAGS = {
-    "--annotation-dir": "folder of POPE's coco_pope_<split>.json",
-    "--question-file": "LLaVA's llava_pope_test.jsonl",
+    "annotation_dir": "folder of POPE's coco_pope_<split>.json",
+    "question_file": "LLaVA's llava_pope_test.jsonl",
 }
-main = scorer("pope", __doc__, evaluate, "--annotation-dir coco --question-file llava_pope_test.jsonl", "POPE", FLAGS)
+EXAMPLE = "--annotation-dir coco --question-file llava_pope_test.jsonl"
+main = scorer("pope", __doc__, EXAMPLE, "POPE", evaluate, FLAGS)
 
 if __name__ == "__main__":
     run(main)

@@ -14,9 +14,9 @@ from typing import Any
 
 from eval.scores import Entry, Scores, entry, percent, percent_by
 from eval.zero_shot.answers import AnswerLine, Answers, get, in_order_of, outcome, read_object
-from eval.zero_shot.command import add_answers_flag, scorer
+from eval.zero_shot.command import scorer
 from eval.zero_shot.definition import LLAVA_FILES, Evaluation, ZeroShot, evaluated
-from visatb.cli import ArgumentParser, run
+from visatb.cli import run
 from visatb.errors import InputError
 from visatb.records import IMAGE_TOKEN
 
@@ -180,17 +180,13 @@ BENCHMARKS = {
 }
 
 
-def _add_flags(parser: ArgumentParser) -> None:
-    add_answers_flag(parser, required=True)
-    parser.add_argument("--base-dir", required=True, help="folder of problems.json and pid_splits.json")
-    parser.add_argument("--split", default="test", help="split of pid_splits.json")
-    parser.add_argument("--output-file", help="LLaVA's analysis of right and wrong answers (JSON)")
-    parser.add_argument("--output-result", help="LLaVA's results (JSON), which the official evaluate_acc.py reads")
-
-
-main = scorer(
-    "scienceqa", __doc__, evaluate, "--base-dir scienceqa", "SQA", _add_flags, ("output_file", "output_result")
-)
+FLAGS = {
+    "base_dir": "folder of problems.json and pid_splits.json",
+    "split": "split of pid_splits.json",
+    "output_file": "LLaVA's analysis of right and wrong answers (JSON)",
+    "output_result": "LLaVA's results (JSON), which the official evaluate_acc.py reads",
+}
+main = scorer("scienceqa", __doc__, "--base-dir scienceqa", "SQA", evaluate, FLAGS, "output_file", "output_result")
 
 if __name__ == "__main__":
     run(main)

@@ -11,9 +11,9 @@ from typing import Any
 
 from eval.scores import Scores, entry, percent, percent_by
 from eval.zero_shot.answers import Answers, by_id, get, in_order_of, numbered, outcome, read_object
-from eval.zero_shot.command import add_answers_flag, scorer
+from eval.zero_shot.command import scorer
 from eval.zero_shot.definition import LLAVA_FILES, Evaluation, ZeroShot, evaluated, submission
-from visatb.cli import ArgumentParser, run
+from visatb.cli import run
 
 LETTERS = ("A", "B", "C", "D")
 
@@ -92,15 +92,11 @@ BENCHMARKS = {
 }
 
 
-def _add_flags(parser: ArgumentParser) -> None:
-    add_answers_flag(parser, required=True)
-    parser.add_argument("--annotation-file", required=True, help="official SEED-Bench.json")
-    parser.add_argument("--result-upload-file", help="write what the leaderboard takes to this JSON Lines file")
-
-
-main = scorer(
-    "seed", __doc__, evaluate, "--annotation-file SEED-Bench.json", "SEED", _add_flags, ("result_upload_file",)
-)
+FLAGS = {
+    "annotation_file": "official SEED-Bench.json",
+    "result_upload_file": "write what the leaderboard takes to this JSON Lines file",
+}
+main = scorer("seed", __doc__, "--annotation-file SEED-Bench.json", "SEED", evaluate, FLAGS, "result_upload_file")
 
 if __name__ == "__main__":
     run(main)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from eval.zero_shot import gqa, mmvet, seed, vizwiz, vqav2
 from eval.zero_shot.answers import read_answers
-from eval.zero_shot.command import add_answers_flag
 from eval.zero_shot.vqav2 import upload as vqav2_submission
 from visatb.cli import ArgumentParser, run
 
@@ -27,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--question-file llava-mm-vet.jsonl --output results/my-model.json",
     )
     parser.add_argument("benchmark", choices=list(_MODULES), help="whose server takes it")
-    add_answers_flag(parser, required=True, help="LLaVA's answer lines")
+    names = ("--answers-file", "--result-file")
+    parser.add_argument(*names, dest="answers_file", required=True, help="LLaVA's answer lines")
     parser.add_argument("--question-file", required=True, help="LLaVA's question lines; for seed SEED-Bench.json")
     parser.add_argument("--all-question-file", help="vqav2: question lines of the whole test split (test2015)")
     parser.add_argument("--output", required=True, help="file to be uploaded")

@@ -98,8 +98,8 @@ BENCHMARKS = {
     )
 }
 
-FLAGS = {"--annotation-file": "official annotations: TextVQA_0.5.1_val.json"}
-main = scorer("textvqa", __doc__, evaluate, "--annotation-file TextVQA_0.5.1_val.json", "TextVQA", FLAGS)
+FLAGS = {"annotation_file": "official annotations: TextVQA_0.5.1_val.json"}
+main = scorer("textvqa", __doc__, "--annotation-file TextVQA_0.5.1_val.json", "TextVQA", evaluate, FLAGS)
 
 if __name__ == "__main__":
     run(main)

@@ -102,12 +102,11 @@ BENCHMARKS = {
 }
 
 FLAGS = {
-    "--question-file": "LLaVA's question lines, with image",
-    "--annotation-file": "official annotations of the split (val.json)",
+    "question_file": "LLaVA's question lines, with image",
+    "annotation_file": "official annotations of the split (val.json)",
 }
-main = scorer(
-    "vizwiz", __doc__, evaluate, "--question-file llava_val.jsonl --annotation-file val.json", "VizWiz", FLAGS
-)
+EXAMPLE = "--question-file llava_val.jsonl --annotation-file val.json"
+main = scorer("vizwiz", __doc__, EXAMPLE, "VizWiz", evaluate, FLAGS)
 
 if __name__ == "__main__":
     run(main)

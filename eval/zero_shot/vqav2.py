@@ -137,8 +137,8 @@ BENCHMARKS = {
     ),
 }
 
-FLAGS = {"--annotation-file": "official annotations of the split"}
-main = scorer("vqav2", __doc__, evaluate, f"--annotation-file {_VAL}", "VQAv2", FLAGS)
+FLAGS = {"annotation_file": "official annotations of the split"}
+main = scorer("vqav2", __doc__, f"--annotation-file {_VAL}", "VQAv2", evaluate, FLAGS)
 
 if __name__ == "__main__":
     run(main)

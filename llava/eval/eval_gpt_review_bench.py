@@ -1,22 +1,21 @@
 """LLaVA's address of LLaVA-Bench's review (`eval.zero_shot.llavabench`); --output is the review file here."""
 
-import sys
-from collections.abc import Sequence
+from functools import partial
 
-from eval.zero_shot import llavabench
+from eval.command import Main
+from eval.zero_shot.command import scorer
+from eval.zero_shot.llavabench import EXAMPLE, FLAGS, Benchmark, evaluate
 from visatb.cli import run
 
 
-def main(argv: Sequence[str] | None = None, benchmark: str = "llavabench") -> int:
-    """The command, with LLaVA's flags."""
-    given = sys.argv[1:] if argv is None else argv
-    renamed = ["--reviews-file" + word.removeprefix("--output") if _is_output(word) else word for word in given]
-    return llavabench.main(["--benchmark", benchmark, *renamed])
+def review_command(description: str | None, benchmark: Benchmark) -> Main:
+    """The `main` of one of LLaVA's two review scripts."""
+    flags = FLAGS | {"reviews_file": ("review lines (JSON Lines) to be written", "-o", "--reviews-file", "--output")}
+    asked = partial(evaluate, benchmark=benchmark)
+    return scorer("llavabench", description, EXAMPLE, "", asked, flags, "reviews_file", metric_file=False)
 
 
-def _is_output(word: str) -> bool:
-    return word.partition("=")[0] == "--output"
-
+main = review_command(__doc__, "llavabench")
 
 if __name__ == "__main__":
     run(main)

@@ -1,11 +1,9 @@
 """LLaVA's address of LLaVA-COCO's review (`eval.zero_shot.llavabench`); --output is the review file here."""
 
-from functools import partial
-
-from llava.eval.eval_gpt_review_bench import main as _main
+from llava.eval.eval_gpt_review_bench import review_command
 from visatb.cli import run
 
-main = partial(_main, benchmark="llavacoco")
+main = review_command(__doc__, "llavacoco")
 
 if __name__ == "__main__":
     run(main)

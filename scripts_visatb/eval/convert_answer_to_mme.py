@@ -11,18 +11,21 @@ from eval.zero_shot.command import converter
 from visatb.cli import run
 
 
-def _convert(dir: str, experiment: str) -> int:
+def _convert(experiment: str, dir: str = "./playground/data/eval/MME") -> int:
     folder = Path(dir)
     answers = read_answers(folder / "answers" / f"{experiment}.jsonl")
     questions, results = folder / "MME_Benchmark_release_version", folder / "eval_tool" / "answers" / experiment
     return mme.evaluate(answers, str(questions), str(results)).finish()
 
 
-FLAGS = {
-    "--dir": ("folder of the benchmark", "./playground/data/eval/MME"),
-    "--experiment": "name of the answers file, without .jsonl",
-}
-main = converter("convert_answer_to_mme", __doc__, "--experiment my-model", FLAGS, _convert)
+main = converter(
+    "convert_answer_to_mme",
+    __doc__,
+    "--experiment my-model",
+    _convert,
+    dir="folder of the benchmark",
+    experiment="name of the answers file, without .jsonl",
+)
 
 if __name__ == "__main__":
     run(main)

@@ -15,17 +15,16 @@ def _convert(annotation_file: str, result_dir: str, upload_dir: str, experiment:
     return mmbench.evaluate(read_answers(answers), annotation_file, upload, no_score=True).finish()
 
 
-FLAGS = {
-    "--annotation-file": "the TSV that was asked",
-    "--result-dir": "folder of <experiment>.jsonl",
-    "--upload-dir": "folder for <experiment>.xlsx",
-    "--experiment": "name of the answers file, without .jsonl",
-}
-EXAMPLE = (
-    "--annotation-file mmbench_dev_20230712.tsv --result-dir answers/mmbench_dev_20230712 "
-    "--upload-dir answers_upload/mmbench_dev_20230712 --experiment my-model"
+main = converter(
+    "convert_mmbench_for_submission",
+    __doc__,
+    "--annotation-file mmbench.tsv --result-dir answers --upload-dir answers_upload --experiment my-model",
+    _convert,
+    annotation_file="the TSV that was asked",
+    result_dir="folder of <experiment>.jsonl",
+    upload_dir="folder for <experiment>.xlsx",
+    experiment="name of the answers file, without .jsonl",
 )
-main = converter("convert_mmbench_for_submission", __doc__, EXAMPLE, FLAGS, _convert)
 
 if __name__ == "__main__":
     run(main)

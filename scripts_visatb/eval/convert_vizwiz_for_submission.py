@@ -10,13 +10,15 @@ def _convert(annotation_file: str, result_file: str, result_upload_file: str) ->
     return vizwiz.submit(read_answers(result_file), annotation_file, result_upload_file).finish()
 
 
-FLAGS = {
-    "--annotation-file": "LLaVA's question lines (llava_test.jsonl)",
-    "--result-file": "LLaVA's answer lines",
-    "--result-upload-file": "file to be uploaded",
-}
-EXAMPLE = "--annotation-file llava_test.jsonl --result-file answers.jsonl --result-upload-file upload.json"
-main = converter("convert_vizwiz_for_submission", __doc__, EXAMPLE, FLAGS, _convert)
+main = converter(
+    "convert_vizwiz_for_submission",
+    __doc__,
+    "--annotation-file llava_test.jsonl --result-file answers.jsonl --result-upload-file upload.json",
+    _convert,
+    annotation_file="LLaVA's question lines (llava_test.jsonl)",
+    result_file="LLaVA's answer lines",
+    result_upload_file="file to be uploaded",
+)
 
 if __name__ == "__main__":
     run(main)

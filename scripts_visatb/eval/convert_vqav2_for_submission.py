@@ -12,7 +12,7 @@ from eval.zero_shot.command import converter
 from visatb.cli import run
 
 
-def _convert(dir: str, ckpt: str, split: str) -> int:
+def _convert(ckpt: str, split: str, dir: str = "./playground/data/eval/vqav2") -> int:
     folder = Path(dir)
     answers = read_answers(folder / "answers" / split / ckpt / "merge.jsonl")
     upload = str(folder / "answers_upload" / split / f"{ckpt}.json")
@@ -20,13 +20,15 @@ def _convert(dir: str, ckpt: str, split: str) -> int:
     return vqav2.submit(answers, str(folder / f"{split}.jsonl"), upload, everything).finish()
 
 
-FLAGS = {
-    "--dir": ("folder of the benchmark", "./playground/data/eval/vqav2"),
-    "--ckpt": "name of the model's folder of answers",
-    "--split": "name of the question file, without .jsonl",
-}
-EXAMPLE = "--split llava_vqav2_mscoco_test-dev2015 --ckpt my-model"
-main = converter("convert_vqav2_for_submission", __doc__, EXAMPLE, FLAGS, _convert)
+main = converter(
+    "convert_vqav2_for_submission",
+    __doc__,
+    "--split llava_vqav2_mscoco_test-dev2015 --ckpt my-model",
+    _convert,
+    dir="folder of the benchmark",
+    ckpt="name of the model's folder of answers",
+    split="name of the question file, without .jsonl",
+)
 
 if __name__ == "__main__":
     run(main)
