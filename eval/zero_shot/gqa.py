@@ -27,13 +27,8 @@ def prediction_of(text: str) -> str:
 def score(answers: Answers, questions: Mapping[str, Any], source: str | os.PathLike) -> Scores:
     """Accuracy in percent, with that of binary and open questions and of every structural and semantic type.
 
-    Args:
-        answers: one to each balanced question; those to others are not looked at.
-        questions: the official file: id -> {"question", "answer", "isBalanced", "types": {"structural", "semantic"}}.
-        source: that file, for messages.
-
-    Raises:
-        InputError: missing or further answers, a question of another shape, no balanced one.
+    Answers to questions that are not balanced are skipped. `questions` is the official file:
+    id -> {"question", "answer", "isBalanced", "types": {"structural", "semantic"}}.
     """
     asked = {}
     for identifier, question in questions.items():

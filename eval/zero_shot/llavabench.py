@@ -39,12 +39,7 @@ def cases_of(
 
     Args:
         questions: LLaVA's question lines (`image`, `text`, `category`) by question_id.
-        references, answers: one line each to every question.
         prefix: what stands before the category in rule.json.
-        source: file of the questions, for messages.
-
-    Raises:
-        InputError: missing or further answers, a question of another shape.
     """
     columns = [in_order_of(list(questions), lines, source) for lines in (references, answers)]
     cases = []

@@ -52,13 +52,7 @@ def parse_option(text: str, options: dict[str, str]) -> str | None:
 def score(answers: Answers, rows: Sequence[Row], source: str | os.PathLike) -> Scores:
     """Circular accuracy in percent, with that of every category and l2-category.
 
-    Args:
-        answers: one to each row; with `--all-rounds` one to each turn of its options.
-        rows: of `read_table`, with `answer`.
-        source: the TSV, for messages.
-
-    Raises:
-        InputError: missing or further answers, a row without its answer.
+    There is one answer to each row (of `read_table`); with LLaVA's `--all-rounds` to each turn of its options.
     """
     turns = _turns(answers, rows, source)
     groups: dict[int, list[tuple[Row, AnswerLine]]] = {}

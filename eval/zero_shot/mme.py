@@ -18,18 +18,7 @@ from visatb.cli import run
 from visatb.errors import InputError
 from visatb.files import read_text
 
-PERCEPTION = (
-    "existence",
-    "count",
-    "position",
-    "color",
-    "posters",
-    "celebrity",
-    "scene",
-    "landmark",
-    "artwork",
-    "OCR",
-)
+PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 _SHORT_ANSWER = "Answer the question using a single word or phrase."
 _YES_OR_NO = "Please answer yes or no."
@@ -76,19 +65,7 @@ def score(results: Mapping[str, Sequence[Result]]) -> Scores:
 
 
 def paired_answers(answers: Answers, truths: Mapping[str, Sequence[tuple[Key, str]]], source: str) -> dict:
-    """The answers set beside the official questions, in the order of the questions.
-
-    Args:
-        answers: LLaVA's lines; question_id is `<subtask>/.../<image>`.
-        truths: of `read_questions`.
-        source: the folder, for messages.
-
-    Returns:
-        Subtask -> (answer, true answer) of its questions.
-
-    Raises:
-        InputError: missing or further answers.
-    """
+    """Subtask -> (answer, true answer) of its questions, in the order of `read_questions` (`truths`)."""
     keys = [key for found in truths.values() for key, _ in found]
     lines = iter(in_order_of(keys, answers, source, _key_of))
     return {subtask: [(next(lines), truth) for _, truth in found] for subtask, found in truths.items()}
@@ -98,9 +75,6 @@ def read_questions(folder: str | os.PathLike) -> dict[str, list[tuple[Key, str]]
     """The questions of the official MME_Benchmark_release_version: subtask -> (key, "yes" or "no"), two to an image.
 
     `<subtask>/questions_answers_YN/<image>.txt`, or `<subtask>/<image>.txt`, holds `question<TAB>answer` lines.
-
-    Raises:
-        InputError: a subtask that is absent, an image that has not two questions, a line of another shape.
     """
     truths = {}
     for subtask in [*PERCEPTION, *COGNITION]:
@@ -114,11 +88,7 @@ def read_questions(folder: str | os.PathLike) -> dict[str, list[tuple[Key, str]]
 
 
 def read_results(folder: str | os.PathLike) -> dict[str, list[Result]]:
-    """Answers in the form of the official eval_tool: `<subtask>.txt` of `image<TAB>question<TAB>truth<TAB>answer`.
-
-    Raises:
-        InputError: a subtask that is absent, a line of another shape, two lines that are not of one image.
-    """
+    """Answers in the form of the official eval_tool: `<subtask>.txt` of `image<TAB>question<TAB>truth<TAB>answer`."""
     results = {}
     for subtask in [*PERCEPTION, *COGNITION]:
         file = Path(folder) / f"{subtask}.txt"
@@ -218,9 +188,7 @@ BENCHMARKS = {
             "/tree/Evaluation",
         },
         evaluated(
-            evaluate,
-            {"result_upload_dir": "eval_tool/answers/{model}"},
-            annotation_dir="MME_Benchmark_release_version",
+            evaluate, {"result_upload_dir": "eval_tool/answers/{model}"}, annotation_dir="MME_Benchmark_release_version"
         ),
     )
 }

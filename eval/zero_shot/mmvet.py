@@ -28,13 +28,7 @@ _NAME = re.compile(r"(?P<model>.+)_gpt-[^_]*-grade-\d+runs\.json")
 def score(grades: Mapping[str, Any], questions: Mapping[str, Any] | None, source: str | os.PathLike) -> Scores:
     """The total in percent, of every run and of every capability.
 
-    Args:
-        grades: of the official evaluator.
-        questions: official mm-vet.json: id -> {"capability": ["rec", ...], ...}; None leaves out the capabilities.
-        source: file of the grades, for messages.
-
-    Raises:
-        InputError: a grade of another shape, questions that are not exactly those graded.
+    `questions` is the official mm-vet.json: id -> {"capability": ["rec", ...], ...}; None leaves out the capabilities.
     """
     if not grades or (questions is not None and questions.keys() != grades.keys()):
         odd = sorted((questions or {}).keys() ^ grades.keys())[:1] or ["no question"]
@@ -116,10 +110,7 @@ def submit(answers: Answers, question_file: str, output: str) -> Evaluation:
 
 
 def evaluate(
-    grade_file: str,
-    answers: Answers | None = None,
-    annotation_file: str | None = None,
-    generator: str | None = None,
+    grade_file: str, answers: Answers | None = None, annotation_file: str | None = None, generator: str | None = None
 ) -> Evaluation:
     """The scores of a file of grades, by capability if mm-vet.json is given; refuses grades of other answers."""
     questions = read_object(annotation_file) if annotation_file is not None else None

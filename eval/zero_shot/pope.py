@@ -38,21 +38,13 @@ def is_unread(text: str) -> bool:
 
 
 def score(
-    answers: Answers,
-    questions: Mapping[str, Record],
-    labels: Mapping[str, Sequence[Record]],
-    source: str | os.PathLike,
+    answers: Answers, questions: Mapping[str, Record], labels: Mapping[str, Sequence[Record]], source: str | os.PathLike
 ) -> Scores:
     """The scores of every split and their means, in percent.
 
     Args:
-        answers: one to each question.
         questions: LLaVA's question lines by question_id; `category` is the split.
         labels: split -> the official lines, in the order of the split's questions.
-        source: file of the questions, for messages.
-
-    Raises:
-        InputError: missing or further answers, labels that are not those of the questions.
     """
     entries: dict[str, list[Entry]] = {split: [] for split in labels}
     for line in in_order_of(list(questions), answers, source):
@@ -163,10 +155,7 @@ BENCHMARKS = {
     )
 }
 
-FLAGS = {
-    "annotation_dir": "folder of POPE's coco_pope_<split>.json",
-    "question_file": "LLaVA's llava_pope_test.jsonl",
-}
+FLAGS = {"annotation_dir": "folder of POPE's coco_pope_<split>.json", "question_file": "LLaVA's llava_pope_test.jsonl"}
 EXAMPLE = "--annotation-dir coco --question-file llava_pope_test.jsonl"
 main = scorer("pope", __doc__, EXAMPLE, "POPE", evaluate, FLAGS)
 

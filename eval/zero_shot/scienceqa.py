@@ -46,13 +46,7 @@ def parse_choice(text: str, choices: int) -> int:
 def score(answers: Answers, problems: Mapping[str, Any], source: str | os.PathLike) -> Scores:
     """Accuracy in percent: of questions with an image (`score`), of all, and of every group.
 
-    Args:
-        answers: one to each problem.
-        problems: problem id -> official record, those of the split alone.
-        source: their file, for messages.
-
-    Raises:
-        InputError: missing or further answers, a problem of another shape.
+    `problems` holds the official records of the split alone, by id.
     """
     lines = in_order_of(list(problems), answers, source)
     entries = [_entry(line, problems[line.key], f"{source}: problem {line.key!r}") for line in lines]
@@ -162,12 +156,7 @@ BENCHMARKS = {
         ("scienceqa",),
         "llava_test_CQM-A.json",
         "images/test",
-        {
-            "llava_test_CQM-A.json": LLAVA_FILES,
-            "problems.json": _SITE,
-            "pid_splits.json": _SITE,
-            "images/test": _SITE,
-        },
+        {"llava_test_CQM-A.json": LLAVA_FILES, "problems.json": _SITE, "pid_splits.json": _SITE, "images/test": _SITE},
         evaluated(
             evaluate,
             {"output_file": "answers/{model}_output.jsonl", "output_result": "answers/{model}_result.json"},

@@ -21,14 +21,8 @@ LETTERS = ("A", "B", "C", "D")
 def score(answers: Answers, data: Mapping[str, Any], source: str | os.PathLike) -> Scores:
     """Accuracy in percent: of all questions (`score`), of every question type, of images and of videos.
 
-    Args:
-        answers: one to each question.
-        data: SEED-Bench.json: {"question_type": {name: id}, "questions": [{"question_id", "question_type_id",
-            "data_type", "answer"}]}.
-        source: that file, for messages.
-
-    Raises:
-        InputError: missing or further answers, a question of another shape.
+    `data` is SEED-Bench.json: {"question_type": {name: id}, "questions": [{"question_id", "question_type_id",
+    "data_type", "answer"}]}.
     """
     names = {str(number): name for name, number in get(data, "question_type", dict, str(source)).items()}
     questions = by_id(numbered(get(data, "questions", list, str(source)), source))
@@ -46,13 +40,7 @@ def score(answers: Answers, data: Mapping[str, Any], source: str | os.PathLike) 
 
 
 def upload(answers: Answers, questions: Any, source: str | os.PathLike) -> str:
-    """What SEED-Bench's leaderboard takes: a line {"question_id", "prediction"} for every question.
-
-    Args:
-        answers: one to each question.
-        questions: `questions` of SEED-Bench.json.
-        source: that file, for messages.
-    """
+    """What SEED-Bench's leaderboard takes: a line {"question_id", "prediction"} for each of its `questions`."""
     by_key = by_id(numbered(questions, source))
     lines = in_order_of(list(by_key), answers, source)
     rows = ({"question_id": by_key[line.key]["question_id"], "prediction": line.text} for line in lines)

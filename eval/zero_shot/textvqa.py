@@ -45,16 +45,7 @@ def question_of(line: AnswerLine) -> str:
 
 
 def score(answers: Answers, annotations: Sequence[tuple[Key, list[str]]], source: str | os.PathLike) -> Scores:
-    """Accuracy in percent.
-
-    Args:
-        answers: one to each annotation.
-        annotations: of `read_annotations`. Of two with the same image and question the last serves both, as in LLaVA.
-        source: their file, for messages.
-
-    Raises:
-        InputError: missing or further answers.
-    """
+    """Accuracy in percent. Of two annotations with the same image and question the last serves both, as in LLaVA."""
     references = dict(annotations)
     keys = [key for key, _ in annotations]
     lines = in_order_of(keys, answers, source, lambda line: (line.key, question_of(line)))

@@ -29,14 +29,7 @@ def score(
 ) -> Scores:
     """VizWiz accuracy in percent, with that of every answer type.
 
-    Args:
-        answers: one to each question.
-        questions: LLaVA's question lines by question_id; `image` leads to the annotation.
-        annotations: official annotations by image name.
-        source: file of the questions, for messages.
-
-    Raises:
-        InputError: missing or further answers, a question without an annotation.
+    `questions` are LLaVA's lines by question_id, whose `image` is the key of the official `annotations`.
     """
     entries = []
     for line in in_order_of(list(questions), answers, source):

@@ -10,16 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.scores import Scores, entry, percent, percent_by
-from eval.zero_shot.answers import (
-    Answers,
-    by_id,
-    get,
-    in_order_of,
-    numbered,
-    outcome,
-    read_lines,
-    read_object,
-)
+from eval.zero_shot.answers import Answers, by_id, get, in_order_of, numbered, outcome, read_lines, read_object
 from eval.zero_shot.command import scorer
 from eval.zero_shot.definition import COCO, LIKE_TEST, LLAVA_FILES, Evaluation, ZeroShot, evaluated, submission
 from eval.zero_shot.vqa_text import normalize_m4c, vqa_accuracy
@@ -30,16 +21,7 @@ Questions = Mapping[str, Mapping[str, Any]]
 
 
 def score(answers: Answers, annotations: Mapping[str, Mapping[str, Any]], source: str | os.PathLike) -> Scores:
-    """VQA accuracy in percent, with that of every question type and answer type.
-
-    Args:
-        answers: one to each annotation.
-        annotations: of `read_annotations`.
-        source: their file, for messages.
-
-    Raises:
-        InputError: missing or further answers, an annotation without answers.
-    """
+    """VQA accuracy in percent, with that of every question type and answer type."""
     entries = []
     for line in in_order_of(list(annotations), answers, source):
         annotation = annotations[line.key]
@@ -73,11 +55,7 @@ def upload(
 ) -> str:
     """What VQAv2's server takes: [{"question_id", "answer"}], answers in the form of `normalize_m4c`.
 
-    Args:
-        answers: one to each question.
-        questions: what was asked, by question_id.
-        source: its file, for messages.
-        all_questions: what the server wants; those that were not asked (all of test beside test-dev) get "".
+    `all_questions` is what the server wants; those that were not asked (all of test beside test-dev) get "".
     """
     lines = {line.key: line for line in in_order_of(list(questions), answers, source)}
     wanted = all_questions or questions
@@ -126,11 +104,7 @@ BENCHMARKS = {
         ("vqav2",),
         "{split}.jsonl",
         "val2014",
-        {
-            "{split}.jsonl": LIKE_TEST,
-            _VAL: "https://visualqa.org/download.html",
-            "val2014": COCO.format("val2014"),
-        },
+        {"{split}.jsonl": LIKE_TEST, _VAL: "https://visualqa.org/download.html", "val2014": COCO.format("val2014")},
         evaluated(evaluate, annotation_file=_VAL),
         "answers/{split}/{model}/merge.jsonl",
         split="llava_vqav2_mscoco_val2014",
