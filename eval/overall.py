@@ -17,6 +17,7 @@ import numpy as np
 
 from eval.overall_spread import read_task_scores, spread_over_records, spread_over_runs
 from eval.overall_table import format_table
+from eval.registry import lower_is_better
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json, write_text
@@ -244,7 +245,8 @@ def main() -> int:
     baseline = baseline_scores(baseline_table, options.baseline_model)
     cells = baseline_cells(baseline_table, options.baseline_model) + results.cells()
     notes = check_comparable(cells, options.allow_different_records)
-    comparison = compare(results, baseline, options.lower_is_better, options.zero_shot)
+    lower = dict.fromkeys([*options.lower_is_better, *lower_is_better(cells)])
+    comparison = compare(results, baseline, lower, options.zero_shot)
     comparison["notes"] += notes
     if options.bootstrap is not None:
         comparison["notes"] += over_records(comparison, cells, options)
@@ -272,7 +274,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--results", nargs="+", required=True, help="scores of the models to judge: files or folders")
     parser.add_argument("--baseline-model", help="the baseline's row, where --baseline holds several models")
     parser.add_argument(
-        "--lower-is-better", nargs="+", default=[], metavar="COLUMN", help="columns where a lower score is better"
+        "--lower-is-better",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="columns where a lower score is better, besides those whose metric says so",
     )
     parser.add_argument(
         "--zero-shot", action="store_true", help="the tasks are zero-shot and the baseline is EW: print dI_zero%%"

@@ -5,12 +5,13 @@ A new metric is a module `eval/<name>.py` with a function `score(answers)` under
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
 from eval.scores import Scores
+from visatb.weighting.comparable import Cell
 
 JUDGE, REFERENCE_LISTS = "a judging model", "lists of references"
 
@@ -62,3 +63,9 @@ def all_metrics() -> list[Metric]:
     from visatb.benchmark import METRICS  # here, for it needs PyYAML
 
     return [find_metric(name) for name in METRICS]
+
+
+def lower_is_better(cells: Sequence[Cell]) -> list[str]:
+    """The columns of scores whose metric improves downwards."""
+    written = {metric.written for metric in all_metrics() if metric.lower_is_better} if cells else ()
+    return list(dict.fromkeys(cell.column for cell in cells if cell.measured.metric in written))

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weighting_visatb
-from eval import overall
+from eval import overall, registry
+from eval.registry import Metric
 from eval.scores import records_digest
 from llava.eval.suite_report import zero_shot_line
 from visatb.errors import InputError
@@ -144,3 +145,12 @@ def test_the_digest_of_records_sees_ids_and_truths_and_no_order(entries, chance)
     changed = [dict(entries[0], truth=entries[0]["truth"] + "!"), *entries[1:]]
     assert records_digest(changed) != records_digest(entries)
     assert records_digest(entries[1:]) != records_digest(entries)
+
+
+def test_the_direction_of_a_metric_is_the_registrys(models, monkeypatch):
+    errors = Metric("edit_distance", "edit_distance", print, lower_is_better=True)
+    monkeypatch.setattr(registry, "all_metrics", lambda: [errors])
+    folder = models({m: {"A": {"metric": "edit_distance", "score": s}} for m, s in (("ew", 0.5), ("vb", 0.4))})
+    found = compared(monkeypatch, folder)
+    assert found["lower_is_better"] == ["A"]
+    assert found["models"]["vb"]["dI_percent"] == pytest.approx(20)
