@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 from eval.zero_shot import gqa, mmvet, seed, vizwiz, vqav2
 from eval.zero_shot.answers import read_answers
-from eval.zero_shot.vqav2 import upload as vqav2_submission
 from visatb.cli import ArgumentParser, run
 
-__all__ = [
-    *("gqa_predictions", "main", "mmvet_answers", "mmvet_submission", "seed_submission", "vizwiz_submission"),
-    "vqav2_submission",
-]
+# The names that these functions had when they stood here.
+gqa_predictions, mmvet_answers = gqa.predictions, mmvet.graded_answers
+mmvet_submission, seed_submission = mmvet.upload, seed.upload
+vizwiz_submission, vqav2_submission = vizwiz.upload, vqav2.upload
 
 _MODULES = {"vqav2": vqav2, "vizwiz": vizwiz, "gqa": gqa, "mmvet": mmvet, "seed": seed}
 
