@@ -1,4 +1,4 @@
-"""The one definition of a benchmark's tasks, read from YAML by data, training, evaluation, weighting and the run graph.
+"""The definition of a benchmark's tasks, read from YAML by data, training, evaluation, weighting and the run graph.
 
 `scripts_visatb/benchmarks/demo.yaml` is a complete example; docs/benchmarks.md explains every key.
 """
@@ -100,9 +100,9 @@ class Task:
         metric: one of METRICS; None if the task is not measured.
         also: further METRICS that the test answers are scored with; the weighting does not see them.
         files: split -> annotation file name inside the benchmark's data folder.
-        weight: fixed weight of a task that is not measured (outside N in Eq. 4-8); None if it is measured.
-        group: name of its group (M3IT is balanced by group); None if the task stands for itself.
-        max_new_tokens: longest answer to generate when it is evaluated.
+        weight: fixed weight of a task that is not measured (not counted in N of Eq. 4-8); None if it is measured.
+        group: name of its group (M3IT is balanced by group); None without a group.
+        max_new_tokens: maximum length of an answer in evaluation.
     """
 
     name: str
@@ -115,17 +115,17 @@ class Task:
 
     @property
     def measured(self) -> bool:
-        """Whether the task has a validation score and so takes part in the weighting."""
+        """Whether the task has a validation score and is part of the weighting."""
         return self.metric is not None
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """Other weights with the model that is trained with them: another form, temperature or other shares.
+    """Alternative weights and the model trained with them: another form, temperature or alpha.
 
     Attributes:
         name: of the model.
-        form, temperature, alpha: as in `Benchmark`; its own where the file does not say.
+        form, temperature, alpha: as in `Benchmark`, which gives the defaults.
     """
 
     name: str
@@ -147,11 +147,11 @@ class Benchmark:
         on_failed: what happens to a task whose own data did not raise its score: "fail", "exclude" or "clip".
         baselines: weight methods of `--weight_method` to compare with, beside EW and the single-task models.
         ablations: other forms, temperatures and alphas to compare with.
-        bootstrap: resamples of the validation records for the intervals of the weights; 0 leaves them out.
+        bootstrap: resamples of the validation records for the intervals of the weights; 0 for none.
         judge: flags of eval/judge.py by name, for tasks with that metric.
         zero_shot: flags of llava.eval.suite by name, for the graph's target `zero_shot`.
         data_folder, image_folder: folders of annotation files and of images.
-        prepare: shell command that makes the data and the base model, None if they are there.
+        prepare: shell command that generates the data and the base model, None if they exist.
         training: `script` (path of a finetune script) and `environment` (its variables).
         inference: flags of inference_visatb.py by name.
     """
@@ -237,12 +237,12 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
 
 
 def method_name(method: str) -> str:
-    """What the model of a weight method is called: of a strategy of the user's own, `path/file.py:Class`, the class."""
+    """The model name of a weight method; for a custom strategy, `path/file.py:Class`, the class name."""
     return method.rpartition(":")[2]
 
 
 def _check_names(benchmark: Benchmark) -> None:
-    """Refuse names that two models of the run, or a task and a model, would share: files are called by them."""
+    """Refuse names that two models of the run, or a task and a model, would share, because files are named by them."""
     named = [(MINI, "the mini mix"), (BASE, "the base model"), (EW, "equal weights"), (VISATB, "VisATB")]
     named += [(method_name(method), "a baseline") for method in benchmark.baselines]
     named += [(ablation.name, "an ablation") for ablation in benchmark.ablations]
@@ -368,7 +368,7 @@ def _bootstrap(content: dict, tasks: tuple[Task, ...], file: Path) -> int:
 
 
 def _ablations(content: dict, own: Ablation, file: Path) -> tuple[Ablation, ...]:
-    """The ablations; `own` holds the benchmark's settings, which count where an entry does not say."""
+    """The ablations; `own` has the benchmark's settings, which are the defaults of an entry."""
     shape = "mappings with name, form, alpha, temperature"
     found: list[Ablation] = []
     for n, entry in enumerate(list_of(content, "ablations", file, of=shape)):

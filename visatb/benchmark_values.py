@@ -1,4 +1,4 @@
-"""Checks of the values in a benchmark file; every refusal names file, key and rule in one line."""
+"""Checks of the values in a benchmark file; every error names file, key and rule in one line."""
 
 import math
 import sys
@@ -36,7 +36,7 @@ def check_flags(mapping: dict, known: Iterable[str] | None, file: Path, prefix: 
 
 
 def check_word(value: Any, key: str, file: Path) -> None:
-    """Refuse what cannot be a word of a command line or the value of a variable; None is left to the caller."""
+    """Refuse values that cannot be a command-line argument or variable; None is left to the caller."""
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, str) and "\0" not in part or part is None or isinstance(part, bool) or is_number(part):
             continue
@@ -44,7 +44,7 @@ def check_word(value: Any, key: str, file: Path) -> None:
 
 
 def check_kinds(mapping: dict, kinds: Mapping[str, str], file: Path, prefix: str, numbers_as_text: bool = True) -> None:
-    """Refuse values that are not of the kind of their key (see `broken_rule`); null leaves a key out."""
+    """Refuse values of the wrong kind for their key (see `broken_rule`); null omits a key."""
     spelled = {name.replace("_", "-"): kind for name, kind in kinds.items()}
     for key, value in mapping.items():
         rule = (
@@ -57,7 +57,7 @@ def check_kinds(mapping: dict, kinds: Mapping[str, str], file: Path, prefix: str
 
 
 def broken_rule(value: Any, kind: str, numbers_as_text: bool = True) -> str | None:
-    """What a value of a kind must be, if it is not.
+    """The rule that a value of a kind violates; None if it is valid.
 
     Kinds: `text`; `truth`; `number` (>= 0); `count` (whole, >= 1), `whole` (>= 0), `integer`; `any`. Numbers may be
     written as text, as YAML reads 2e-5, where they become words of a command line.
@@ -93,7 +93,7 @@ def cut(key: Any) -> str:
 
 
 def text(mapping: dict, key: str, file: Path, prefix: str = "") -> str:
-    """A text that must be there."""
+    """A required text."""
     value = mapping.get(key)
     if isinstance(value, str) and value:
         return value
@@ -103,7 +103,7 @@ def text(mapping: dict, key: str, file: Path, prefix: str = "") -> str:
 
 
 def label(mapping: dict, key: str, file: Path, prefix: str = "") -> str:
-    """A name that files, folders and models are called by, and that commands take as a word."""
+    """A name that is used for files, folders and models, and as a command-line argument."""
     value = text(mapping, key, file, prefix)
     if not all(ch.isalnum() or ch in "-._" for ch in value) or value[0] in ".-" or len(value) > _LONGEST_LABEL:
         raise InputError(
@@ -153,7 +153,7 @@ def positive(value: Any, key: str, file: Path) -> float:
 
 
 def rate(content: dict, key: str, file: Path) -> float:
-    """A share of the data, 1 where the file does not say."""
+    """A share of the data; default 1."""
     value = positive(content.get(key, 1.0), key, file)
     if value > 1:
         raise InputError(f"{file}: {key} must be at most 1, got {value}. It is a share of each task's data.")

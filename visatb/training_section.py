@@ -1,7 +1,7 @@
 """The `training` section of a benchmark file: script, place, and the variables of the script (`environment`).
 
-What the shipped scripts read is known by name and kind, so that a mistake is refused when the file is read and not by
-the first training. A script of the user's own may read what it likes.
+The variables of the shipped scripts are known by name and kind, so that mistakes are refused when the file is read and
+not by the first training. Custom scripts may read any variable.
 """
 
 import re
@@ -33,10 +33,10 @@ OWN_VARIABLES = (
     "WEIGHT_METHOD",
     "VISATB_WEIGHTS",
 )
-# Also the graph's own: how its steps find their interpreter, the checkout and each other.
+# Also set by the graph: how its steps find their interpreter, the checkout and each other.
 _RESERVED = frozenset((*OWN_VARIABLES, "PYTHON", "PYTHONPATH", "PATH", "VISATB_STEP"))
 
-# What a training starts from: the graph reads these too, whatever the script.
+# What a training starts from: the graph reads these too, for any script.
 BASE_VARIABLES = ("BASE_MODEL_PATH", "VISION_TOWER", "PRETRAIN_MM_MLP_ADAPTER", "LORA_WEIGHT_PATH")
 
 # Variable of the shipped scripts -> kind (benchmark_values.broken_rule).
@@ -69,7 +69,7 @@ _KINDS = {
 _LORA_KINDS = {"LORA_R": "count", "LORA_ALPHA": "number", "LORA_DROPOUT": "number", "LORA_WEIGHT_PATH": "text"}
 _QLORA_KINDS = {"BITS": "count"}
 
-# What the graph takes from the benchmark file alone, whatever the caller's shell has set.
+# Taken only from the benchmark file, regardless of the caller's environment.
 RECIPE_VARIABLES = frozenset(_KINDS | _LORA_KINDS | _QLORA_KINDS)
 
 # Of scripts_visatb/launch.sh: where a training runs.
@@ -85,7 +85,7 @@ LAUNCH_KINDS = {
     "TF32": "truth",
     "DEEPSPEED_CONFIG": "text",
 }
-# What a training shows and saves, how it reads and where it runs: another value does not change the model.
+# Logging, saving, reading and placement of a training: another value does not change the model.
 PLACEMENT_VARIABLES = frozenset(
     ("LOGGING_STEPS", "SAVE_STEPS", "SAVE_STRATEGY", "SAVE_TOTAL_LIMIT", "REPORT_TO", "DATALOADER_NUM_WORKERS")
     + ("LAUNCHER", "HOSTFILE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -119,7 +119,7 @@ def read_training(content: dict, file: Path) -> dict[str, Any]:
 
 
 def variables_of(script: str | None) -> dict[str, str] | None:
-    """The variables that a shipped script reads, with their kinds; None for a script of the user's own."""
+    """The variables that a shipped script reads, with their kinds; None for a custom script."""
     found = _SHIPPED.fullmatch(PurePath(script).as_posix()) if script else None
     if found is None:
         return None
@@ -128,7 +128,7 @@ def variables_of(script: str | None) -> dict[str, str] | None:
 
 
 def plain_value(name: str, value: Any) -> float | str:
-    """A variable's value in the one form in which two values are compared: 8, 8.0 and "8" are one batch size."""
+    """A variable's value in canonical form for comparison: 8, 8.0 and "8" are one batch size."""
     kind = (_KINDS | LAUNCH_KINDS | _LORA_KINDS | _QLORA_KINDS).get(name)
     number = None if kind in (None, "text", "truth") else number_of(value)
     return as_text(value) if number is None else float(number)
@@ -155,7 +155,7 @@ def _check_variable(name: Any, value: Any, kinds: dict[str, str] | None, script:
     if isinstance(value, list):
         raise InputError(f"{file}: {key} must be one value, got {shown(value)}. Correct it.")
     if name not in kinds and not _LIBRARY_VARIABLE.fullmatch(name):
-        raise InputError(f"{file}: {key} is no variable that {script} reads. Correct the name (docs/training.md).")
+        raise InputError(f"{file}: {key} is not a variable that {script} reads. Correct the name (docs/training.md).")
     rule = broken_rule(value, kinds.get(name, "any"))
     if rule:
         raise InputError(f"{file}: {key} must be {rule}, got {shown(value)}. Correct it.")

@@ -183,7 +183,7 @@ def test_a_write_that_fails_names_the_systems_reason_and_leaves_nothing(tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save_tensors", full)
-    with pytest.raises(SaveError, match=r"checkpoint-2 could not be written: No space left on device\. What was there"):
+    with pytest.raises(SaveError, match=r"checkpoint-2 could not be written: No space left on device\. Existing"):
         trainer(tmp_path).train()
     assert saved(tmp_path) == [] and not (tmp_path / ".saving").exists()
 
