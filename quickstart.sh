@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts_visatb/setup.sh
+answer_help quickstart.sh "visatb run --help" "$@"
 set_up
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false NUM_GPUS="${NUM_GPUS:-0}"
 # `exec`: killing this process then kills the run.

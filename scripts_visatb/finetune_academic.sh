@@ -8,6 +8,7 @@
 # Required: DATA_PATH, OUTPUT_DIR. docs/training.md lists all variables.
 set -euo pipefail
 
+here="$(dirname "${BASH_SOURCE[0]}")"
 export BASE_MODEL_PATH="${BASE_MODEL_PATH:-lmsys/vicuna-7b-v1.5}"
-export BENCHMARK="${BENCHMARK:-$(dirname "${BASH_SOURCE[0]}")/benchmarks/academic.yaml}"
-source "$(dirname "${BASH_SOURCE[0]}")/finetune.sh"
+export BENCHMARK="${BENCHMARK:-$here/benchmarks/academic.yaml}"
+source "$here/finetune.sh"

@@ -8,7 +8,8 @@
 # Required: DATA_PATH, OUTPUT_DIR. docs/training.md lists all variables.
 set -euo pipefail
 
+here="$(dirname "${BASH_SOURCE[0]}")"
 export BASE_MODEL_PATH="${BASE_MODEL_PATH:-lmsys/vicuna-7b-v1.5}"
-export BENCHMARK="${BENCHMARK:-$(dirname "${BASH_SOURCE[0]}")/benchmarks/chat.yaml}"
+export BENCHMARK="${BENCHMARK:-$here/benchmarks/chat.yaml}"
 export NUM_TRAIN_EPOCHS="${NUM_TRAIN_EPOCHS:-3}"
-source "$(dirname "${BASH_SOURCE[0]}")/finetune.sh"
+source "$here/finetune.sh"

@@ -14,6 +14,9 @@
 SCRIPTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export PYTHONPATH="$(dirname "$SCRIPTS")${PYTHONPATH:+:$PYTHONPATH}"
 
+source "$SCRIPTS/common.sh"
+answer_help "$0" "visatb train --help" "$@"
+
 visible_gpus() {
     if [ "${CUDA_VISIBLE_DEVICES-unset}" = "" ] || [ "${CUDA_VISIBLE_DEVICES:-}" = "-1" ] ||
         ! command -v nvidia-smi >/dev/null 2>&1; then
@@ -23,23 +26,6 @@ visible_gpus() {
     else
         nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true
     fi
-}
-
-refuse() {
-    printf 'error: %s\n' "$1" >&2
-    exit 2
-}
-
-# A value as messages show it: one line, not too long.
-shown() {
-    local quoted
-    printf -v quoted '%q' "$1"
-    printf '%s' "${quoted:0:200}"
-}
-
-# VARIABLE, what it is, an example
-require() {
-    [ -n "${!1:-}" ] || refuse "$1 must be $2, and is not set. Example: set $1=$3"
 }
 
 # VARIABLE...: those that are set must be whole numbers.

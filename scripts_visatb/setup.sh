@@ -4,6 +4,9 @@
 #   set_up      .venv, from requirements.txt: everything but visatb_hf
 #   set_up_hf   .venv-hf, from requirements-hf.txt: visatb_hf, on transformers 5
 
+source "${BASH_SOURCE[0]%/*}/common.sh"
+[ "${BASH_SOURCE[0]}" != "$0" ] || answer_help "$0" "bash quickstart.sh --help and bash tests/run.sh --help" "$@"
+
 is_python_3_11() {
     [ "$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "3.11" ]
 }

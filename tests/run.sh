@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts_visatb/setup.sh
+answer_help tests/run.sh "pytest --help" "$@"
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 run_tests() {

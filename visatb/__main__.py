@@ -7,9 +7,12 @@ addresses (`python -m llava.train.train`, `python inference_visatb.py`, ...).
 import sys
 from importlib import import_module
 
-from visatb.cli import run
+from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError, shown
 
+_EXAMPLE = """examples:
+  visatb run --benchmark scripts_visatb/benchmarks/demo.yaml --cores 2
+  python -m visatb weigh --help"""
 # Heading -> name -> (module, what it does). `show` and `score` choose within their module.
 COMMANDS = {
     "the whole method": {
@@ -44,12 +47,17 @@ COMMANDS = {
 }
 
 
-def help_text() -> str:
-    """The commands under the steps of the method."""
-    lines = ["usage: visatb COMMAND [flags]        visatb COMMAND --help lists the flags of a command", ""]
+def make_parser() -> ArgumentParser:
+    """The parser that prints the commands under the steps of the method."""
+    steps = []
     for heading, commands in COMMANDS.items():
-        lines += [heading, *(f"  {name:<9} {what}" for name, (_, what) in commands.items()), ""]
-    return "\n".join([*lines, "example:\n  visatb run --benchmark scripts_visatb/benchmarks/demo.yaml --cores 2"])
+        steps += [f"{heading}:", *(f"  {name:<9} {what}" for name, (_, what) in commands.items()), ""]
+    return ArgumentParser(
+        prog="visatb",
+        usage="visatb COMMAND [flags]     visatb COMMAND --help lists the flags of a command",
+        description="Adaptive task balancing for visual instruction tuning (arXiv 2403.04343), step by step.",
+        epilog="\n".join([*steps, _EXAMPLE]),
+    )
 
 
 def main() -> int | None:
@@ -60,7 +68,7 @@ def main() -> int | None:
     """
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
-        print(help_text())
+        make_parser().print_help()
         return 0
     modules = {command: module for commands in COMMANDS.values() for command, (module, _) in commands.items()}
     if name not in modules:

@@ -23,6 +23,7 @@ IMAGE_TOKEN = "<image>"
 DUPLICATE_ID = "duplicate id"
 FOREIGN_KEY = "key of another format"
 ROLES = ("human", "gpt")
+BAD_IMAGE_CHOICES = ("fail", "skip", "replace")  # of --bad_image; replace is the old name of skip
 BAD_IMAGE_SHARE = 0.01  # maximum share of records with unreadable images among those with images
 _NO_PATH = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]*://")  # a data URI or a web address
 _LONGEST_PATH = 4096  # anything longer is probably a base64 image

@@ -20,6 +20,7 @@ from llava.data.images import load_image, process_image
 from llava.data.preprocess import SegmentEncoder, preprocess
 from visatb.errors import InputError
 from visatb.records import (
+    BAD_IMAGE_CHOICES,
     BAD_IMAGE_SHARE,
     Record,
     image_names,
@@ -31,7 +32,6 @@ from visatb.records import (
 
 logger = logging.getLogger(__name__)
 
-BAD_IMAGE_CHOICES = ("fail", "skip", "replace")
 UNSUPERVISED_SHARE = 0.2  # of a task's records; with more, the length limit is a mistake
 SURVEYED = 1000  # records whose length is looked at before a training
 _TOKENS_OF_A_WORD = 1.4  # of LLaMA's tokenizer, in English

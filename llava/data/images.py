@@ -10,15 +10,17 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from visatb.errors import InputError
 from visatb.records import Record, image_names, name_of, resolve_image
+
+if TYPE_CHECKING:  # not imported: the commands that look at image files need no torch
+    import torch
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 # Of the square that `pad` makes, so of the longer side squared. 201 MB as RGB.
@@ -134,7 +136,7 @@ def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int] |
 
 def process_images(
     images: Sequence[Image.Image], image_processor: Any, model_cfg: Any
-) -> torch.Tensor | list[torch.Tensor]:
+) -> "torch.Tensor | list[torch.Tensor]":
     """Pixel values of images.
 
     Args:
@@ -149,11 +151,13 @@ def process_images(
     pad = getattr(model_cfg, "image_aspect_ratio", None) == "pad"
     pixels = [process_image(image, image_processor, pad) for image in images]
     if pixels and all(tensor.shape == pixels[0].shape for tensor in pixels):
+        import torch
+
         return torch.stack(pixels)
     return pixels
 
 
-def process_image(image: Image.Image, image_processor: Any, pad: bool) -> torch.Tensor:
+def process_image(image: Image.Image, image_processor: Any, pad: bool) -> "torch.Tensor":
     """Pixel values float32 [3, H, W] of one RGB image, padded to a square first if `pad`."""
     if pad:
         image = expand2square(image, tuple(int(value * 255) for value in image_processor.image_mean))

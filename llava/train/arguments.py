@@ -1,25 +1,35 @@
-"""The training flags: LLaVA's, transformers' and VisATB's (names in docs/training.md)."""
+"""The training flags: LLaVA's, transformers' and VisATB's (names in docs/training.md).
+
+The parser needs neither torch nor transformers: the flags of transformers.TrainingArguments are in a table, made by
+`python -m tests.transformers_flags` and compared with transformers by a test.
+"""
 
 import os
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from importlib.util import find_spec
-from typing import NoReturn
+from dataclasses import MISSING, dataclass, field, fields
+from types import NoneType
+from typing import Any, NoReturn, get_args, get_type_hints
 
-import torch
-import transformers
-from transformers import HfArgumentParser
-
-from llava.train.flags import check_flags, without_effect
+from llava.train.flags import check_flags, flag_table
+from visatb.benchmark import load_benchmark
+from visatb.cli import ArgumentParser
 from visatb.errors import InputError
+from visatb.lazy import lazily
+from visatb.records import BAD_IMAGE_CHOICES
+
+# With transformers, whose class TrainingArguments extends.
+__getattr__ = lazily(
+    __name__, dict.fromkeys(("TrainingArguments", "parse_arguments"), "llava.train.training_arguments")
+)
 
 _EXAMPLE = (
     "example: python -m llava.train.train --model_name_or_path lmsys/vicuna-7b-v1.5 --version v1 "
     "--data_path train.json --image_folder images --vision_tower openai/clip-vit-large-patch14-336 "
     "--output_dir checkpoints/mine"
 )
+SINGLE_TASK = "all"  # the task of every record when no benchmark is given
 ALIASES = {"VisATB_weights": "visatb_weights"}  # the reference's spelling
 
 
@@ -73,8 +83,8 @@ class DataArguments:
 
 
 @dataclass
-class TrainingArguments(transformers.TrainingArguments):
-    """How it is trained: transformers' arguments, LLaVA's, and the task weighting."""
+class TrainingFlags:
+    """How it is trained: LLaVA's arguments and the task weighting; `TrainingArguments` adds transformers'."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Where the model goes."})
     cache_dir: str | None = field(default=None, metadata={"help": "Cache of Hub downloads."})
@@ -125,56 +135,98 @@ class TrainingArguments(transformers.TrainingArguments):
     )
 
 
-class _Parser(HfArgumentParser):
-    """transformers' parser, whose errors are one line instead of the usage of 150 flags.
-
-    Attributes:
-        given: the flags that were given another value than their default.
-    """
+class _Parser(ArgumentParser):
+    """The parser, whose errors are one line without the usage of 150 flags."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}. See --help.")
 
-    def parse_known_args(
-        self, args: Sequence[str] | None = None, namespace: Namespace | None = None
-    ) -> tuple[Namespace, list[str]]:
-        found, rest = super().parse_known_args(args, namespace)
-        self.given = {name: value for name, value in vars(found).items() if value != self.get_default(name)}
-        check_flags(self.given)  # before transformers' classes act on them
-        return found, rest
+
+def make_parser() -> ArgumentParser:
+    """The parser of all flags, as transformers' HfArgumentParser makes it of the three dataclasses."""
+    parser = _Parser(usage="%(prog)s [flags]", description="Train LLaVA with task weights.", epilog=_EXAMPLE)
+    for group, kind in (("model", ModelArguments), ("data", DataArguments), ("training", TrainingFlags)):
+        flags, types = parser.add_argument_group(group), get_type_hints(kind)
+        for item in fields(kind):
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            add_flag(flags, item.name, _kind_of(types[item.name]), default, item.metadata["help"])
+    theirs = parser.add_argument_group("training, of transformers 4.31.0 (see its TrainingArguments)")
+    for flag in flag_table()["flags"]:
+        add_flag(theirs, flag["name"], flag["kind"], flag["default"], flag["kind"], flag.get("choices"))
+    return parser
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
-    """The three argument groups of a command line; flags are accepted with `-` and `_`.
+def add_flag(
+    parser: Any, name: str, kind: str, default: Any, description: str, choices: Sequence[str] | None = None
+) -> None:
+    """Declare a flag, and `--no_NAME` for a truth value that is True by default.
+
+    Args:
+        parser: parser or group.
+        name: of flag and field.
+        kind: int, float, str or bool; with an s for several values, "bool or none" where None is the default.
+        default: its value if absent.
+        description: shown by --help.
+        choices: the values there are; None accepts any.
+    """
+    kinds = {"int": int, "float": float, "str": str, "bool": _truth, "bool or none": _truth}
+    given: dict[str, Any] = {"type": kinds.get(kind) or kinds[kind.removesuffix("s")], "default": default}
+    if kind == "bool":
+        given |= {"nargs": "?", "const": True}
+    elif kind not in kinds:
+        given["nargs"] = "+"
+    parser.add_argument(f"--{name}", help=description, choices=choices, **given)
+    if kind == "bool" and default is True:
+        parser.add_argument(f"--no_{name}", dest=name, action="store_false", default=False, help=f"--{name} False")
+
+
+def _kind_of(annotation: Any) -> str:
+    """The kind, as in `add_flag`, of a field's type."""
+    inner = next((part for part in get_args(annotation) if part is not NoneType), annotation)
+    if get_args(inner) or annotation == list[str]:
+        return f"{(get_args(inner) or get_args(annotation))[0].__name__}s"
+    return "bool or none" if inner is bool and annotation is not bool else inner.__name__
+
+
+def _truth(text: str) -> bool:
+    if text.lower() in ("yes", "true", "t", "y", "1"):
+        return True
+    if text.lower() in ("no", "false", "f", "n", "0"):
+        return False
+    raise ArgumentTypeError(f"must be True or False, got {text[:200]!r}")
+
+
+def parse_flags(argv: Sequence[str] | None = None) -> tuple[Namespace, dict[str, Any]]:
+    """All flags of a command line, accepted with `-` and `_`, and those that differ from their defaults.
 
     Raises:
-        InputError: an unknown flag, a missing one, or a value that transformers refuses.
+        InputError: an unknown flag, a missing one, or a value that cannot be.
     """
-    parser = _Parser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False, epilog=_EXAMPLE)
-    given = [part for word in (sys.argv[1:] if argv is None else argv) for part in _canonical_words(word)]
-    try:
-        model, data, training, unknown = parser.parse_args_into_dataclasses(
-            given, return_remaining_strings=True, look_for_args_file=False
-        )
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{error} See --help.") from None
+    parser = make_parser()
+    words = [part for word in (sys.argv[1:] if argv is None else argv) for part in _canonical_words(word)]
+    flags, unknown = parser.parse_known_args(words)
+    given = {name: value for name, value in vars(flags).items() if value != parser.get_default(name)}
+    check_flags(given)  # before transformers' classes act on them
     if unknown:
         raise InputError(f"unknown arguments: {' '.join(unknown)}. See --help.")
-    required = {
-        "--model_name_or_path": model.model_name_or_path,
-        "--data_path": data.data_path,
-        "--output_dir": training.output_dir,
-    }
-    for flag, value in required.items():
-        if not value:
-            raise InputError(f"{flag} must be given. See --help.")
-    _check(model, data, training)
-    if training.process_index == 0:
-        for name, reason in without_effect(parser.given).items():
-            print(f"warning: --{name} has no effect: {reason}.", file=sys.stderr)
-    return model, data, training
+    for name in ("model_name_or_path", "data_path", "output_dir"):
+        if not getattr(flags, name):
+            raise InputError(f"--{name} must be given. See --help.")
+    _check(flags)
+    return flags, given
+
+
+def load_tasks(benchmark: str | None, num_tasks: int | None = None) -> list[str]:
+    """Task names in id order, from the benchmark file; one task for all records without it.
+
+    Raises:
+        InputError: `--num_tasks` that does not fit.
+    """
+    tasks = load_benchmark(benchmark).task_names if benchmark else [SINGLE_TASK]
+    if num_tasks is not None and num_tasks != len(tasks):
+        source = benchmark or "no --benchmark was given, so all records are one task"
+        raise InputError(f"num_tasks must be {len(tasks)} ({source}), got {num_tasks}. Leave --num_tasks out.")
+    return tasks
 
 
 def _canonical_words(word: str) -> list[str]:
@@ -204,77 +256,62 @@ def _numbers(text: str) -> list[str]:
     return numbers
 
 
-def _check(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> None:
-    if data.image_aspect_ratio not in ("pad", "square"):
-        raise InputError(f"image_aspect_ratio must be pad or square, got {data.image_aspect_ratio!r}. Choose one.")
-    if data.bad_image not in ("fail", "skip", "replace"):
-        raise InputError(f"bad_image must be fail or skip, got {data.bad_image!r}. Choose one.")
-    _check_trained_parts(model, training)
+def _check(flags: Namespace) -> None:
+    if flags.image_aspect_ratio not in ("pad", "square"):
+        raise InputError(f"image_aspect_ratio must be pad or square, got {flags.image_aspect_ratio!r}. Choose one.")
+    if flags.bad_image not in BAD_IMAGE_CHOICES:
+        raise InputError(f"bad_image must be fail or skip, got {flags.bad_image!r}. Choose one.")
+    _check_trained_parts(flags)
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-        if getattr(training, name) < 1:
-            raise InputError(f"{name} must be at least 1, got {getattr(training, name)}. Raise it.")
-    if training.max_steps <= 0 and not training.num_train_epochs > 0:
-        raise InputError(f"num_train_epochs must be above 0, got {training.num_train_epochs}. Raise it.")
-    if training.resume_from_checkpoint:
-        raise InputError("resume_from_checkpoint is not needed: the same command goes on by itself. Leave it out.")
-    if training.evaluation_strategy != "no":
+        if getattr(flags, name) < 1:
+            raise InputError(f"{name} must be at least 1, got {getattr(flags, name)}. Raise it.")
+    if flags.max_steps <= 0 and not flags.num_train_epochs > 0:
+        raise InputError(f"num_train_epochs must be above 0, got {flags.num_train_epochs}. Raise it.")
+    if flags.resume_from_checkpoint:
+        raise InputError("resume_from_checkpoint is not needed: the same command resumes. Leave it out.")
+    if flags.evaluation_strategy != "no":
         raise InputError("evaluation_strategy must be no: training has no validation set. Score answers with eval/.")
-    if training.model_max_length < 1:
-        raise InputError(f"model_max_length must be at least 1, got {training.model_max_length}. Raise it.")
-    _check_deepspeed(training)
-    _check_quantisation(model, training)
+    if flags.model_max_length < 1:
+        raise InputError(f"model_max_length must be at least 1, got {flags.model_max_length}. Raise it.")
+    if flags.deepspeed and flags.no_cuda:
+        raise InputError("--no_cuda keeps transformers from setting DeepSpeed up. Leave out one of the two.")
+    _check_quantisation(flags)
 
 
-def _check_trained_parts(model: ModelArguments, training: TrainingArguments) -> None:
-    if model.tune_mm_mlp_adapter:
+def _check_trained_parts(flags: Namespace) -> None:
+    if flags.tune_mm_mlp_adapter:
         for name, given in (
-            ("lora_enable", training.lora_enable),
-            ("freeze_mm_mlp_adapter", model.freeze_mm_mlp_adapter),
+            ("lora_enable", flags.lora_enable),
+            ("freeze_mm_mlp_adapter", flags.freeze_mm_mlp_adapter),
         ):
             if given:
                 raise InputError(f"tune_mm_mlp_adapter trains the projector alone. Leave out it or --{name}.")
-        if not model.vision_tower:
+        if not flags.vision_tower:
             raise InputError("tune_mm_mlp_adapter trains the projector of a vision tower. Set --vision_tower.")
-    if training.lora_weight_path and not training.lora_enable:
+    if flags.lora_weight_path and not flags.lora_enable:
         raise InputError("lora_weight_path is an adapter to start from. Set --lora_enable True or leave it out.")
-    if training.lora_enable:
-        _check_lora(training)
+    if flags.lora_enable:
+        _check_lora(flags)
 
 
-def _check_lora(training: TrainingArguments) -> None:
-    folder = training.lora_weight_path
+def _check_lora(flags: Namespace) -> None:
+    folder = flags.lora_weight_path
     if folder and not os.path.isdir(folder) and folder.count("/") != 1:  # else it may be a Hub name
         raise InputError(f"lora_weight_path {folder}: no such folder. Give the folder of a LoRA training.")
-    if training.lora_r < 1:
-        raise InputError(f"lora_r must be at least 1, got {training.lora_r}. Raise it.")
-    if not 0 <= training.lora_dropout < 1:
-        raise InputError(f"lora_dropout must be at least 0 and below 1, got {training.lora_dropout}. Change it.")
-    if training.lora_bias not in ("none", "all", "lora_only"):
-        raise InputError(f"lora_bias must be none, all or lora_only, got {training.lora_bias!r}. Choose one.")
+    if flags.lora_r < 1:
+        raise InputError(f"lora_r must be at least 1, got {flags.lora_r}. Raise it.")
+    if not 0 <= flags.lora_dropout < 1:
+        raise InputError(f"lora_dropout must be at least 0 and below 1, got {flags.lora_dropout}. Change it.")
+    if flags.lora_bias not in ("none", "all", "lora_only"):
+        raise InputError(f"lora_bias must be none, all or lora_only, got {flags.lora_bias!r}. Choose one.")
 
 
-def _check_quantisation(model: ModelArguments, training: TrainingArguments) -> None:
-    if training.bits == 16:
+def _check_quantisation(flags: Namespace) -> None:
+    if flags.bits == 16:
         return
-    if training.bits not in (4, 8):
-        raise InputError(f"bits must be 4, 8 or 16 (not quantised), got {training.bits}. Choose one.")
-    if training.quant_type not in ("fp4", "nf4"):
-        raise InputError(f"quant_type must be fp4 or nf4, got {training.quant_type!r}. Choose one.")
-    if not (training.lora_enable or model.tune_mm_mlp_adapter):
-        raise InputError(f"a model in {training.bits} bits cannot be trained itself. Set --lora_enable True.")
-    deepspeed = getattr(training, "hf_deepspeed_config", None)
-    if deepspeed is not None and deepspeed.is_zero3():
-        raise InputError(f"{training.deepspeed}: ZeRO-3 cannot split a model in {training.bits} bits. Use zero2.json.")
-    if training.no_cuda or not torch.cuda.is_available():
-        raise InputError(f"--bits {training.bits} needs an NVIDIA GPU, and none is in use. Leave out --bits.")
-    if find_spec("bitsandbytes") is None:
-        raise InputError(f"--bits {training.bits} needs bitsandbytes. Run: pip install -e '.[quantisation]'")
-
-
-def _check_deepspeed(training: TrainingArguments) -> None:
-    if training.deepspeed and training.no_cuda:
-        raise InputError("--no_cuda keeps transformers from setting DeepSpeed up. Leave out one of the two.")
-    deepspeed = getattr(training, "hf_deepspeed_config", None)
-    gather = "zero_optimization.stage3_gather_16bit_weights_on_model_save"
-    if deepspeed is not None and deepspeed.is_zero3() and not deepspeed.is_true(gather):
-        raise InputError(f"{training.deepspeed}: {gather} must be true, or no whole model is saved. Set it.")
+    if flags.bits not in (4, 8):
+        raise InputError(f"bits must be 4, 8 or 16 (not quantised), got {flags.bits}. Choose one.")
+    if flags.quant_type not in ("fp4", "nf4"):
+        raise InputError(f"quant_type must be fp4 or nf4, got {flags.quant_type!r}. Choose one.")
+    if not (flags.lora_enable or flags.tune_mm_mlp_adapter):
+        raise InputError(f"a model in {flags.bits} bits cannot be trained itself. Set --lora_enable True.")

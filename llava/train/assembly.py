@@ -31,7 +31,7 @@ from llava.model.builder import check_base
 from llava.model.config_file import read_base_config
 from llava.model.llava_arch import gathered
 from llava.model.weights import read_state_dict, read_tensors
-from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
+from llava.train.arguments import SINGLE_TASK, DataArguments, ModelArguments, TrainingArguments
 from llava.train.llava_trainer import PROJECTOR_FILE, LLaVATrainer
 from llava.train.lora import add_adapters, half_dtype, loading_arguments, note_base, prepare_quantised, unsaved
 from llava.train.run_folder import LOG_FILE
@@ -39,12 +39,10 @@ from transformers_patch import Weighter, build_weighter
 from transformers_patch.checkpoints import STAGING, kind_of
 from transformers_patch.publish import flush
 from transformers_patch.trainer import check_settings
-from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
 from visatb.records import Record, check_records, image_names, name_of, read_records, refuse_missing_folder
 
 PAD = "[PAD]"
-SINGLE_TASK = "all"  # the task of every record when no benchmark is given
 
 # Argument -> key of a LLaVA checkpoint's config.json, LLaVA's default.
 _VISION = {
@@ -55,19 +53,6 @@ _VISION = {
     "mm_use_im_start_end": ("mm_use_im_start_end", False),
     "mm_use_im_patch_token": ("mm_use_im_patch_token", True),
 }
-
-
-def load_tasks(data_args: DataArguments, args: TrainingArguments) -> list[str]:
-    """Task names in id order, from the benchmark file; one task for all records without it.
-
-    Raises:
-        InputError: `--num_tasks` that does not fit.
-    """
-    tasks = load_benchmark(data_args.benchmark).task_names if data_args.benchmark else [SINGLE_TASK]
-    if args.num_tasks is not None and args.num_tasks != len(tasks):
-        source = data_args.benchmark or "no --benchmark was given, so all records are one task"
-        raise InputError(f"num_tasks must be {len(tasks)} ({source}), got {args.num_tasks}. Leave --num_tasks out.")
-    return tasks
 
 
 def make_weighter(args: TrainingArguments, tasks: list[str]) -> Weighter:

@@ -5,14 +5,15 @@ transformers takes them all, and finds out late, after the model has loaded, or 
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate.utils import DynamoBackend
-from transformers.training_args import OptimizerNames
-
 from visatb.errors import InputError
+from visatb.files import read_json
+
+FLAG_TABLE = Path(__file__).with_name("transformers_flags.json")
 
 _NO_EVALUATION = "nothing is evaluated during training"
 _FSDP = "transformers 4.31.0 cannot save the state of FSDP with this torch. Use DeepSpeed (zero3.json)"
@@ -71,12 +72,7 @@ _OF_THE_HUB = ("hub_model_id", "hub_strategy", "hub_token", "hub_private_repo")
 _AT_LEAST_0 = ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "mm_projector_lr")
 _AT_LEAST_0 += ("warmup_steps", "dataloader_num_workers", "save_minutes")
 _SEEDS = ("seed", "data_seed")
-_CHOICES = {
-    "torchdynamo": [backend.value.lower() for backend in DynamoBackend],
-    "torch_compile_backend": [backend.value.lower() for backend in DynamoBackend],
-    "torch_compile_mode": ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
-    "optim": [name.value for name in OptimizerNames],
-}
+_COMPILE_MODES = ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 # Optimizer -> the module it comes from, how to get it.
 _PACKAGES = {
     "adamw_torch_xla": ("torch_xla", "Install torch_xla"),
@@ -84,6 +80,12 @@ _PACKAGES = {
     "adamw_anyprecision": ("torchdistx", "Install https://github.com/pytorch/torchdistx"),
 }
 _OF_BITSANDBYTES = ("8bit", "paged", "lion")
+
+
+@cache
+def flag_table() -> dict[str, Any]:
+    """The flags of transformers.TrainingArguments, and the names of its optimizers and of accelerate's compilers."""
+    return read_json(FLAG_TABLE)
 
 
 def check_flags(given: Mapping[str, Any]) -> None:
@@ -95,6 +97,9 @@ def check_flags(given: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming the flag.
     """
+    table = flag_table()
+    choices = {"optim": table["optimizers"], "torch_compile_mode": _COMPILE_MODES}
+    choices |= dict.fromkeys(("torchdynamo", "torch_compile_backend"), table["dynamo_backends"])
     for name, value in given.items():
         if name in REFUSED:
             raise InputError(f"--{name} is not supported: {REFUSED[name]}. Leave it out.")
@@ -106,8 +111,8 @@ def check_flags(given: Mapping[str, Any]) -> None:
             raise InputError(f"{name} must be at least 0 and below 1, got {value}. Change it.")
         if name in _SEEDS and value is not None and not 0 <= value < 2**32:
             raise InputError(f"{name} must be a whole number from 0 to {2**32 - 1}, got {value}. Change it.")
-        if name in _CHOICES and value.lower() not in _CHOICES[name]:
-            raise InputError(f"{name} must be one of {', '.join(_CHOICES[name])}, got {value[:200]!r}. Choose one.")
+        if name in choices and value.lower() not in choices[name]:
+            raise InputError(f"{name} must be one of {', '.join(choices[name])}, got {value[:200]!r}. Choose one.")
         if name in ("half_precision_backend", "fp16_backend") and value == "apex":
             raise InputError(f"{name} must be auto, cuda_amp or cpu_amp, got 'apex'. Leave it out.")
     if "optim" in given:
@@ -117,6 +122,8 @@ def check_flags(given: Mapping[str, Any]) -> None:
 def _check_optimizer(name: str, no_cuda: bool) -> None:
     module, advice = _PACKAGES.get(name, ("", ""))
     if any(part in name for part in _OF_BITSANDBYTES):
+        import torch  # here, for no other flag needs it
+
         if no_cuda or not torch.cuda.is_available():
             raise InputError(f"optim {name} needs an NVIDIA GPU, and none is in use. Choose another, as adamw_torch.")
         module, advice = "bitsandbytes", "Run pip install -e '.[quantisation]'"

@@ -3,40 +3,26 @@
     python -m llava.train.train --model_name_or_path ... --data_path ... --image_folder ... --output_dir ... \
         --benchmark scripts_visatb/benchmarks/demo.yaml --visatb_weights 1 1 1 1 1 1
 
-Start the same command again after an interruption and it goes on; a finished run is left as it is. Exit codes: 0 done,
-1 stopped (disk, loss), 2 refused, 143 and 130 saved and stopped after SIGTERM and SIGINT (docs/checkpointing.md).
+Run the same command again after an interruption and it resumes; a finished run is left as it is. Exit codes: 0 done,
+1 stopped (disk, loss), 2 refused, 143 and 130 saved and stopped after SIGTERM and SIGINT (docs/interruptions.md).
 """
 
-import pickle
-import sys
-import time
 from collections.abc import Sequence
-from signal import Signals
 
-from accelerate.utils import gather_object
-from transformers import set_seed
+from llava.train.arguments import DataArguments, ModelArguments, load_tasks, parse_flags
+from visatb.cli import run
+from visatb.lazy import lazily
+from visatb.record_stream import stream_records
 
-from llava.data.dataset import SupervisedDataset as LazySupervisedDataset
-from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
-from llava.train.assembly import (
-    build_model,
-    build_trainer,
-    load_data,
-    load_tasks,
-    make_weighter,
-    save_final_model,
-    settle_vision,
+__all__ = ["DataArguments", "ModelArguments", "train"]
+__getattr__ = lazily(
+    __name__,
+    {
+        "LazySupervisedDataset": "llava.data.dataset:SupervisedDataset",
+        "TrainingArguments": "llava.train.training_arguments",
+        "run_to_the_end": "llava.train.training",
+    },
 )
-from llava.train.llava_trainer import LLaVATrainer
-from llava.train.run_folder import LOG_FILE, RunFolder, fingerprint, leave_together, on_first_rank
-from transformers_patch.checkpoints import SaveError
-from transformers_patch.step_loader import ReadError
-from transformers_patch.stopping import StopSignals
-from transformers_patch.trainer import NonFiniteLossError
-from visatb.cli import EXIT_INPUT, message_of, run
-from visatb.errors import InputError
-
-__all__ = ["DataArguments", "LazySupervisedDataset", "ModelArguments", "TrainingArguments", "train"]
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -45,103 +31,22 @@ def train(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: anything wrong with flags, weights, records, images or folders, found before the model loads.
     """
-    model_args, data_args, args = parse_arguments(argv)
-    set_seed(args.seed)
-    tasks = load_tasks(data_args, args)
-    weighter = make_weighter(args, tasks)
-    records = load_data(data_args, tasks, model_args.version)
-    settle_vision(model_args, args.cache_dir)  # the fingerprint holds what a checkpoint's own settings are
-    is_first = args.process_index == 0
-    folder = RunFolder(args.output_dir, fingerprint(model_args, data_args, args, args.world_size, tasks))
+    flags, given = parse_flags(argv)
+    # Wrong paths end here, before torch and transformers are imported.
+    tasks = load_tasks(flags.benchmark, flags.num_tasks)
+    next(stream_records(flags.data_path))
 
-    def look() -> tuple[bool, str | None]:
-        finished = folder.open(args.overwrite_output_dir)
-        return finished, None if finished else folder.newest_checkpoint(args.world_size, bool(args.deepspeed))
+    from llava.train.training import run_training
+    from llava.train.training_arguments import typed
 
-    finished, checkpoint = on_first_rank(args, look)
-    if finished:
-        if is_first:
-            print(f"{folder.path}: this run is finished; nothing to do.")
-        return 0
-    started = time.monotonic()
-    try:
-        model, tokenizer, conversation = build_model(model_args, data_args, args)
-        trainer = build_trainer(model, tokenizer, conversation, records, tasks, weighter, data_args, args)
-    except InputError:
-        if is_first:
-            folder.leave()
-        raise
-    trainer.run_digest = folder.digest
-    if is_first:
-        folder.begin()
-        if checkpoint is not None:
-            print(f"going on from {checkpoint}")
-    with StopSignals() as trainer.stop:  # until the run is marked: after the last step a signal has nothing to stop
-        code = run_to_the_end(trainer, checkpoint)
-        if code:
-            return code
-        unsupervised, bad_images = trainer.count_unsupervised(), set(gather_object(trainer.train_dataset.bad_images))
-        if is_first:
-            folder.finish(
-                steps=trainer.state.global_step,
-                samples=len(records),
-                seconds=round(time.monotonic() - started, 3),
-                tasks=tasks,
-                weights=[float(weight) for weight in weighter.weight_K],
-                samples_without_supervised_token=unsupervised,
-                bad_images=len(bad_images),
-                log=LOG_FILE,
-            )
-    return 0
-
-
-def run_to_the_end(trainer: LLaVATrainer, checkpoint: str | None) -> int:
-    """Train from a checkpoint, or from the start, to the saved model; returns the exit code."""
-    is_first = trainer.is_world_process_zero()
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-        if trainer.stopped_by:
-            if is_first:
-                saved = f"saved checkpoint-{trainer.state.global_step}; run the same command again to go on"
-                print(f"{Signals(trainer.stopped_by).name}: {saved}", file=sys.stderr)
-            return 128 + trainer.stopped_by
-        save_final_model(trainer)
-    except NonFiniteLossError as error:
-        print(f"error: {error} Lower --learning_rate or check these samples.", file=sys.stderr)
-        return 1
-    except ReadError as error:
-        return stopped_by_data(trainer, error)
-    except SaveError as error:
-        if is_first:
-            print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # of the logs
-        error.filename = error.filename or trainer.args.output_dir
-        raise
-    except pickle.UnpicklingError:
-        raise InputError(f"{checkpoint}: holds more than tensors and numbers, and is not loaded. Delete it.") from None
-    return 0
-
-
-def stopped_by_data(trainer: LLaVATrainer, error: ReadError) -> int:
-    """Raise what this rank could not read, once all have saved; returns the exit code of a rank that could read.
-
-    Raises:
-        InputError: naming the record and what is saved.
-    """
-    leave_together()
-    cause, step = error.__cause__, trainer.state.global_step
-    if isinstance(cause, InputError):
-        saved = f" checkpoint-{step} is saved: run the same command again to resume." if step else ""
-        raise InputError(f"{message_of(cause)}{saved}") from None
-    if cause is not None:
-        raise cause
-    return EXIT_INPUT if error.kinds == {InputError.__name__} else 1
+    return run_training(*typed(flags, given), tasks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Be a process, or one rank of several, that trains once and ends; returns the exit code."""
     code = train(argv)
+    from llava.train.run_folder import leave_together
+
     leave_together()
     return code
 

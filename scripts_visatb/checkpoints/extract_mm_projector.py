@@ -6,17 +6,14 @@ Accepts full models, of which only the files that contain the projector are open
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from llava.model.adapter import is_adapter, read_others
-from llava.model.builder import EMBEDDINGS
-from llava.model.config_file import read_config
-from llava.model.weights import read_tensors, weight_files
-from transformers_patch.tensor_files import save_tensors
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, replacing
+
+if TYPE_CHECKING:
+    import torch
 
 _PREFIX = "model.mm_projector."
 _EXAMPLE = """example:
@@ -25,12 +22,18 @@ _EXAMPLE = """example:
 """
 
 
-def read_projector(model_path: str) -> dict[str, torch.Tensor]:
+def read_projector(model_path: str) -> "dict[str, torch.Tensor]":
     """The projector's tensors (`model.mm_projector.0.weight`, ...), and the embeddings with mm_use_im_start_end.
 
     Raises:
         InputError: not a LLaVA model, damaged files, a model without projector.
     """
+    # Torch and transformers, which --help does not need.
+    from llava.model.adapter import is_adapter, read_others
+    from llava.model.builder import EMBEDDINGS
+    from llava.model.config_file import read_config
+    from llava.model.weights import read_tensors, weight_files
+
     config = read_config(model_path)
     with_embeddings = bool(getattr(config, "mm_use_im_start_end", False))
 
@@ -59,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     refuse_unwritable([args.output])
     projector = read_projector(args.model_path)
+    from transformers_patch.tensor_files import save_tensors
+
     with replacing(args.output) as part:
         save_tensors(projector, part)
     print(f"{args.output}: {', '.join(projector)}")

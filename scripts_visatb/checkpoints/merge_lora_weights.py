@@ -7,62 +7,15 @@ in the same dtype, because the adapter is merged in that dtype. The vision tower
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig
-
-from llava.mm_utils import get_model_name_from_path
-from llava.model.builder import EMBEDDINGS, load_pretrained_model
-from llava.model.config_file import read_config
-from llava.model.weights import read_state_dict
-from scripts_visatb.checkpoints.folders import check_written, new_folder, refuse_taken, size_in_bytes
 from visatb.cli import ArgumentParser, run
-from visatb.errors import InputError
+from visatb.lazy import lazily
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+__getattr__ = lazily(__name__, {"merge": "scripts_visatb.checkpoints.merging"})
 
 _EXAMPLE = """example:
   python -m scripts_visatb.checkpoints.merge_lora_weights --model-path checkpoints/llava-v1.5-7b-visatb-lora \\
       --model-base lmsys/vicuna-7b-v1.5 --save-model-path checkpoints/llava-v1.5-7b-visatb
 """
-
-
-def merge(model_path: str, model_base: str, target: Path, dtype: str = "auto", max_shard_size: str = "5GB") -> None:
-    """Write the merged model into a new folder.
-
-    Args:
-        model_path: a LoRA folder or a projector-only folder, or its Hub name.
-        model_base: the model it was trained on.
-        target: must not exist, or be an empty folder.
-        dtype: a key of DTYPES, or "auto": that of the training (config.json).
-        max_shard_size: of each weight file, such as "5GB".
-
-    Raises:
-        InputError: a target that exists; otherwise as `load_pretrained_model`.
-    """
-    size_in_bytes(max_shard_size)
-    refuse_taken(target)
-    name = get_model_name_from_path(model_path)
-    config = read_config(model_path)
-    stored = DTYPES[dtype] if dtype != "auto" else _dtype_of_training(config, model_base)
-    tokenizer, model, _, _ = load_pretrained_model(
-        model_path, model_base, name, device_map=None, device="cpu", torch_dtype=stored
-    )
-    model.config.torch_dtype = stored
-    model.config.architectures = [type(model).__name__]
-    with new_folder(target) as folder:
-        model.save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size)
-        tokenizer.save_pretrained(folder)
-        check_written(model.state_dict(), folder)
-
-
-def _dtype_of_training(config: LlamaConfig, model_base: str) -> torch.dtype:
-    """The dtype that the folder's config.json names, else the one in which the base is stored."""
-    if config.torch_dtype in DTYPES.values():
-        return config.torch_dtype
-    for tensor in read_state_dict(model_base, lambda name: name == EMBEDDINGS).values():
-        if tensor.dtype in DTYPES.values():
-            return tensor.dtype
-    raise InputError(f"{model_base}: no {EMBEDDINGS} of float32, bfloat16 or float16. Set --dtype.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -72,10 +25,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model-base", required=True, help="folder or hub name of the model it was trained on")
     parser.add_argument("--save-model-path", required=True, type=Path, help="folder for the full model; must not exist")
     parser.add_argument(
-        "--dtype", choices=["auto", *DTYPES], default="auto", help="of the weights; auto: that of the training"
+        "--dtype", choices=["auto", "bf16", "fp16", "fp32"], default="auto", help="of the weights; auto: as trained"
     )
     parser.add_argument("--max-shard-size", default="5GB", help="of each weight file")
     args = parser.parse_args(argv)
+
+    # Torch and transformers, which --help does not need.
+    from scripts_visatb.checkpoints.merging import merge
+
     merge(args.model_path, args.model_base, args.save_model_path, args.dtype, args.max_shard_size)
     print(f"{args.save_model_path}: merged")
 

@@ -2,19 +2,9 @@
 # CPU. Everything is set from the environment; flags given to the script come last and win. docs/evaluation.md describes
 # the variables.
 
-case " $* " in *" --help "* | *" -h "*)
-    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
-    echo "variables: CKPT (required), MODEL_BASE, MODEL_NAME, CONV_MODE, SPLIT, EVAL_DATA (playground/data/eval),
-EVAL_OUTPUT (EVAL_DATA), METRICS_FOLDER (EVAL_OUTPUT/metrics), BASELINE, TEMPERATURE (0), BATCH_SIZE (16),
-NUM_PROCESSES (one for each GPU), JUDGE_MODEL, PYTHON (python)"
-    exit 0
-    ;;
-esac
-
-if [ -z "${CKPT:-}" ]; then
-    echo "error: CKPT must be the model, and is not set. Example: set CKPT to checkpoints/my-model" >&2
-    exit 2
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+answer_help "$0" "visatb suite --help" "$@"
+require CKPT "the model" checkpoints/my-model
 
 HOME_OF_EVAL="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 export PYTHONPATH="$HOME_OF_EVAL${PYTHONPATH:+:$PYTHONPATH}"

@@ -343,7 +343,7 @@ def find_benchmark(name: str) -> Path:
         if path.is_file():
             return path
     known = ", ".join(path.stem for path in sorted(FOLDER.glob("*.yaml")))
-    raise InputError(f"{name}: no such file, and no benchmark of that name. There are {known}. Give a name or a path.")
+    raise InputError(f"{name}: no such file, and no benchmark of that name ({known}). Give a name or a path.")
 
 
 def main() -> None:

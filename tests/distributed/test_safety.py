@@ -98,7 +98,7 @@ def test_a_signal_to_one_rank_stops_both_and_the_resumed_model_is_equal(reposito
     os.kill(int((tmp_path / "cut.pids" / "1").read_text()), signal.SIGTERM)
     _, reported, err = finish(process)
     (checkpoint,) = output.glob("checkpoint-*")
-    assert reported == [f"SIGTERM: saved {checkpoint.name}; run the same command again to go on"], err[-3000:]
+    assert reported == [f"SIGTERM: saved {checkpoint.name}; run the same command again to resume"], err[-3000:]
     assert "exitcode  : 143" in err
     assert {path.name for path in checkpoint.iterdir()} >= {"random_state_0.pt", "random_state_1.pt"}
     assert finish(start(repository, place, output, *flags))[0] == 0

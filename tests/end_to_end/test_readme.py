@@ -9,6 +9,9 @@ import sys
 
 import pytest
 
+from eval.registry import find_metric
+from visatb.__main__ import COMMANDS
+
 DOCUMENTS = (
     "README.md",
     "docs/training.md",
@@ -21,7 +24,7 @@ DOCUMENTS = (
     "docs/weighting_strategies.md",
     "docs/distributed.md",
     "docs/checkpoints.md",
-    "docs/checkpointing.md",
+    "docs/interruptions.md",
 )
 
 
@@ -86,6 +89,8 @@ def test_python_commands_shown_are_parsed_by_their_programs(repository, monkeypa
     parsed = 0
     for _, line in shown(repository):
         for _, words in simple_commands(line):
+            if words[:1] == ["visatb"]:
+                words = ["python", *program_of(*words[1:])]
             if words[:1] not in (["python"], ["torchrun"]):
                 continue
             words = words[1:]
@@ -103,6 +108,15 @@ def test_python_commands_shown_are_parsed_by_their_programs(repository, monkeypa
                 run(program if module else str(repository / program), run_name="__main__")
             parsed += 1
     assert parsed > 5, "the documents show no Python command any more?"
+
+
+def program_of(name: str, *arguments: str) -> list[str]:
+    """The words after `python` that do what a `visatb` command does."""
+    module = {name: module for commands in COMMANDS.values() for name, (module, _) in commands.items()}[name]
+    if name == "score":
+        metric, *arguments = arguments
+        module = find_metric(metric).score.__module__
+    return ["-m", module, *(["show"] if name == "show" else []), *arguments]
 
 
 def check_elsewhere(program: str, arguments: list[str]) -> None:

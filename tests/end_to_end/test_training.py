@@ -31,9 +31,9 @@ def place(tmp_path_factory):
     """A folder with base models, 24 records, and a benchmark file of their tasks."""
     folder = make_tiny_checkpoint(tmp_path_factory.mktemp("training"))
     make_tiny_dataset(folder, 24, "data.json")
-    files = {"train": "data.json", "val": "data.json", "test": "data.json"}
-    tasks = [{"name": n, "metric": "exact_match", "files": files} for n in TASKS if n != "Chat"]
-    tasks.append({"name": "Chat", "weight": 1.0, "files": files})
+    files = {n: {"train": "data.json", "val": f"{n}-val.json", "test": f"{n}-test.json"} for n in TASKS}
+    tasks = [{"name": n, "metric": "exact_match", "files": files[n]} for n in TASKS if n != "Chat"]
+    tasks.append({"name": "Chat", "weight": 1.0, "files": files["Chat"]})
     content = {"name": "tiny", "data_folder": str(folder), "image_folder": str(folder / "images"), "tasks": tasks}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
     return folder
@@ -144,7 +144,7 @@ def test_another_run_in_the_same_folder_is_refused_and_the_model_kept(repository
         ({"WEIGHT_METHOD": "XYZ"}, "weight_method must be one of"),
         ({"DATA_PATH": "absent.json"}, "absent.json: no such file"),
         ({"BENCHMARK": "absent.yaml"}, "absent.yaml: no such file"),
-        ({"IMAGE_FOLDER": "nowhere"}, "not found in nowhere"),
+        ({"IMAGE_FOLDER": "nowhere"}, "nowhere: no such folder"),
         ({"PROMPT_VERSION": "v9"}, "version must be one of"),
         ({"LOSS_NORMALIZATION": "token"}, "loss_normalization must be step or batch"),
         ({"LOSS_NORMALIZATION": "batch", "PER_DEVICE_TRAIN_BATCH_SIZE": "1"}, "weights cancel out"),

@@ -15,7 +15,7 @@ from tiny import make_tiny_checkpoint, make_tiny_dataset
 
 from llava.model.adapter import read_adapter
 from llava.model.builder import load_pretrained_model
-from llava.train import assembly
+from llava.train import assembly, training
 from llava.train import train as entry
 from llava.train.llava_trainer import LLaVATrainer
 
@@ -43,7 +43,7 @@ def place(tmp_path_factory):
 def trainers(monkeypatch):
     """The trainers of the trainings of a test, as they were when their model was saved."""
     found = []
-    monkeypatch.setattr(entry, "save_final_model", lambda t: found.append(t) or assembly.save_final_model(t))
+    monkeypatch.setattr(training, "save_final_model", lambda t: found.append(t) or assembly.save_final_model(t))
     return found
 
 
@@ -162,8 +162,8 @@ def test_a_signal_after_the_model_is_saved_stops_nothing(place, tmp_path, monkey
         os.kill(os.getpid(), signal.SIGTERM)
         finish(folder, **facts)
 
-    finish = entry.RunFolder.finish
-    monkeypatch.setattr(entry.RunFolder, "finish", signalled)
+    finish = training.RunFolder.finish
+    monkeypatch.setattr(training.RunFolder, "finish", signalled)
     assert train(place, tmp_path / "model", steps=1) == 0
     assert json.loads((tmp_path / "model" / "visatb_run.json").read_text())["finished"]
 
@@ -265,6 +265,8 @@ def test_finetune_task_lora_needs_no_benchmark_projector_or_tower(repository, pl
 
 def test_finetune_qlora_is_refused_in_one_line_without_a_gpu(repository, place, tmp_path):
     output = tmp_path / "model"
-    done = script(repository, "finetune_qlora.sh", place, output, BASE_MODEL_PATH=place / "llama", DATA_PATH="absent")
+    done = script(
+        repository, "finetune_qlora.sh", place, output, BASE_MODEL_PATH=place / "llama", DATA_PATH=place / "data.json"
+    )
     assert done.returncode == 2 and done.stderr.strip().startswith("error: --bits 4 needs an NVIDIA GPU")
     assert not output.exists()

@@ -100,7 +100,7 @@ def test_sigterm_saves_exits_with_143_and_the_resumed_model_is_equal(repository,
     code, message = finish(process)
     assert code == 143, message
     (checkpoint,) = output.glob("checkpoint-*")
-    assert message == [f"SIGTERM: saved {checkpoint.name}; run the same command again to go on"]
+    assert message == [f"SIGTERM: saved {checkpoint.name}; run the same command again to resume"]
     assert not (output / "model.safetensors").exists()
     assert train(repository, place, output, *flags) == (0, [])
     assert digest(output) == digest(whole)

@@ -192,7 +192,7 @@ def test_the_scripts_are_one_runner_and_one_for_each_benchmark(repository, tmp_p
             continue
         assert "set -euo pipefail" in path.read_text()
         empty = subprocess.run(["bash", str(path)], capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
-        assert empty.returncode != 0 and "set CKPT to" in empty.stderr and empty.stderr.count("\n") == 1
+        assert empty.returncode != 0 and "set CKPT=" in empty.stderr and empty.stderr.count("\n") == 1
         variables = {"CKPT": "a model", "PYTHON": "echo", "SPLIT": "s", "JUDGE_MODEL": "j", "MODEL_BASE": "b"}
         variables["PATH"] = os.environ["PATH"]
         reported = subprocess.run(

@@ -17,8 +17,8 @@ from llava.data.collator import SupervisedCollator
 from llava.data.dataset import SupervisedDataset
 from llava.data.first_look import refuse_unsupervised
 from llava.data.preprocess import preprocess
-from llava.train.arguments import parse_arguments
-from llava.train.assembly import load_data, load_tasks
+from llava.train.arguments import load_tasks, parse_arguments
+from llava.train.assembly import load_data
 from visatb.errors import InputError
 
 TASKS = ("SceneCaption", "ShapeVQA", "Grounding", "Chat")
@@ -31,7 +31,7 @@ def benchmark(tmp_path_factory):
     lines = ["name: tiny", "data_folder: d", "image_folder: i", "tasks:"]
     for name in TASKS:
         what = f"metric: {METRICS[name]}" if name in METRICS else "weight: 1.0"
-        lines.append(f"  - {{name: {name}, {what}, files: {{train: a.json, val: b.json, test: c.json}}}}")
+        lines.append(f"  - {{name: {name}, {what}, files: {{train: a.json, val: {name}-b.json, test: {name}-c.json}}}}")
     file = tmp_path_factory.mktemp("benchmark") / "tiny.yaml"
     file.write_text("\n".join(lines))
     return file
@@ -82,7 +82,7 @@ def training_refuses(tmp_path_factory, tiny_checkpoint, tiny_dataset, benchmark)
         argv += ["--image_folder", images] if images else []
         _, data, training = parse_arguments([str(word) for word in argv])
         try:
-            names = load_tasks(data, training)
+            names = load_tasks(data.benchmark, training.num_tasks)
             loaded = load_data(data, names)
             ids = {name: k for k, name in enumerate(names)}
             dataset = SupervisedDataset(

@@ -73,7 +73,7 @@ def test_every_flag_that_llava_scripts_pass_is_accepted():
         (["--seed", "x"], "argument --seed: invalid int value: 'x'. See --help"),
         (["--image_aspect_ratio", "round"], "image_aspect_ratio must be pad or square"),
         (["--bad_image", "zero"], "bad_image must be"),
-        (["--resume_from_checkpoint", "x"], "the same command goes on by itself"),
+        (["--resume_from_checkpoint", "x"], "the same command resumes"),
         (["--model_max_length", "0"], "model_max_length must be at least 1"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size must be at least 1"),
         (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps must be at least 1"),

@@ -12,9 +12,9 @@ from tiny import make_tiny_checkpoint
 from llava.model import LlavaLlamaForCausalLM
 from llava.model.builder import check_base
 from llava.model.config_file import read_base_config
-from llava.train import arguments
-from llava.train.arguments import parse_arguments
-from llava.train.assembly import build_model, check_saved, load_data, load_tasks, make_weighter, settle_vision
+from llava.train.arguments import load_tasks, parse_arguments
+from llava.train.assembly import build_model, check_saved, load_data, make_weighter, settle_vision
+from llava.train.training_arguments import check_machine
 from visatb.errors import InputError
 
 
@@ -163,7 +163,7 @@ def test_weights_of_several_tasks_need_their_benchmark():
     given = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o", "--visatb_weights", "1", "2"]
     _, data_args, args = parse_arguments([*given, "--no_cuda", "True", "--report_to", "none"])
     with pytest.raises(InputError, match=r"must have 1 values.* Without --benchmark \(BENCHMARK\) all records are one"):
-        make_weighter(args, load_tasks(data_args, args))
+        make_weighter(args, load_tasks(data_args.benchmark, args.num_tasks))
 
 
 def rewrite(base, change):
@@ -228,11 +228,11 @@ def test_an_empty_missing_or_converted_tensor_is_noticed(place, tmp_path):
 
 
 def test_zero3_that_saves_no_whole_model_is_refused():
-    model, data, training = parse_arguments(["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o"])
+    training = parse_arguments(["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o"])[2]
     zero3 = SimpleNamespace(is_zero3=lambda: True, is_true=lambda key: False)
     settings = SimpleNamespace(**vars(training) | {"deepspeed": "zero3.json", "hf_deepspeed_config": zero3})
     with pytest.raises(InputError, match="zero3.json: .*stage3_gather_16bit_weights_on_model_save must be true"):
-        arguments._check(model, data, settings)
+        check_machine(settings)
 
 
 def test_a_template_that_the_tokenizer_cannot_mark_is_refused_early(place, monkeypatch):

@@ -137,7 +137,7 @@ def test_an_optimizer_is_there_or_refused_with_what_it_needs(name):
 def test_bitsandbytes_optimizers_are_refused_without_gpu_or_package(name, monkeypatch):
     with pytest.raises(InputError, match=f"^optim {name} needs an NVIDIA GPU"):
         parse("--optim", name)
-    monkeypatch.setattr("llava.train.flags.torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("llava.train.flags.find_spec", lambda module: None)
     with pytest.raises(InputError, match=r"needs bitsandbytes. Run pip install -e '.\[quantisation\]'"):
         parse_arguments([*NEEDED[:-2], "--optim", name])

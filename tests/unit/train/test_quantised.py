@@ -10,7 +10,7 @@ import torch
 from tiny import make_tiny_checkpoint, make_tiny_dataset
 
 from llava.model import LlavaLlamaForCausalLM
-from llava.train import arguments, assembly, lora
+from llava.train import assembly, lora, training_arguments
 from llava.train.arguments import parse_arguments
 from llava.train.assembly import build_model, build_trainer, load_data, save_final_model
 from transformers_patch import EqualWeighting
@@ -27,8 +27,8 @@ def place(tmp_path_factory):
 @pytest.fixture
 def gpu(monkeypatch):
     """A machine that says it has a GPU and bitsandbytes."""
-    monkeypatch.setattr(arguments, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True)))
-    monkeypatch.setattr(arguments, "find_spec", lambda name: object())
+    monkeypatch.setattr(training_arguments, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True)))
+    monkeypatch.setattr(training_arguments, "find_spec", lambda name: object())
 
 
 NEEDED = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o", "--report_to", "none"]
@@ -36,33 +36,33 @@ NEEDED = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o", 
 
 def checked(*flags, **changes):
     """Arguments parsed without --bits, then checked with other settings."""
-    model, data, args = parse_arguments([*NEEDED, "--lora_enable", "True", *flags])
+    args = parse_arguments([*NEEDED, "--lora_enable", "True", *flags])[2]
     for name, value in changes.items():
         object.__setattr__(args, name, value)
-    arguments._check_quantisation(model, args)
+    training_arguments.check_machine(args)
     return args
 
 
 def test_quantised_training_without_gpu_or_bitsandbytes_is_refused(gpu, monkeypatch):
     assert checked(bits=4).bits == 4
-    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
+    monkeypatch.setattr(training_arguments, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"--bits 8 needs bitsandbytes. Run: pip install -e '.\[quantisation\]'"):
         checked(bits=8)
-    monkeypatch.setattr(arguments, "torch", torch)
+    monkeypatch.setattr(training_arguments, "torch", torch)
     with pytest.raises(InputError, match="--bits 4 needs an NVIDIA GPU"):
         checked(bits=4)
 
 
 def test_zero3_over_a_quantised_base_is_refused(gpu):
-    zero3 = SimpleNamespace(is_zero3=lambda: True)
+    zero3 = SimpleNamespace(is_zero3=lambda: True, is_true=lambda key: True)
     with pytest.raises(InputError, match="zero3.json: ZeRO-3 cannot split a model in 4 bits. Use zero2.json"):
         checked(bits=4, hf_deepspeed_config=zero3, deepspeed="zero3.json")
 
 
 def test_stage_1_may_have_a_quantised_language_model(gpu):
-    model, _, args = parse_arguments([*NEEDED, "--tune_mm_mlp_adapter", "True", "--vision_tower", "x"])
+    args = parse_arguments([*NEEDED, "--tune_mm_mlp_adapter", "True", "--vision_tower", "x"])[2]
     args.bits = 8
-    arguments._check_quantisation(model, args)
+    training_arguments.check_machine(args)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -50,7 +50,8 @@ def variables_of(script: str) -> list[str]:
     while todo:
         path = todo.pop()
         texts.append(path.read_text())
-        todo += [path.parent / name for name in re.findall(r"^source .*?/([a-z_]+\.sh)\"?$", texts[-1], re.MULTILINE)]
+        beside = [path.parent / name for name in re.findall(r"^source .*?/([a-z_]+\.sh)\"?$", texts[-1], re.MULTILINE)]
+        todo += [source for source in beside if source.is_file()]
     code = "\n".join(line for text in texts for line in text.splitlines() if not line.startswith("#"))
     return sorted(set(re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", code)) - NOT_GIVEN)
 
@@ -106,3 +107,43 @@ def test_a_hostfile_launch_refuses_shell_metacharacters(words, tmp_path):
 def test_flags_given_to_a_script_still_come_last(words):
     got = words("finetune_lora.sh", "--seed", "7", "--visatb_weights", "1", "2", DATA_PATH="d", OUTPUT_DIR="o")
     assert got[-5:] == ["--seed", "7", "--visatb_weights", "1", "2"]
+
+
+def helped(*command: str, **variables: str) -> tuple[str, dict[str, str]]:
+    """What a script prints for --help, and variable -> default in it; nothing but shell tools on the PATH."""
+    env = {"PATH": "/usr/bin:/bin"} | variables
+    done = subprocess.run(["bash", *command], env=env, capture_output=True, text=True, cwd=SCRIPTS.parent)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    table = done.stdout.partition("Variables of the environment, with defaults:")[2].partition("More flags:")[0]
+    return done.stdout, dict(line.split(maxsplit=1) for line in table.strip().splitlines())
+
+
+@pytest.mark.parametrize("script", [*TRAINING, *EVALUATION])
+def test_help_lists_every_variable_that_the_script_reads(script):
+    text, listed = helped(str(SCRIPTS / script), "--help")
+    header = (SCRIPTS / script).read_text().splitlines()[1].removeprefix("# ")
+    assert text.startswith(header) and f"bash scripts_visatb/{script} [" in text
+    read = {name for name in variables_of(script) if not name.startswith("SLURM_")}
+    assert listed.keys() - NOT_GIVEN == read
+    if script in TRAINING:
+        assert set(LAUNCH) < set(listed)
+
+
+@pytest.mark.parametrize("script", [*TRAINING, *EVALUATION])
+def test_defaults_in_help_are_those_that_reach_python(words, script):
+    _, listed = helped(str(SCRIPTS / script), "-h")
+    needed = {name: "given" for name, default in listed.items() if default == "must be set"}
+    assert needed.keys() in ({"DATA_PATH", "OUTPUT_DIR"}, {"DATA_PATH", "OUTPUT_DIR", "IMAGE_FOLDER"}, {"CKPT"})
+    defaults = {name: text for name, text in listed.items() if name not in NOT_GIVEN and name not in needed}
+    got = "\0".join(words(script, **needed)) + "\0"
+    lost = [name for name, text in defaults.items() if text != "not set" and f"{text}\0" not in got]
+    assert not lost
+    unset = [name for name, text in defaults.items() if text == "not set"]
+    assert words(script, **needed, **dict.fromkeys(unset, "")) == words(script, **needed)
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "tests/run.sh", "scripts_visatb/slurm/finetune.sbatch"])
+def test_other_scripts_print_help_and_install_nothing(tmp_path, script):
+    text, listed = helped(script, "--help", HOME=str(tmp_path))
+    assert listed.keys() & {"CORES", "TEST_PROCESSES", "SCRIPT"}
+    assert "#SBATCH" not in text and "Installing" not in text and not list(tmp_path.iterdir())
