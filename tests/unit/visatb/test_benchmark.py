@@ -168,7 +168,7 @@ SHIPPED = "scripts_visatb/finetune_academic.sh"
         ("LORA_R", 8, f"LORA_R is not a variable that {SHIPPED} reads"),
         ("A B", 1, "A B must be the name of a variable"),
         (1, 1, "training.environment.1 must be the name of a variable"),
-        ("X" * 500, "y", "no variable that"),
+        ("X" * 500, "y", "not a variable that"),
         ("REPORT_TO", "a\0b", "REPORT_TO must be text"),
     ],
 )
