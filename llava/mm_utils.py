@@ -77,9 +77,10 @@ class KeywordsStoppingCriteria(StoppingCriteria):
 
     def __call__(self, output_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> bool:
         """Whether all rows of output_ids int64 [B, S] hold a keyword."""
-        return all(self._stops(row) for row in output_ids)
+        return all(self.stops(row) for row in output_ids)
 
-    def _stops(self, row: torch.LongTensor) -> bool:
+    def stops(self, row: torch.LongTensor) -> bool:
+        """Whether a row int64 [S] holds a keyword after the prompt."""
         new = row[self.start_len :]
         if not len(new):
             return False

@@ -8,6 +8,7 @@ Shapes: B batch, Q queries, S keys, H heads, D hidden, E head size, T supervised
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from transformers import LlamaModel as StockLlamaModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb, repeat_kv
 
+from transformers_patch.key_value_cache import LayerCache
 from transformers_patch.loss import (
     LanguageModelHead,
     SupervisedTokens,
@@ -29,6 +31,7 @@ from transformers_patch.unpadded import Batch, SampleBounds, attend_within_sampl
 from transformers_patch.weighter import Weighter
 
 EAGER, SDPA = "eager", "sdpa"
+_BESIDE_LOGITS = ("past_key_values", "hidden_states", "attentions")
 
 
 @dataclass
@@ -48,7 +51,8 @@ class SelectedAttention(LlamaAttention):
     """Llama attention whose kernel follows from the kind of mask it is given.
 
     An additive float mask, which is what transformers makes, selects transformers' eager code. None (causal) or a
-    boolean mask (True may be attended) selects scaled_dot_product_attention, `SampleBounds` attention inside samples.
+    boolean mask (True may be attended) selects scaled_dot_product_attention, as does any mask with a `LayerCache`;
+    `SampleBounds` selects attention inside samples.
     The choice travels with the arguments, so that a recomputation under gradient checkpointing makes the same one.
     """
 
@@ -57,13 +61,14 @@ class SelectedAttention(LlamaAttention):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_value: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_value: tuple[torch.Tensor, torch.Tensor] | LayerCache | None = None,
         output_attentions: bool = False,
         use_cache: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, torch.Tensor] | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, torch.Tensor] | LayerCache | None]:
         """As LlamaAttention.forward: hidden_states [B, Q, D] -> output [B, Q, D], weights, cache."""
         bounds = attention_mask if isinstance(attention_mask, SampleBounds) else None
-        if bounds is None and attention_mask is not None and attention_mask.dtype != torch.bool:
+        grows = isinstance(past_key_value, LayerCache)
+        if bounds is None and not grows and attention_mask is not None and attention_mask.dtype != torch.bool:
             return super().forward(
                 hidden_states, attention_mask, position_ids, past_key_value, output_attentions, use_cache
             )
@@ -74,10 +79,12 @@ class SelectedAttention(LlamaAttention):
         past = 0 if past_key_value is None else past_key_value[0].shape[2]
         cos, sin = self.rotary_emb(value, seq_len=past + queries if bounds is None else max(bounds.lengths))
         query, key = apply_rotary_pos_emb(query, key, cos, sin, position_ids)
-        if past_key_value is not None:
+        if grows:
+            key, value = past_key_value.append(key, value)
+        elif past_key_value is not None:
             key = torch.cat([past_key_value[0], key], dim=2)  # [B, H, S, E]
             value = torch.cat([past_key_value[1], value], dim=2)
-        cache = (key, value) if use_cache else None
+        cache = (past_key_value if grows else (key, value)) if use_cache else None
         if bounds is not None:
             attended = attend_within_samples(query, key, value, bounds)
         else:
@@ -189,6 +196,7 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
         task_ids: torch.LongTensor | None = None,
         token_count_K: torch.Tensor | None = None,
         unpadded: Batch | None = None,
+        last_logits_only: bool = False,
     ) -> tuple | CausalLMOutputWithPast:
         """transformers' forward; with a weighter and labels, the weighted loss.
 
@@ -198,6 +206,8 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
             token_count_K: supervised tokens of each task in the whole optimizer step, for Eq. 2 over the step.
             unpadded: of a row of samples laid end to end, with a weighter: what `lay_end_to_end` says of it. It takes
                 the place of attention_mask, position_ids and labels.
+            last_logits_only: logits [B, 1, V] of the last position, which is all that generation reads; a prompt's
+                others would take far more memory than its cache. Without labels.
 
         Returns:
             WeightedCausalLMOutput; `logits` is None while training with a weighter.
@@ -214,6 +224,11 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
             "output_attentions": output_attentions,
             "output_hidden_states": output_hidden_states,
         }
+        if last_logits_only:
+            outputs = self.model(**inputs, use_cache=use_cache, return_dict=True)
+            logits = self.lm_head(outputs.last_hidden_state[:, -1:]).float()
+            found = CausalLMOutputWithPast(logits=logits, **{k: v for k, v in outputs.items() if k in _BESIDE_LOGITS})
+            return found if return_dict is not False else found.to_tuple()
         if weighter is None or labels is None and unpadded is None:
             return super().forward(**inputs, labels=labels, use_cache=use_cache, return_dict=return_dict)
         use_cache = False if self.training and use_cache is None else use_cache
@@ -230,6 +245,10 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
         if return_dict if return_dict is not None else self.config.use_return_dict:
             return weighted
         return weighted.to_tuple()
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As transformers', which reads the logits of the last position alone."""
+        return super().prepare_inputs_for_generation(*args, **kwargs) | {"last_logits_only": True}
 
     def weighted_loss(
         self,

@@ -8,9 +8,9 @@ N new tokens, V vocabulary, I images of the batch.
 """
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -27,7 +27,8 @@ from transformers.generation.streamers import BaseStreamer
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import Conversation, conv_templates
 from llava.data.images import load_image, process_images, read_image
-from llava.data.preprocess import encode_segments, place_images
+from llava.data.preprocess import SegmentEncoder, place_images
+from llava.generate.decoding import decode
 from llava.generate.engine import Prompt
 from llava.generate.fingerprint import model_parts
 from llava.generate.logits import NumberWatch, SeededNoise
@@ -175,7 +176,11 @@ class LlavaEngine:
 
     def conversation_ids(self, turns: Sequence[dict[str, str]], image_count: int) -> torch.Tensor:
         """`filled` as ids, int64 [T], by the renderer that training uses."""
-        return encode_segments(self.filled(turns, image_count).render(images=image_count > 0), self.tokenizer)[0]
+        return self._encoder(self.filled(turns, image_count).render(images=image_count > 0))[0]
+
+    @cached_property
+    def _encoder(self) -> SegmentEncoder:
+        return SegmentEncoder(self.tokenizer)
 
     @torch.inference_mode()
     def new_ids(
@@ -184,50 +189,35 @@ class LlavaEngine:
         images: Sequence[torch.Tensor | None],
         noise_keys: Sequence[str] | None = None,
         streamer: BaseStreamer | None = None,
-        generation: dict[str, Any] | None = None,
     ) -> list[list[int]]:
-        """The generated ids of each prompt, without its end token's padding.
+        """The generated ids of each prompt, up to and with its end token.
 
         Args:
             prompts: B int64 vectors of ids, images as -200.
             images: for each prompt float [n, 3, H, W], or None.
             noise_keys: what each row's draws are seeded with (temperature > 0).
-            generation: overrides of transformers' GenerationConfig.
 
         Raises:
             FloatingPointError: if the logits of a row are not numbers.
         """
         input_ids_BL, mask_BL = self._left_padded(prompts)
-        merged = self._merged(input_ids_BL, mask_BL, images)
+        embeds_BSD, mask_BS = self._merged(input_ids_BL, mask_BL, images)
         watch = NumberWatch()
         budgets = [max(1, self.budget(ids)) for ids in prompts]
-        config = GenerationConfig(
-            **{
-                "max_new_tokens": max(budgets),
-                "num_beams": self.settings.num_beams,
-                "do_sample": False,
-                "use_cache": True,
-                "pad_token_id": self._pad_id(),
-                "bos_token_id": self.tokenizer.bos_token_id,
-                "eos_token_id": self.eos_ids,
-            }
-            | (generation or {})
-        )
-        stopping = StoppingCriteriaList()
-        if self.stop_strings:
-            stopping.append(KeywordsStoppingCriteria(list(self.stop_strings), self.tokenizer, input_ids_BL))
-        output = self.model.generate(
-            input_ids_BL,
-            generation_config=config,
-            logits_processor=self._processors(watch, noise_keys),
-            stopping_criteria=stopping,
-            streamer=streamer,
-            **merged,
-        )
+        if self.settings.num_beams > 1:
+            new_ids = self._beam_search(input_ids_BL, embeds_BSD, mask_BS, watch, budgets)
+        else:
+            if streamer is not None:
+                streamer.put(input_ids_BL.cpu())
+            keywords = self._keywords(input_ids_BL[:, :0])
+
+            def finished(row: int, new: list[int]) -> bool:
+                ended = new[-1] in self.eos_ids or len(new) >= budgets[row]
+                return ended or any(keyword.stops(torch.tensor(new)) for keyword in keywords)
+
+            new_ids = decode(self.model, embeds_BSD, mask_BS, self._choice(watch, noise_keys), finished, streamer)
         watch.check(len(prompts))
-        new_BN = output[:, input_ids_BL.shape[1] :].tolist()
-        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        return [_up_to_end(row[:budget], ends) for row, budget in zip(new_BN, budgets, strict=True)]
+        return new_ids
 
     def text(self, ids: list[int]) -> str:
         """The answer that generated ids spell, cut at the template's stop string."""
@@ -249,23 +239,57 @@ class LlavaEngine:
             mask_BL[row, longest - len(ids) :] = 1
         return input_ids_BL.to(self.device), mask_BL.to(self.device)
 
-    def _merged(self, input_ids_BL, mask_BL, images) -> dict[str, torch.Tensor]:
-        """Embeddings [B, S, D] with the images in their places, and their mask [B, S]."""
+    def _merged(self, input_ids_BL, mask_BL, images) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings [B, S, D] with the images in their places, and their mask int64 [B, S]."""
         given = [image for image in images if image is not None]
         if not given:
-            return {"attention_mask": mask_BL}
+            return self.model.get_input_embeddings()(input_ids_BL), mask_BL
         image_I3HW = torch.cat(given).to(self.device, self.dtype, non_blocking=True)
         embeds_BSD, mask_BS, _, _ = self.model.merge_images(input_ids_BL, mask_BL, None, image_I3HW, left=True)
-        return {"inputs_embeds": embeds_BSD, "attention_mask": mask_BS.long()}
+        return embeds_BSD, mask_BS.long()
 
-    def _processors(self, watch: "NumberWatch", noise_keys: Sequence[str] | None) -> LogitsProcessorList:
-        processors = LogitsProcessorList([watch])
+    def _choice(
+        self, watch: NumberWatch, noise_keys: Sequence[str] | None
+    ) -> Callable[[torch.Tensor, Sequence[int]], torch.Tensor]:
+        """How the next ids [B] follow from the logits [B, V] of given rows: the largest, or each row's draw."""
+        warpers, noise = LogitsProcessorList([watch]), None
         if self.settings.temperature > 0:
-            processors.append(TemperatureLogitsWarper(self.settings.temperature))
+            warpers.append(TemperatureLogitsWarper(self.settings.temperature))
             if self.settings.top_p is not None and self.settings.top_p < 1:
-                processors.append(TopPLogitsWarper(self.settings.top_p))
-            processors.append(SeededNoise([f"{self.settings.seed}\n{key}" for key in noise_keys or [""]]))
-        return processors
+                warpers.append(TopPLogitsWarper(self.settings.top_p))
+            noise = SeededNoise([f"{self.settings.seed}\n{key}" for key in noise_keys or [""]])
+
+        def choose(logits_BV: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+            scores_BV = warpers(None, logits_BV)
+            return (scores_BV if noise is None else noise(scores_BV, rows)).argmax(-1)
+
+        return choose
+
+    def _keywords(self, prompts_BL: torch.Tensor) -> StoppingCriteriaList:
+        stops = list(self.stop_strings)
+        return StoppingCriteriaList([KeywordsStoppingCriteria(stops, self.tokenizer, prompts_BL)] if stops else [])
+
+    def _beam_search(self, input_ids_BL, embeds_BSD, mask_BS, watch, budgets) -> list[list[int]]:
+        """transformers' beam search, which keeps all rows to its end and divides scores by the length of the ids."""
+        config = GenerationConfig(
+            max_new_tokens=max(budgets),
+            num_beams=self.settings.num_beams,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=self._pad_id(),
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.eos_ids,
+        )
+        output_BN = self.model.generate(
+            input_ids_BL,
+            inputs_embeds=embeds_BSD,
+            attention_mask=mask_BS,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([watch]),
+            stopping_criteria=self._keywords(input_ids_BL),
+        )
+        new_BN = output_BN[:, input_ids_BL.shape[1] :].tolist()
+        return [_up_to_end(row[:budget], self.eos_ids) for row, budget in zip(new_BN, budgets, strict=True)]
 
     def _pad_id(self) -> int:
         return self.tokenizer.pad_token_id or 0

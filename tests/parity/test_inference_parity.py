@@ -59,7 +59,8 @@ def test_generation_ends_at_the_recorded_end_token(engine, golden, generations):
     prompts, images = asked(model, golden, generations)
     for g, ids, image in zip(generations, prompts, images, strict=True):
         stop = g["early_stop"]
-        (new,) = model.new_ids([ids], [image], generation={"eos_token_id": stop["eos_token_id"]})
+        model.eos_ids = [stop["eos_token_id"]]
+        (new,) = model.new_ids([ids], [image])
         assert new == stop["new_ids"]
 
 

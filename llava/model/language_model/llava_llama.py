@@ -96,6 +96,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
         task_ids: torch.LongTensor | None = None,
         token_count_K: torch.Tensor | None = None,
         unpadded: dict[str, Any] | None = None,
+        last_logits_only: bool = False,
     ) -> tuple | CausalLMOutputWithPast:
         """As transformers_patch's LlamaForCausalLM.forward, with images in the places of their tokens.
 
@@ -105,6 +106,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
             image_sizes: LLaVA's code passes them; only LLaVA-1.6 reads them.
             weighter, task_ids, token_count_K: the weighted loss (Eq. 2).
             unpadded: of samples laid end to end, whose input_ids then hold the text alone; see transformers_patch.
+            last_logits_only: see transformers_patch.
         """
         if unpadded is not None:
             inputs_embeds = self.embed_unpadded(input_ids, images, unpadded.get("order_L"))
@@ -130,6 +132,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
             task_ids=task_ids,
             token_count_K=token_count_K,
             unpadded=unpadded,
+            last_logits_only=last_logits_only,
         )
 
     @torch.no_grad()

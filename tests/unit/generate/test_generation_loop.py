@@ -88,11 +88,12 @@ def test_a_small_top_p_leaves_the_likeliest_token_alone(tiny_checkpoint, engine,
     assert texts_of(narrow, questions[:6]) == texts_of(engine, questions[:6])
 
 
-def test_a_row_that_ends_early_carries_no_padding(engine, questions):
+def test_a_row_that_ends_early_carries_no_padding(engine, questions, monkeypatch):
     prompts = [engine.prompt_ids(q) for q in questions if not q.images]
     whole = engine.new_ids(prompts, [None] * len(prompts))
     end = whole[0][2]
-    found = engine.new_ids(prompts, [None] * len(prompts), generation={"eos_token_id": end})
+    monkeypatch.setattr(engine, "eos_ids", [end])
+    found = engine.new_ids(prompts, [None] * len(prompts))
     assert found == [row[: row.index(end) + 1] if end in row else row for row in whole]
     assert len({len(row) for row in found}) > 1, "rows must end at different places"
 
@@ -101,7 +102,7 @@ def test_draws_follow_the_softmax():
     from llava.generate.logits import SeededNoise
 
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(4000, 3)
-    drawn = SeededNoise([str(n) for n in range(4000)])(None, logits).argmax(-1)
+    drawn = SeededNoise([str(n) for n in range(4000)])(logits, range(4000)).argmax(-1)
     share = torch.bincount(drawn, minlength=3) / 4000
     assert torch.allclose(share, logits[0].softmax(-1), atol=0.03)
 
