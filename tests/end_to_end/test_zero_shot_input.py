@@ -73,7 +73,7 @@ def test_a_benchmark_that_fails_is_reported_and_the_others_continue(tiny_checkpo
     assert (
         len(reported) == 3
         and "1 of 4 questions" in reported[0]
-        and "record 0" in reported[1]
+        and "llava-seed-bench.jsonl: " in reported[1]
         and "gqa: missing" in reported[2]
     )
     assert not answers_of(own_data, "textvqa").exists() and answers_of(own_data, "sqa").exists()

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from eval.zero_shot.answers import read_answers
+from eval.zero_shot.definition import Place
 from eval.zero_shot.table import BENCHMARKS, ZERO_SHOT_TASKS
 
 NAMES = {
@@ -55,3 +57,16 @@ def test_every_benchmark_has_a_script_and_every_task_of_the_paper_a_benchmark(re
     scripts = {file.stem for file in (repository / "scripts_visatb" / "eval").glob("*.sh")} - {"run"}
     assert scripts | {"vqav2_val", "vizwiz_val"} == set(BENCHMARKS)
     assert set(ZERO_SHOT_TASKS) <= {bench.task for bench in BENCHMARKS.values()}
+
+
+def test_the_benchmark_of_the_architecture_page_is_declared_and_scored(repository, bench, capsys):
+    page = (repository / "docs" / "architecture.md").read_text().partition("+++ b/eval/zero_shot/colours.py\n")[2]
+    source = "\n".join(line[1:] for line in page.partition("\n--- ")[0].split("\n"))
+    found = {"__name__": "colours", "__doc__": ""}
+    exec(compile(source, "colours.py", "exec"), found)
+    truth = bench.json("colours/colours.json", {"1": "red", "2": "blue"})
+    answers = bench.answers([(1, "Red"), (2, "green")])
+    assert found["main"](["--answers-file", str(answers), "--annotation-file", str(truth)]) == 0
+    place = Place(truth.parent, bench.folder, "", "m", "Colours", answers, bench.folder / "m.json")
+    (evaluation,) = found["BENCHMARKS"]["colours"].evaluate(place, read_answers(answers))
+    assert evaluation.scores["score"] == 50 and capsys.readouterr().out == "Accuracy: 50.00%\n"
