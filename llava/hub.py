@@ -52,12 +52,12 @@ def companion(name_or_path: str | Path, file_name: str, cache_dir: str | None = 
     except HFValidationError:
         raise InputError(f"{name[:200]}: no such folder. Check the path.") from None
     except OSError as error:
-        reason = f"the Hub's file cannot be had: {one_line(error)}"
+        reason = f"the Hub's file cannot be downloaded: {one_line(error)}"
     raise InputError(f"{name}: no such folder, and {reason} Check the name, or give a folder.")
 
 
 def _hub_answers(name: str, file_name: str) -> bool:
-    """Asks once: the Hub's library would try for half a minute, with each file anew."""
+    """One request without retries: the Hub's library would retry for half a minute for each file."""
     url = hf_hub_url(name, file_name)
     try:
         get_session().head(url, timeout=_ANSWER_SECONDS)

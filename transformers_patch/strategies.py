@@ -2,7 +2,7 @@
 
 Those with a history look at mean losses that are already reduced over the step and all ranks, so that every rank
 computes the same weights. A task that is absent keeps its last value; one that was never seen has ratio 1.
-Nothing here can become NaN: means that are not finite count as absent, and a ratio over 0 is 1.
+Weights never become NaN: means that are not finite count as absent, and a ratio over 0 is 1.
 
 Shapes: K tasks, W steps of a window.
 """
@@ -20,7 +20,7 @@ MOST_LOG_VARIANCE = 50.0  # of UW, either way: beyond it exp(-s) and its square 
 
 
 class EqualWeighting(Weighter):
-    """EW: every task weighs 1, or what `--visatb_weights` says (VisATB's own weights enter here)."""
+    """EW: every task has weight 1, or the one of `--visatb_weights` (this is how VisATB's weights are used)."""
 
 
 class EqualWeightingTaskBalancing(Weighter):
@@ -56,7 +56,7 @@ class ComputedWeighting(Weighter):
 
 
 class RandomLossWeighting(ComputedWeighting):
-    """RLW (arXiv 2111.10603): lambda = N * softmax(z), z ~ N(0, I_N), drawn anew every step.
+    """RLW (arXiv 2111.10603): lambda = N * softmax(z), z ~ N(0, I_N), redrawn every step.
 
     Args:
         num_tasks: K.
@@ -76,7 +76,7 @@ class RandomLossWeighting(ComputedWeighting):
         return self._generator.get_state()
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Go on drawing where `get_extra_state` was called."""
+        """Continue drawing from the state of `get_extra_state`."""
         self._generator.set_state(state.cpu())
 
 
@@ -199,7 +199,7 @@ def newest_losses(
 
 
 def ratio(loss_K: torch.Tensor, base_K: torch.Tensor) -> torch.Tensor:
-    """loss / base; 1 where the base is 0, which is where nothing is known of a task."""
+    """loss / base; 1 where the base is 0, that is, for a task not seen yet."""
     is_known_K = base_K > 0
     return torch.where(is_known_K, loss_K / torch.where(is_known_K, base_K, 1.0), 1.0)
 

@@ -1,4 +1,4 @@
-"""Samples to a training batch: the one place where sequences are cut.
+"""Collates samples into a training batch; the only place where sequences are truncated.
 
 Shapes: B batch, S longest sample, T tokens of one sample, n images of the batch.
 """
@@ -20,10 +20,10 @@ _WARNINGS = 5  # of each kind, from each worker
 
 
 class SupervisedCollator:
-    """Cuts samples that the model would not hold, lays them end to end, or pads them, and joins their images.
+    """Truncates samples to the model's length, concatenates or pads them, and joins their images.
 
     Args:
-        pad_token_id: what padded places of input_ids hold; the attention mask says where they are.
+        pad_token_id: value of input_ids at padded positions; the attention mask marks them.
         max_length: longest sequence in the model's positions, an image counted with its patches; None: no limit.
         patches_per_image: positions that an image takes in the model.
         padded: pad samples on the right to the longest instead of laying them end to end.
@@ -76,11 +76,11 @@ class SupervisedCollator:
         input_ids, labels, images = sample["input_ids"], sample["labels"], sample["images"]
         kept = kept_tokens(input_ids, self.max_length, self.patches_per_image)
         if kept < len(input_ids):
-            self._count(sample, "truncated", f"is longer than model_max_length ({self.max_length}) and was cut")
+            self._count(sample, "truncated", f"is longer than model_max_length ({self.max_length}) and was truncated")
             input_ids, labels = input_ids[:kept], labels[:kept]
             images = None if images is None else images[: int((input_ids == IMAGE_TOKEN_INDEX).sum())]
         if not is_supervised(labels):
-            self._count(sample, "unsupervised", "has no supervised token (left) and teaches nothing")
+            self._count(sample, "unsupervised", "has no supervised token (left) and has no effect")
         return input_ids, labels, images
 
     def _count(self, sample: dict[str, Any], kind: str, what: str) -> None:
@@ -90,12 +90,12 @@ class SupervisedCollator:
 
 
 def is_supervised(labels: torch.LongTensor) -> bool:
-    """Whether a token of a sample is trained; the first, which nothing predicts, is not."""
+    """Whether a sample has a supervised token; the first token, which is never predicted, does not count."""
     return bool((labels[1:] != IGNORE_INDEX).any())
 
 
 def kept_tokens(input_ids: torch.LongTensor, max_length: int | None, patches_per_image: int) -> int:
-    """How many leading tokens int64 [T] fit into max_length positions; an image that does not fit whole is cut off."""
+    """Number of leading tokens int64 [T] that fit into max_length positions; a partial image is dropped."""
     if max_length is None or positions(input_ids, patches_per_image) <= max_length:  # nearly every sample
         return len(input_ids)
     width_T = torch.where(input_ids == IMAGE_TOKEN_INDEX, patches_per_image, 1)

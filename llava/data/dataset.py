@@ -32,8 +32,8 @@ from visatb.records import (
 
 logger = logging.getLogger(__name__)
 
-UNSUPERVISED_SHARE = 0.2  # of a task's records; with more, the length limit is a mistake
-SURVEYED = 1000  # records whose length is looked at before a training
+UNSUPERVISED_SHARE = 0.2  # of a task's records; above this, the length limit is a mistake
+SURVEYED = 1000  # records whose length is checked before training
 _TOKENS_OF_A_WORD = 1.4  # of LLaMA's tokenizer, in English
 _WORDS_OF_AN_IMAGE = 128  # LLaVA's rule of thumb for grouping samples by length
 
@@ -47,12 +47,12 @@ class SupervisedDataset(Dataset):
         conversation: a template of `llava.conversation.conv_templates`.
         task_ids: task name -> id; None: every record is of task 0.
         image_processor: a CLIPImageProcessor; None if no record has an image.
-        image_folder: what `image` fields are relative to.
+        image_folder: folder that `image` fields are relative to.
         image_aspect_ratio: "pad" (square of the mean colour) or "square" (resize and crop the centre).
         mm_use_im_start_end: put `<im_start>`, `<im_end>` around images.
-        bad_image: "fail" raises InputError at an unreadable image; "skip" (or "replace", the same) takes the next
-            record of the same task instead, counts it, and gives up above BAD_IMAGE_SHARE. Another task's record would
-            shift the task mix.
+        bad_image: "fail" raises InputError at an unreadable image; "skip" (or "replace", the same) uses the next
+            record of the same task instead, counts it, and fails above BAD_IMAGE_SHARE. A record of another task would
+            change the task mix.
         source: annotation file, for messages.
     """
 
@@ -110,7 +110,7 @@ class SupervisedDataset(Dataset):
 
     @property
     def lengths(self) -> list[int]:
-        """A quick length of each record: its words, and 128 for an image."""
+        """Approximate length of each record: its words, and 128 for an image."""
         return [abs(length) + _WORDS_OF_AN_IMAGE * (length > 0) for length in self.modality_lengths]
 
     @property
@@ -139,12 +139,12 @@ class SupervisedDataset(Dataset):
         return [name_of(self.records[n], n) for n in self._unreadable.nonzero().flatten().tolist()]
 
     def survey(self, max_length: int, patches_per_image: int, limit: int = SURVEYED) -> dict[int, Counter]:
-        """How the collator's limit would treat the records of each task, without reading an image.
+        """Effect of the length limit on the records of each task, without reading images.
 
         Args:
             max_length: model_max_length.
             patches_per_image: positions that an image takes in the model.
-            limit: about how many records to look at, evenly spread.
+            limit: approximate number of records to check, evenly spread.
 
         Returns:
             task id -> Counter of `records`, `truncated` (longer than max_length), `unanswered` (every answer is empty)
@@ -157,7 +157,7 @@ class SupervisedDataset(Dataset):
             counts = found.setdefault(self._task_of_record[index], Counter())
             counts["records"] += 1
             counts["truncated"] += kept < len(sample["input_ids"])
-            # The first label is never predicted: a label is compared with the prediction of the token before it.
+            # The first label is not predicted: a label is compared with the prediction of the previous token.
             is_learned = bool((sample["labels"][1:kept] != IGNORE_INDEX).any())
             counts["unanswered" if is_unanswered(self.records[index]) else "unsupervised"] += not is_learned
         return found
@@ -197,7 +197,7 @@ class SupervisedDataset(Dataset):
             return self._images(index), index
         except InputError as error:
             if self.bad_image == "fail":
-                raise InputError(f"{error} Or pass --bad_image skip, which takes another record of its task.") from None
+                raise InputError(f"{error} Or pass --bad_image skip, which uses another record of its task.") from None
             self._count_bad(index, error)
         total = len(self.records)
         for candidate in ((index + step) % total for step in range(1, total)):
@@ -247,7 +247,8 @@ def encode_record(
     """Ids and labels of a record's conversation, by `preprocess`.
 
     Raises:
-        InputError: what the template cannot hold, and image tokens that are not as many as the images.
+        InputError: a conversation that the template cannot represent, or a number of image tokens that differs from
+            images.
     """
     given = len(image_names(record))
     try:

@@ -1,7 +1,7 @@
 """How many positions each record takes in the model, without tokenising all of them.
 
-The tokens of a record are taken to be a straight line of its characters, fitted to an even sample of records that are
-tokenised; images count exactly. Whole numbers throughout: ranks on different processors must agree to the last one.
+The number of tokens is estimated as a linear function of characters, fitted to an even sample of tokenised records;
+images count exactly. All arithmetic is in integers, because ranks on different processors must agree exactly.
 """
 
 from llava.constants import DEFAULT_IMAGE_TOKEN

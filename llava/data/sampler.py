@@ -78,12 +78,12 @@ class LengthGroupedSampler(Sampler[int]):
             groups += [shuffled[start : start + size] for start in range(0, whole, size)]
             rest += shuffled[whole:]
         groups = [groups[n] for n in torch.randperm(len(groups), generator=generator).tolist()]
-        # What is left over of both kinds comes last: it may fill more than one group, and the last one is not full.
+        # The remainder of both kinds comes last: it may fill more than one group, and the last one is not full.
         groups += [rest[start : start + size] for start in range(0, len(rest), size)]
         return [n for group in groups for n in self._batches(group)]
 
     def _batches(self, group: list[int]) -> list[int]:
-        """The samples of a step, batch after batch; those of a step that is not full are sorted."""
+        """The samples of a step, batch by batch; those of an incomplete step are sorted."""
         ordered = sorted(group, key=lambda n: -abs(self.lengths[n]))
         if self.padded or len(group) < self.batch_size * self.world_size:
             return ordered

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint, read in the one way that LLaVA's ids and labels are defined for."""
+"""Loads a checkpoint's tokenizer with the settings that LLaVA's ids and labels are defined for."""
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
@@ -58,7 +58,7 @@ _SETTINGS = {
     "special_tokens_map.json": _SPECIAL,
     "added_tokens.json": {},
 }
-# What a damaged tokenizer file makes transformers and sentencepiece raise.
+# Errors of transformers and sentencepiece for damaged tokenizer files.
 _UNUSABLE = (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
@@ -97,7 +97,7 @@ def read_tokenizer(name_or_path: str | Path, cache_dir: str | None = None, **opt
 def check_vocabulary(
     tokenizer: PreTrainedTokenizer, rows: int, source: str | Path, to_come: Collection[str] = ()
 ) -> None:
-    """Refuse a tokenizer with pieces that the model has no embedding of: the first text with one would end the run.
+    """Refuse a tokenizer with pieces without an embedding in the model: the first text with one would end the run.
 
     Args:
         tokenizer: as it was read.
@@ -119,7 +119,7 @@ def check_vocabulary(
 
 
 def _check(content: Any, rules: Mapping[str, Rule], file: Path) -> None:
-    """Refuse settings that no tokenizer can be made of. Raises InputError naming file and key."""
+    """Refuse invalid tokenizer settings. Raises InputError naming file and key."""
     if not isinstance(content, dict):
         raise InputError(f"{file}: must be a JSON object. Copy the tokenizer files again.")
     check(content, rules or dict.fromkeys(content, whole(0, 2**22)), file)

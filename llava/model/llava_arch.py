@@ -1,6 +1,6 @@
-"""What makes a Llama see: vision tower and projector, and image features in the places of their tokens.
+"""Image inputs for Llama: vision tower and projector, and image features at the positions of their tokens.
 
-Shapes: B batch, S tokens, N images, P patches of an image, L positions once images took their places, D hidden.
+Shapes: B batch, S tokens, N images, P patches of an image, L positions after inserting image features, D hidden.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -38,7 +38,7 @@ class LlavaMetaModel:
         return tower[0] if isinstance(tower, list) else tower
 
     def initialize_vision_modules(self, model_args: Any, fsdp: Any = None) -> None:
-        """Build and load what is missing of tower and projector, and write LLaVA's keys into the config.
+        """Build and load missing tower and projector, and write LLaVA's keys into the config.
 
         Args:
             model_args: vision_tower, mm_vision_select_layer, mm_vision_select_feature, pretrain_mm_mlp_adapter,
@@ -119,7 +119,7 @@ class LlavaMetaForCausalLM:
         images: torch.Tensor | list[torch.Tensor] | None,
         image_sizes: Any = None,
     ) -> tuple:
-        """LLaVA's contract: what to give to the decoder, with image features in the places of their tokens.
+        """LLaVA's interface: the decoder's inputs, with image features at the positions of their tokens.
 
         Rows are padded on the side that config.tokenizer_padding_side names and cut at
         config.tokenizer_model_max_length.

@@ -120,9 +120,9 @@ def load_tokenizer(model_args: ModelArguments, args: TrainingArguments) -> PreTr
 
 
 def settle_vision(model_args: ModelArguments, cache_dir: str | None = None) -> LlavaConfig:
-    """The base's configuration. What the arguments leave open of tower and projector is filled in.
+    """The base's configuration; completes the arguments of tower and projector.
 
-    A LLaVA checkpoint is tuned further with its own, a language model gets LLaVA's defaults.
+    A LLaVA checkpoint keeps its own settings, a language model gets LLaVA's defaults.
 
     Raises:
         InputError: other values than those that the checkpoint's projector was trained with.
@@ -144,8 +144,8 @@ def settle_vision(model_args: ModelArguments, cache_dir: str | None = None) -> L
 def _may_differ(name: str, given: Any, own: Any) -> bool:
     """Whether a setting may be another than the checkpoint's.
 
-    A folder of a tower is the user's word, or the checkpoint's own is on another machine. Tokens may be added; those
-    around the images that a checkpoint was trained with may not be left out; `<im_patch>` stands in no text.
+    A tower's folder may be a local copy of the checkpoint's tower. Tokens may be added, but the tokens around images
+    that a checkpoint was trained with may not be dropped; `<im_patch>` occurs in no text.
     """
     if name == "vision_tower":
         return Path(given).is_dir() or (own.startswith(("/", ".")) and not Path(own).exists())
@@ -196,7 +196,7 @@ def build_model(
 
 
 def _tokens_to_come(model_args: ModelArguments) -> list[str]:
-    """Tokens that need no embedding of the base's: they get one here, or padding keeps them from the model."""
+    """Tokens that need no embedding in the base: it is created here, or the token is only padding."""
     tokens = [] if model_args.version == "v0" else [PAD]
     if model_args.vision_tower and model_args.mm_use_im_patch_token:
         tokens.append(DEFAULT_IMAGE_PATCH_TOKEN)
@@ -206,7 +206,7 @@ def _tokens_to_come(model_args: ModelArguments) -> list[str]:
 
 
 def _check_projector(model_args: ModelArguments, args: TrainingArguments, has_own: bool) -> None:
-    """Refuse a stage 1 that is not there, before the model loads, and say where the projector starts unexpectedly."""
+    """Refuse a missing stage 1 file before the model loads, and warn if the projector starts unexpectedly."""
     file, base = model_args.pretrain_mm_mlp_adapter, model_args.model_name_or_path
     if file and not Path(file).is_file():
         raise InputError(f"{file}: no such file. Check --pretrain_mm_mlp_adapter (PRETRAIN_MM_MLP_ADAPTER).")
@@ -325,7 +325,7 @@ def _print_tasks(tasks: list[str], weighter: Weighter, dataset: SupervisedDatase
 
 
 def _report_grouping(tasks: list[str], weighter: Weighter, dataset: SupervisedDataset, args: TrainingArguments) -> None:
-    """Warn of grouping by length or modality that does nothing, or takes a task weight its effect."""
+    """Warn of grouping by length or modality that has no effect, or that cancels a task weight."""
     message = None
     is_weighted = args.weight_method != "EW" or len(set(weighter.weight_K.tolist())) > 1
     if args.group_by_modality_length:
@@ -337,7 +337,7 @@ def _report_grouping(tasks: list[str], weighter: Weighter, dataset: SupervisedDa
 
 
 def check_saved(model: LlavaLlamaForCausalLM | PeftModel, folder: Path, vocabulary_grew: bool = False) -> None:
-    """Reopen what was saved: all parameters, or a LoRA folder's, or the projector's alone, must be there.
+    """Reopen the saved files: all parameters, or those of a LoRA folder, or of the projector, must be present.
 
     Their shapes and dtypes are checked too, of ZeRO-3's parameters as well.
 
@@ -368,7 +368,7 @@ def _unsaved(model: LlavaLlamaForCausalLM, folder: Path) -> list[str]:
 
 
 def save_final_model(trainer: LLaVATrainer) -> None:
-    """Save the trained model into the output folder: written beside first, then renamed file by file.
+    """Save the trained model into the output folder: written to temporary files, then renamed one by one.
 
     Raises:
         SaveError: on all ranks, if one could not write.

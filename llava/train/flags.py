@@ -1,6 +1,6 @@
-"""Values of training flags that are refused before anything is loaded, and flags that change nothing here.
+"""Values of training flags that are refused before anything is loaded, and flags without effect here.
 
-transformers takes them all, and finds out late, after the model has loaded, or never.
+transformers accepts them all and fails late, after the model has loaded, or never.
 """
 
 import math
@@ -18,13 +18,13 @@ FLAG_TABLE = Path(__file__).with_name("transformers_flags.json")
 _NO_EVALUATION = "nothing is evaluated during training"
 _FSDP = "transformers 4.31.0 cannot save the state of FSDP with this torch. Use DeepSpeed (zero3.json)"
 
-# Flags that ask for something that a training here does not do.
+# Flags for features that are not supported here.
 REFUSED = {
     "do_eval": f"{_NO_EVALUATION}. Score answers with eval/",
     "do_predict": f"{_NO_EVALUATION}. Score answers with eval/",
     "load_best_model_at_end": f"{_NO_EVALUATION}, so no checkpoint is the best. Score several with eval/",
-    "dataloader_drop_last": "the last step of an epoch takes the samples that are left, and no sample is dropped",
-    "past_index": "a Llama has no state of the past to hand on",
+    "dataloader_drop_last": "the last step of an epoch uses the remaining samples, and no sample is dropped",
+    "past_index": "Llama has no past state",
     "per_gpu_train_batch_size": "it is an old name. Set --per_device_train_batch_size",
     "push_to_hub_model_id": "it is an old name. Set --hub_model_id to OWNER/NAME",
     "push_to_hub_organization": "it is an old name. Set --hub_model_id to OWNER/NAME",
@@ -38,7 +38,7 @@ REFUSED = {
     "use_ipex": "Intel's extension is not supported",
     "use_mps_device": "it is an old flag, and Apple's GPUs are used without it",
 }
-# Flags whose absence would leave the same model.
+# Flags that do not affect the model.
 IGNORED = dict.fromkeys(
     [
         "bf16_full_eval",
@@ -63,7 +63,7 @@ IGNORED = dict.fromkeys(
     "length_column_name": "lengths are counted in the conversations",
     "logging_nan_inf_filter": "a loss that is not finite ends the run",
     "ray_scope": "no hyperparameters are searched",
-    "remove_unused_columns": "batches hold what the model takes, and no more",
+    "remove_unused_columns": "batches contain only the model's inputs",
     "tpu_metrics_debug": "TPUs are not supported",
     "tpu_num_cores": "TPUs are not supported",
 }
@@ -89,7 +89,7 @@ def flag_table() -> dict[str, Any]:
 
 
 def check_flags(given: Mapping[str, Any]) -> None:
-    """Refuse flags that are not supported, and values with which a training could only fail.
+    """Refuse unsupported flags, and values with which training can only fail.
 
     Args:
         given: the flags that differ from their defaults, by name.
@@ -132,7 +132,7 @@ def _check_optimizer(name: str, no_cuda: bool) -> None:
 
 
 def without_effect(given: Mapping[str, Any]) -> dict[str, str]:
-    """Flags that change nothing in a training here, with the reason.
+    """Flags without effect, with the reason.
 
     Args:
         given: the flags that differ from their defaults, by name.

@@ -23,9 +23,9 @@ EMBEDDING_KEYS = ("embed_tokens", "embed_in")
 
 
 class LLaVATrainer(Trainer):
-    """`transformers_patch.Trainer` with what LLaVA's training modes need.
+    """`transformers_patch.Trainer` for LLaVA's training modes.
 
-    Reads of the arguments: `mm_projector_lr`, `group_by_length`, `group_by_modality_length`, `tune_mm_mlp_adapter`,
+    Uses of the arguments: `mm_projector_lr`, `group_by_length`, `group_by_modality_length`, `tune_mm_mlp_adapter`,
     `vocabulary_grew`, `base_digest`.
     """
 
@@ -107,7 +107,7 @@ class LLaVATrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.config.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)  # LLaVA leaves it out, and loads added tokens in another order
+        self.tokenizer.save_pretrained(folder)  # LLaVA omits it, and loads added tokens in another order
         torch.save(self._adapter_state(state_dict), folder / PROJECTOR_FILE)
 
     def _adapter_state(self, state_dict: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:

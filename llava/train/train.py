@@ -3,7 +3,7 @@
     python -m llava.train.train --model_name_or_path ... --data_path ... --image_folder ... --output_dir ... \
         --benchmark scripts_visatb/benchmarks/demo.yaml --visatb_weights 1 1 1 1 1 1
 
-Run the same command again after an interruption and it resumes; a finished run is left as it is. Exit codes: 0 done,
+Run the same command again after an interruption and it resumes; a finished run is not changed. Exit codes: 0 done,
 1 stopped (disk, loss), 2 refused, 143 and 130 saved and stopped after SIGTERM and SIGINT (docs/interruptions.md).
 """
 
@@ -29,7 +29,7 @@ def train(argv: Sequence[str] | None = None) -> int:
     """Run one training from a command line; returns the exit code.
 
     Raises:
-        InputError: anything wrong with flags, weights, records, images or folders, found before the model loads.
+        InputError: invalid flags, weights, records, images or folders, found before the model loads.
     """
     flags, given = parse_flags(argv)
     # Wrong paths end here, before torch and transformers are imported.

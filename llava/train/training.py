@@ -1,4 +1,4 @@
-"""One training, of typed arguments: start or resume, train, save; see llava.train.train for the command."""
+"""One training with typed arguments: start or resume, train, save; llava.train.train is its command."""
 
 import pickle
 import sys
@@ -33,12 +33,12 @@ def run_training(
     """Run one training on those tasks, in id order; returns the exit code.
 
     Raises:
-        InputError: anything wrong with weights, records, images or folders, found before the model loads.
+        InputError: invalid weights, records, images or folders, found before the model loads.
     """
     set_seed(args.seed)
     weighter = make_weighter(args, tasks)
     records = load_data(data_args, tasks, model_args.version)
-    settle_vision(model_args, args.cache_dir)  # the fingerprint holds what a checkpoint's own settings are
+    settle_vision(model_args, args.cache_dir)  # the fingerprint contains the checkpoint's own settings
     is_first = args.process_index == 0
     folder = RunFolder(args.output_dir, fingerprint(model_args, data_args, args, args.world_size, tasks))
 
@@ -63,8 +63,8 @@ def run_training(
     if is_first:
         folder.begin()
         if checkpoint is not None:
-            print(f"going on from {checkpoint}")
-    with StopSignals() as trainer.stop:  # until the run is marked: after the last step a signal has nothing to stop
+            print(f"resuming from {checkpoint}")
+    with StopSignals() as trainer.stop:  # until the run is marked: after the last step there is nothing to stop
         code = run_to_the_end(trainer, checkpoint)
         if code:
             return code

@@ -21,7 +21,7 @@ class TrainingArguments(TrainingFlags, transformers.TrainingArguments):
 
 
 def check_machine(training: TrainingArguments) -> None:
-    """Refuse what the DeepSpeed configuration or the machine cannot do.
+    """Refuse settings that the DeepSpeed configuration or the machine does not support.
 
     Raises:
         InputError: naming the flag.
@@ -30,7 +30,7 @@ def check_machine(training: TrainingArguments) -> None:
     zero3 = deepspeed is not None and deepspeed.is_zero3()
     gather = "zero_optimization.stage3_gather_16bit_weights_on_model_save"
     if zero3 and not deepspeed.is_true(gather):
-        raise InputError(f"{training.deepspeed}: {gather} must be true, or no whole model is saved. Set it.")
+        raise InputError(f"{training.deepspeed}: {gather} must be true to save the full model. Set it.")
     if training.bits == 16:
         return
     if zero3:

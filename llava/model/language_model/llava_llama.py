@@ -56,7 +56,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM, LlavaMetaForCausalLM):
 
     config_class = LlavaConfig
     model_class = LlavaLlamaModel
-    # A tower inside a checkpoint is loaded by itself; transformers would list its weights by name as not used.
+    # A tower inside a checkpoint is loaded separately; transformers would list its weights as unused.
     _keys_to_ignore_on_load_unexpected = [r"^model\.vision_tower\."]
 
     @classmethod

@@ -46,7 +46,7 @@ def test_wrong_flags_and_paths_of_a_training_are_refused_before_torch_is_importe
     needed = ["--model_name_or_path", "m", "--output_dir", str(tmp_path), "--data_path"]
     code = "import sys; from llava.train.train import main\n"
     code += "try: main()\nexcept ValueError as error: print(error, 'torch' in sys.modules)"
-    for words, told in (
+    for words, message in (
         ([*needed, "/no/such.json"], "/no/such.json"),
         ([*needed, "d", "--benchmark", "/no/such.yaml"], "/no/such.yaml"),
         ([*needed, "d", "--seed", "x"], "invalid int value"),
@@ -54,4 +54,4 @@ def test_wrong_flags_and_paths_of_a_training_are_refused_before_torch_is_importe
         ([*needed, "d", "--nonsense", "1"], "unknown arguments: --nonsense 1"),
     ):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-        assert told in done.stdout and done.stdout.strip().endswith("False"), (words, done.stdout, done.stderr)
+        assert message in done.stdout and done.stdout.strip().endswith("False"), (words, done.stdout, done.stderr)
