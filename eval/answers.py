@@ -5,7 +5,7 @@ and `generator` (the model that made it).
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,21 @@ class AnswerFile:
     def task(self) -> str | None:
         """The one task of the file; None if it has several or none."""
         return self.tasks[0] if len(self.tasks) == 1 else None
+
+    def of_task(self, task: str) -> "AnswerFile":
+        """The answers to one task of a file that holds several; all of a file that holds one or names none.
+
+        Raises:
+            InputError: a file of several tasks without this one.
+        """
+        if len(self.tasks) < 2:
+            return self
+        answers = tuple(answer for answer in self.answers if answer.record.get("task") == task)
+        if not answers:
+            raise InputError(
+                f"{self.path}: task must be {task!r} in some record, got {', '.join(self.tasks)}. Name its own file."
+            )
+        return replace(self, answers=answers, tasks=(task,))
 
     @property
     def source(self) -> Source:

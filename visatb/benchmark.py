@@ -282,17 +282,11 @@ def _tasks(entries: Any, file: Path) -> tuple[Task, ...]:
             # Answer files are called by the stem of the question file (inference_visatb.py).
             stem = (split, Path(name).stem.replace("_", "-"))
             first, owner = answered.setdefault(stem, (name, task.name))
-            if split == "train" or owner == task.name:
-                continue
-            if first == name:
+            if split != "train" and first != name:
                 raise InputError(
-                    f"{file}: {split} of {owner} and {task.name} is one file ({shown(name)}), and each would be scored "
-                    "on the records of both. Give each task a file of its own."
+                    f"{file}: the {split} files of {owner} ({shown(first)}) and {task.name} ({shown(name)}) would "
+                    "give answer files of one name. Rename one."
                 )
-            raise InputError(
-                f"{file}: the {split} files of {owner} ({shown(first)}) and {task.name} ({shown(name)}) would "
-                "give answer files of one name. Rename one."
-            )
     return tasks
 
 

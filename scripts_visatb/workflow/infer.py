@@ -42,7 +42,7 @@ def inference_command(current: Run, model: Model, split: str) -> list[str]:
         "--image-folder",
         current.benchmark.image_folder,
         "--question-file",
-        *[str(current.question_file(split, task)) for task in tasks],
+        *dict.fromkeys(str(current.question_file(split, task)) for task in tasks),  # tasks may share one
         "--overwrite",  # answers of a model that has since been trained anew are replaced
         "--answers-folder",
         str(current.answers(model.name, split)),

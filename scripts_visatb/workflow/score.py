@@ -40,6 +40,7 @@ def score_model(current: Run, model: Model, split: str) -> None:
             raise InputError(
                 f"{path}: generator must be {model.name!r}, got {answers.generator!r}. Run the inference again."
             )
+        answers = answers.of_task(task.name)  # tasks may share a question file
         for name in metrics_of(task, split):
             metric = find_metric(name)
             needed = judging(current, model.name, split, task) if metric.needs == JUDGE else {}

@@ -91,6 +91,15 @@ def test_several_tasks_are_read_but_leave_the_task_open(two, write_answers):
     assert answers.task is None
 
 
+def test_a_task_of_a_shared_file_is_scored_on_its_own_records(two, write_answers):
+    two[1]["task"] = "Other"
+    answers = read_answers(write_answers(two))
+    own = answers.of_task("Other")
+    assert [answer.identifier for answer in own.answers] == [two[1]["id"]] and own.task == "Other"
+    with pytest.raises(InputError, match="task must be 'Third' in some record, got .*, Other"):
+        answers.of_task("Third")
+
+
 def test_the_question_file_in_place_of_the_answers_is_refused(two, write_answers):
     with pytest.raises(InputError, match="not the question file"):
         read_answers(write_answers(questions_of(two)))

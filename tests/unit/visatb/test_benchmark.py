@@ -83,7 +83,6 @@ TASK, OTHER = GOOD["tasks"][0], GOOD["tasks"][2]
         ({"tasks": [{"name": "A", "weight": 1, "files": {"train": 5}}]}, r"tasks\[0\].files.train must be text"),
         ({"tasks": [{"name": "A", "weight": 1, "files": {"train": "a", "val": 5}}]}, r"files.val must be text"),
         ({"tasks": [TASK, OTHER | {"files": OTHER["files"] | {"val": "x/b.json"}}]}, "answer files of one name"),
-        ({"tasks": [TASK, TASK | {"name": "B", "files": FILES | {"test": "d.json"}}]}, "val of A and B is one file"),
         ({"training": {"script": 5}}, "training.script must be text"),
         ({"training": {"gpus": -1}}, "training.gpus must be a whole number >= 0"),
         ({"training": {"threads": "8"}}, "training.threads must be a whole number"),
