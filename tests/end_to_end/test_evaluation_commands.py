@@ -73,7 +73,7 @@ def test_weighting_without_arguments_or_with_a_failed_task_is_refused(run, tmp_p
     scores.write_text("model,A,B\nmini,0.3,0.2\nA,0.3,0.3\nB,0.4,0.9\n")
     done = run("weighting_visatb.py", "--scores", scores, "--output", tmp_path / "weights.json")
     assert refused(done), done.stderr
-    assert "task A failed" in done.stderr
+    assert "1 task(s) failed: A scores 0.3" in done.stderr
     assert not (tmp_path / "weights.json").exists()
 
 

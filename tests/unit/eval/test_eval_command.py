@@ -97,7 +97,7 @@ def test_ptb_tokenisation_without_java_is_refused(answer_file, monkeypatch):
         call(caption, monkeypatch, "-a", answer_file("caption"), "--tokenizer", "ptb")
 
 
-def test_importing_the_evaluators_loads_neither_torch_nor_nltk_nor_matplotlib(repository):
+def test_evaluators_import_without_torch_nltk_and_matplotlib(repository):
     code = (
         "import sys, eval.caption, eval.caption_list, eval.grounding_bbox, eval.qa, eval.overall, weighting_visatb\n"
         "heavy = {'torch', 'transformers', 'nltk', 'matplotlib', 'yaml', 'pycocoevalcap', 'shapely'}\n"

@@ -135,7 +135,7 @@ def test_a_baseline_of_several_models_must_be_chosen(tables, monkeypatch, capsys
         call(monkeypatch, "--baseline", tables[1], "--results", tables[1], "--baseline-model", "TLA")
 
 
-def test_an_output_that_would_replace_a_table_or_the_other_output_is_refused(tables, tmp_path, monkeypatch):
+def test_an_output_over_a_table_or_the_other_output_is_refused(tables, tmp_path, monkeypatch):
     for outputs in (("--output", tables[1]), ("--output", str(tmp_path / "o"), "--markdown", str(tmp_path / "o"))):
         with pytest.raises(InputError, match="overwritten"):
             call(monkeypatch, "--baseline", tables[0], "--results", tables[1], *outputs)
@@ -150,7 +150,7 @@ def test_an_output_that_would_replace_a_table_or_the_other_output_is_refused(tab
         ("latex", r"\textbf{80.00}", r"\underline{70.00}"),
     ],
 )
-def test_best_and_second_best_are_marked_in_every_layout_lower_ones_where_lower_is_better(layout, best, second):
+def test_best_and_second_best_are_marked_in_every_layout_and_direction(layout, best, second):
     results = ScoreTable(
         "r",
         ("A_B", "E"),

@@ -30,7 +30,7 @@ def content_of(path):
     return json.loads(path.read_text())
 
 
-def test_the_precise_form_takes_the_difficulty_from_single_task_models_alone(rows, write_scores, tmp_path, call):
+def test_the_precise_difficulty_comes_from_single_task_models_alone(rows, write_scores, tmp_path, call):
     scores, single = write_scores(rows), write_scores(SINGLE, name="single.csv")
     call("--scores", scores, "--output", tmp_path / "standard.json")
     call("--scores", scores, "--form", "precise", "--single-scores", single, "--output", tmp_path / "precise.json")

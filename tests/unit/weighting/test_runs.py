@@ -109,7 +109,7 @@ def test_a_mean_in_which_a_task_failed_is_refused_with_its_mean_scores(rows, wri
         call("--scores", *files)
 
 
-def test_one_table_of_single_task_scores_for_several_runs_is_said_to_hide_its_error(rows, write_scores, call, capsys):
+def test_one_single_task_table_for_several_runs_is_noted_to_hide_error(rows, write_scores, call, capsys):
     files = [write_scores(scaled(rows, 1 + n / 10), name=f"{n}.csv") for n in range(3)]
     single = write_scores(SINGLE, name="single.csv")
     found = call("--scores", *files, "--form", "precise", "--single-scores", single)
@@ -124,7 +124,7 @@ def test_one_table_of_single_task_scores_for_several_runs_is_said_to_hide_its_er
     assert "the error of V(mini) is not in that of the difficulty" in found["notes"][0]
 
 
-def test_a_table_of_single_task_scores_for_each_run_gives_the_difficulty_an_error(rows, write_scores, call):
+def test_a_single_task_table_for_each_run_gives_the_difficulty_error(rows, write_scores, call):
     files = [write_scores(rows, name=f"{n}.csv") for n in range(2)]
     singles = [
         write_scores({"mini": {**SINGLE["mini"], "A": value}, "full": SINGLE["full"]}, name=f"single{value}.csv")

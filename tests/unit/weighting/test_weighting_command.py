@@ -163,7 +163,7 @@ def test_a_task_left_out_stays_visible_in_terminal_and_json(rows, write_scores, 
     "flags",
     [("--output", "scores.csv"), ("--output", "x.png", "--plot", "x.png"), ("--plot", "x.png", "--output", "folder")],
 )
-def test_outputs_that_would_replace_the_scores_or_each_other_or_a_folder_are_refused(
+def test_outputs_over_the_scores_each_other_or_a_folder_are_refused(
     rows, write_scores, tmp_path, call, monkeypatch, flags
 ):
     monkeypatch.chdir(tmp_path)
