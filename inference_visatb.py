@@ -20,7 +20,6 @@ from llava.generate.shard import shard_of
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.records import (
-    Record,
     check_records,
     image_names,
     most_bad_images,
@@ -109,28 +108,23 @@ def read(path: Path, image_folder: str, skip_bad_images: bool) -> list[Asked]:
     """
     records = read_records(path)
     check_records(records, path, training=False)
-    first = next((n for n, record in enumerate(records) if image_names(record)), None)
-    if first is not None:
-        if not image_folder:
-            raise InputError(f"{path}: {name_of(records[first], first)} has an image. Set --image-folder.")
-        refuse_missing_folder(image_folder)
-    return [
-        Asked(question_of(record, n, path, image_folder, skip_bad_images), record) for n, record in enumerate(records)
-    ]
-
-
-def question_of(record: Record, position: int, file: Path, image_folder: str, skip_bad_images: bool) -> Question:
-    """What is asked of one record; raises as `read`."""
-    where = f"{file}: {name_of(record, position)}"
-    paths, problem = [], None
-    for image in image_names(record):
-        try:
-            paths.append(resolve_image(image_folder, image, where))
-        except InputError as error:
-            if not skip_bad_images:
-                raise
-            problem = str(error)
-    return Question(position, where, record["conversations"][0]["value"], tuple(paths), problem)
+    asked = []
+    for n, record in enumerate(records):
+        where, names = f"{path}: {name_of(record, n)}", image_names(record)
+        if names and not image_folder:
+            raise InputError(f"{where} has an image. Set --image-folder.")
+        if names:
+            refuse_missing_folder(image_folder)
+        images, problem = [], None
+        for name in names:
+            try:
+                images.append(resolve_image(image_folder, name, where))
+            except InputError as error:
+                if not skip_bad_images:
+                    raise
+                problem = str(error)
+        asked.append(Asked(Question(n, where, record["conversations"][0]["value"], tuple(images), problem), record))
+    return asked
 
 
 def answer_file_name(question_file: Path, name: str) -> str:

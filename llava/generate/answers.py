@@ -209,12 +209,9 @@ class AnswerFile:
         answered = [(one, text) for one, text in texts if text is not None]
         omitted = [one for one, text in texts if text is None]
         listed = [
-            {
-                "position": one.question.position,
-                "id": one.record.get("id"),
-                "image": one.record.get("image"),
-                "reason": answers[one.question.position].bad_image,
-            }
+            {"position": (n := one.question.position)}
+            | {key: one.record.get(key) for key in ("id", "image")}
+            | {"reason": answers[n].bad_image}
             for one in omitted
         ]
         if listed:
@@ -261,11 +258,7 @@ def write_lines(answered: Iterable[tuple[Asked, str]], name: str) -> str:
 def llava_answer_file(
     path: Path, source: str | os.PathLike, asked: Sequence[Asked], settings: Settings, model: Mapping[str, Any]
 ) -> AnswerFile:
-    """A LLaVA answers file.
-
-    Args:
-        model: of `Model.fingerprint`.
-    """
+    """A LLaVA answers file; `model` is a `Model.fingerprint`."""
     return AnswerFile(path, source, asked, settings, {"answers": "llava", **_digests(asked), **model}, write_lines)
 
 

@@ -74,13 +74,7 @@ def answer_parser(module: str, description: str | None, max_new_tokens: int, exa
         epilog=f"example:\n  python -m llava.eval.{module} --model-path liuhaotian/llava-v1.5-7b \\\n"
         f"      --answers-file answers.jsonl {example}",
     )
-    parser.add_argument(
-        "--question-file",
-        "--questions-file",
-        dest="question_file",
-        required=True,
-        help="questions in the benchmark's format",
-    )
+    parser.add_argument("--question-file", "--questions-file", required=True, help="in the benchmark's format")
     parser.add_argument("--answers-file", required=True, help="JSON Lines to be written; join those of chunks with cat")
     add_flags(parser, (*MODEL, "--image-folder", *ONE_QUESTION, *SPEED), max_new_tokens=max_new_tokens)
     parser.set_defaults(overwrite=False)

@@ -1,12 +1,13 @@
 """A LLaVA checkpoint that may have to be loaded: its name, its fingerprint, where and how precisely it computes."""
 
 import re
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llava.generate.fingerprint import model_fingerprint, model_parts
-from llava.generate.questions import Settings, report_template, template_of
+from llava.generate.questions import Settings, template_of
 from visatb.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ class LlavaModel:
         return LlavaEngine.load(self.path, self.base, settings, self.device, self.dtype, **more)
 
     def report(self) -> None:
-        """Print to stderr which conversation template is used and why."""
-        report_template(*template_of(self.path, self.conv_mode))
+        """Print to stderr which conversation template is used and why; stdout is for answers."""
+        name, reason = template_of(self.path, self.conv_mode)
+        print(f"conversation template: {name} ({reason})", file=sys.stderr, flush=True)
 
 
 def default_device(asked: str | None, local_rank: int = 0) -> str:

@@ -1,6 +1,5 @@
 """What is asked and how: questions, settings of generation, and which questions share a batch. Needs no torch."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
@@ -136,11 +135,6 @@ def template_of(model_path: str, asked: str | None = None) -> tuple[str, str]:
     if name is not None:
         return name, f"{PurePath(model_path).name} is known to be trained with it"
     return USUAL_TEMPLATE, f"{model_path} does not record another; --conv-mode overrides it"
-
-
-def report_template(name: str, reason: str) -> None:
-    """Print to stderr which template is used; stdout is for answers."""
-    print(f"conversation template: {name} ({reason})", file=sys.stderr, flush=True)
 
 
 def _config_file(model_path: str) -> Path | None:

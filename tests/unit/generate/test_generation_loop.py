@@ -135,7 +135,7 @@ def test_a_batch_that_fails_is_halved_until_the_culprit_stands_alone(engine, que
     assert max(calls) == 8 and min(calls) == 1
 
 
-def test_a_device_that_is_lost_ends_the_run_instead_of_failing_every_question(engine, questions, monkeypatch):
+def test_a_lost_device_ends_the_run_instead_of_failing_every_question(engine, questions, monkeypatch):
     def lost(*_):
         raise RuntimeError("device lost")
 
@@ -164,7 +164,7 @@ def test_answers_end_where_the_positions_end(engine):
     assert engine.budget(ids) == 3 and len(new) <= 3
 
 
-def test_an_unreadable_image_is_told_and_never_replaced(engine, questions, tmp_path):
+def test_an_unreadable_image_is_reported_and_never_replaced(engine, questions, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG not")
     found = answers_of(engine, [Question(9, "val.json: record 9", "<image>\nWhat?", (bad,)), questions[0]])
