@@ -1,4 +1,4 @@
-"""Drop-in replacements for transformers 4.31.0's Trainer and LlamaForCausalLM that carry a task weighter.
+"""Drop-in replacements for transformers 4.31.0's Trainer and LlamaForCausalLM with a task weighter.
 
     from transformers_patch import EqualWeighting, LlamaForCausalLM, Trainer
 

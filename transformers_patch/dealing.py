@@ -1,8 +1,8 @@
-"""Who gets which samples of an optimizer step, so that all ranks finish together (plain integers).
+"""Distributes the samples of an optimizer step so that all ranks finish together (integer arithmetic).
 
-Eq. 2 over the step does not depend on how the step's samples are split: the longest goes first, each to the
-micro-batch that has least to do, and then the fullest hands some on to the emptiest. Work is counted in whole numbers,
-so that ranks on different processors agree.
+Eq. 2 over the step does not depend on how the step's samples are split: they are assigned, longest first, to the
+micro-batch with the least work, and then the fullest micro-batch exchanges samples with the emptiest. Work is an
+integer, so that ranks on different processors agree.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,12 @@ from heapq import heapreplace
 
 @dataclass(frozen=True)
 class StepBalance:
-    """How even a step is.
+    """Balance of a step.
 
     Attributes:
         positions: of its samples.
-        padded_positions: what they would take, dealt in order and padded to the longest of each micro-batch.
-        slowest_work, mean_work: of the rank that has most to do, and of all.
+        padded_positions: positions if assigned in order and padded to the longest of each micro-batch.
+        slowest_work, mean_work: work of the slowest rank, and the mean of all ranks.
     """
 
     positions: int
@@ -27,7 +27,7 @@ class StepBalance:
 
 
 class Dealing:
-    """Deals samples by the work that they are.
+    """Assigns samples by their work.
 
     Args:
         lengths: positions of each sample of the data set, known or estimated, the same on all ranks.
@@ -43,7 +43,7 @@ class Dealing:
         return length * (self._linear + length)
 
     def deal(self, samples: Sequence[int], parts: int) -> list[list[int]]:
-        """The samples in that many parts of nearly equal work; parts without a sample come last."""
+        """Split the samples into that many parts of nearly equal work; empty parts come last."""
         dealt: list[list[int]] = [[] for _ in range(parts)]
         least = [(0, part) for part in range(parts)]
         for sample in sorted(samples, key=self.lengths.__getitem__, reverse=True):
@@ -55,7 +55,7 @@ class Dealing:
         return dealt
 
     def _even_out(self, parts: list[list[int]]) -> None:
-        """Hand samples from the fullest part to the emptiest, for others or for none, as long as it helps."""
+        """Move or exchange samples between the fullest and the emptiest part as long as it helps."""
         total = [sum(self.work(self.lengths[sample]) for sample in part) for part in parts]
         for _ in range(2 * len(parts)):
             most, least = total.index(max(total)), total.index(min(total))
@@ -73,14 +73,14 @@ class Dealing:
             total[least] += moved
 
     def _exchanges(self, most: list[int], least: list[int]) -> Iterator[tuple[int, int, int | None]]:
-        """Ways to relieve a part: (work moved, sample given, sample taken for it)."""
+        """Possible exchanges of a part: (work moved, sample given, sample received)."""
         offers = [(0, None), *((self.work(self.lengths[sample]), sample) for sample in least)]
         for given in most:
             work = self.work(self.lengths[given])
             yield from ((work - back, given, taken) for back, taken in offers)
 
     def shortest(self, samples: Sequence[int]) -> int:
-        """The sample that is least work."""
+        """The sample with the least work."""
         return min(samples, key=self.lengths.__getitem__)
 
     def balance(self, in_order: list[list[int]], dealt: list[list[int]], ranks: int) -> StepBalance:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 IGNORE_INDEX = -100
 CHUNK_TOKENS = 4096  # of a head that autograd differentiates: 0.5 GiB of float32 logits at 32,000 entries
-# Logits of a chunk whose gradient is taken at once. A GPU needs larger products to be busy.
+# Logits of a chunk whose gradient is computed at once. A GPU needs larger products for full utilisation.
 CHUNK_LOGITS, CHUNK_LOGITS_ON_GPU = 2**23, 2**26
 LEAST_CHUNK = 128  # tokens: the weight's gradient, which is large too, is read and written once a chunk
 
@@ -21,7 +21,7 @@ LEAST_CHUNK = 128  # tokens: the weight's gradient, which is large too, is read 
 class LanguageModelHead(nn.Linear):
     """`lm_head` that can also turn hidden states into token losses, without keeping all logits.
 
-    The chunks live inside one module call on purpose: ZeRO-3 gathers the weight once per call, and ranks must make
+    The chunks are deliberately inside one module call: ZeRO-3 gathers the weight once per call, and ranks must make
     the same number of calls whatever their token counts.
     """
 
@@ -48,7 +48,7 @@ class LanguageModelHead(nn.Linear):
         if label_T is None:
             return super().forward(hidden)
         dtype = torch.get_autocast_dtype(hidden.device.type) if _autocasts(hidden) else self.weight.dtype
-        # float16 has no room for a gradient that is not yet multiplied by the loss scale, which comes with backward.
+        # In float16 a gradient would underflow before it is multiplied by the loss scale, which happens in backward.
         if weight_T is not None and dtype != torch.float16 and torch.is_grad_enabled():
             return _WeightedLoss.apply(hidden, self.weight, self.bias, label_T, weight_T, dtype)
         token_loss_T = self._token_losses(hidden, label_T)
@@ -72,8 +72,8 @@ def _autocasts(tensor: torch.Tensor) -> bool:
 class _WeightedLoss(torch.autograd.Function):
     """Head and weighted cross-entropy whose gradients are made in the forward pass, a chunk of tokens at a time.
 
-    The weights are the gradient of each token's loss, so that nothing of the backward is missing but a common factor.
-    No logits outlive their chunk and none are computed twice.
+    The weights are the gradient of each token's loss, so the backward pass lacks only a common factor. Logits exist
+    only for one chunk and are computed once.
     """
 
     @staticmethod
@@ -133,7 +133,7 @@ def _add_gradients(
     hidden_TD: torch.Tensor,
     weight_VD: torch.Tensor,
 ) -> None:
-    """Add a chunk's part to the gradients of hidden states, weight and bias; None where none is wanted."""
+    """Add a chunk's contribution to the gradients of hidden states, weight and bias; None where not required."""
     of_hidden_TD, of_weight_VD, of_bias_V = gradients
     if of_hidden_TD is not None:
         of_hidden_TD[part] = of_logits_TV @ weight_VD
@@ -167,12 +167,12 @@ def weighted_losses(
 
 
 def _takes_labels(head: nn.Module) -> bool:
-    """Whether it is ours, or peft's trained copy of ours; LoRA's layer adds to what ours returns, as if to logits."""
+    """Whether it is our head or peft's trained copy of it; LoRA's layer adds to its output, as if to logits."""
     return isinstance(getattr(head, "original_module", head), LanguageModelHead)
 
 
 class SupervisedTokens(NamedTuple):
-    """What predicts the supervised tokens of a micro-batch.
+    """The inputs that predict the supervised tokens of a micro-batch.
 
     Attributes:
         hidden_TD: hidden states.

@@ -1,4 +1,4 @@
-"""`LlamaForCausalLM` that carries a weighter, and scaled-dot-product attention for transformers 4.31.0's Llama.
+"""`LlamaForCausalLM` with a weighter, and scaled-dot-product attention for transformers 4.31.0's Llama.
 
 Without a weighter everything is transformers' own code, bit for bit (attention included). With one, only supervised
 tokens go through `lm_head` and attention is torch's scaled_dot_product_attention; of a batch without padding
@@ -48,12 +48,12 @@ class WeightedCausalLMOutput(CausalLMOutputWithPast):
 
 
 class SelectedAttention(LlamaAttention):
-    """Llama attention whose kernel follows from the kind of mask it is given.
+    """Llama attention whose kernel depends on the kind of its mask.
 
-    An additive float mask, which is what transformers makes, selects transformers' eager code. None (causal) or a
+    An additive float mask, as transformers creates it, selects transformers' eager code. None (causal) or a
     boolean mask (True may be attended) selects scaled_dot_product_attention, as does any mask with a `LayerCache`;
     `SampleBounds` selects attention inside samples.
-    The choice travels with the arguments, so that a recomputation under gradient checkpointing makes the same one.
+    The choice depends on the arguments, so that recomputation under gradient checkpointing makes the same one.
     """
 
     def forward(
@@ -115,7 +115,7 @@ class LlamaModel(StockLlamaModel):
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
         for layer in self.layers:
-            # SelectedAttention adds no state: the modules that were just made serve, without initialising them twice.
+            # SelectedAttention adds no state: the existing modules are reused without initialising them twice.
             layer.self_attn.__class__ = SelectedAttention
         self._attention_of_call = None
 
@@ -142,10 +142,10 @@ class LlamaModel(StockLlamaModel):
 
 
 def sdpa_mask(attention_mask_BS: torch.Tensor, queries: int, past: int) -> torch.Tensor | None:
-    """The boolean mask [B, 1, Q, S] for scaled_dot_product_attention; None where causal attention alone is right.
+    """The boolean mask [B, 1, Q, S] for scaled_dot_product_attention; None where causal attention is sufficient.
 
-    Right padding needs no mask: a real token never looks at what follows it, and the outputs at padded places are
-    not used.
+    Right padding needs no mask: a token never attends to later positions, and outputs at padded positions are not
+    used.
 
     Args:
         attention_mask_BS: 1 or True where a key is real; S = past + queries.
@@ -157,17 +157,17 @@ def sdpa_mask(attention_mask_BS: torch.Tensor, queries: int, past: int) -> torch
         return None
     key = torch.arange(real_BS.shape[1], device=real_BS.device)
     query = key[past:, None]
-    # A padded query sees itself: a row that may attend to nothing would be NaN in some kernels.
+    # A padded query attends to itself: a fully masked row would be NaN in some kernels.
     return ((key <= query) & real_BS[:, None, None, :]) | (key == query)
 
 
 class LlamaForCausalLM(StockLlamaForCausalLM):
-    """transformers 4.31.0's LlamaForCausalLM that takes a weighter (arXiv 2403.04343, Eq. 2)."""
+    """transformers 4.31.0's LlamaForCausalLM with an optional weighter (arXiv 2403.04343, Eq. 2)."""
 
     model_class: type[LlamaModel] = LlamaModel  # subclasses name their own decoder
 
     def __init__(self, config: LlamaConfig):
-        # transformers' __init__ would build its own decoder first; at 7B that costs as much as ours.
+        # transformers' __init__ would build its own decoder first, at the same cost as ours.
         super(StockLlamaForCausalLM, self).__init__(config)
         self.model = self.model_class(config)
         self.pretraining_tp = config.pretraining_tp
@@ -277,7 +277,7 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
 def _foreign_loss(
     weighter: object, tokens: SupervisedTokens, head: torch.nn.Module, task_B: torch.Tensor
 ) -> torch.Tensor:
-    """The loss of an object that knows only the reference's interface: losses [B, S-1], 0 where unsupervised."""
+    """The loss of an object with only the reference's interface: losses [B, S-1], 0 where unsupervised."""
     token_loss_T = token_losses(head, tokens.hidden_TD, tokens.label_T)
     loss_BS = token_loss_T.new_zeros(tokens.shape)
     return weighter.get_weighted_loss(loss_BS.index_put((tokens.sample_T, tokens.place_T), token_loss_T), task_B)

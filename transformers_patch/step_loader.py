@@ -1,7 +1,7 @@
-"""Batches of one optimizer step at a time: who gets which samples, and how many supervised tokens the step holds.
+"""Loads the batches of one optimizer step at a time, with the number of supervised tokens of the step.
 
 Eq. 2 of arXiv 2403.04343 divides by the weighted token count of the whole step, which must be known before the first
-backward. The loader reads all micro-batches of a step ahead, counts, and hands the counts out with each of them.
+backward pass. The loader reads all micro-batches of a step ahead, counts their tokens, and attaches the counts to each.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from transformers_patch.unpadded import Batch, silenced
 class ReadError(RuntimeError):
     """The samples of the next step could not be read; raised on all ranks, before anything of that step is computed.
 
-    Its `__cause__` is what went wrong on this rank, None where only others have failed.
+    Its `__cause__` is the error of this rank, None if only others have failed.
 
     Args:
         kinds: names of the exceptions of all ranks.
@@ -31,23 +31,23 @@ class ReadError(RuntimeError):
 
 
 def refuse_unread(problem: Exception | None) -> None:
-    """Raise ReadError if reading has failed: what a single process does for `check_read`."""
+    """Raise ReadError if reading has failed: `check_read` of a single process."""
     if problem is not None:
         raise ReadError([type(problem).__name__]) from problem
 
 
 @dataclass(frozen=True)
 class StepLayout:
-    """How the samples of an optimizer step are dealt out.
+    """Assignment of the samples of an optimizer step.
 
     The step takes the next `samples_per_step` of the epoch's order, so its set of samples does not depend on how
-    they are split. The last step of an epoch takes what is left; nothing is dropped and nothing is read twice.
+    they are split. The last step of an epoch uses the remaining samples; nothing is dropped or read twice.
 
     Attributes:
         per_device: samples of a micro-batch on one rank.
         accumulation: micro-batches of a step on one rank.
         world_size, rank: number of processes, and this one.
-        dealing: deals them by work; None: in order, as many to each micro-batch.
+        dealing: assigns them by work; None: in order, equally many to each micro-batch.
     """
 
     per_device: int
@@ -70,7 +70,7 @@ class StepLayout:
         return list(order[step * self.samples_per_step : (step + 1) * self.samples_per_step])
 
     def parts(self, samples: Sequence[int]) -> list[list[int]]:
-        """A step's samples as they are dealt: all ranks' first micro-batches, then their second ones, and so on."""
+        """A step's samples as assigned: all ranks' first micro-batches, then their second ones, and so on."""
         if self.dealing is not None:
             return self.dealing.deal(samples, self.world_size * self.accumulation)
         return self._in_order(samples)
@@ -82,8 +82,8 @@ class StepLayout:
     def micro_batches(self, order: Sequence[int], step: int) -> list[tuple[list[int], bool]]:
         """This rank's micro-batches of a step: (sample indices, whether they count).
 
-        A micro-batch that finds no sample left in a short last step reads one that another has too and does not
-        count: every rank and every accumulation step must still run its forward and backward.
+        In a short last step, a micro-batch without samples reads one of another micro-batch and does not count: every
+        rank and every accumulation step must still run its forward and backward pass.
         """
         samples = self.samples(order, step)
         spare = samples[0] if self.dealing is None else self.dealing.shortest(samples)
@@ -92,7 +92,7 @@ class StepLayout:
         ]
 
     def balance(self, order: Sequence[int], step: int) -> StepBalance | None:
-        """How even a step that is dealt by work is."""
+        """Balance of a step that is assigned by work."""
         if self.dealing is None:
             return None
         samples = self.samples(order, step)
@@ -155,7 +155,7 @@ class StepLoader:
         end = self.steps_per_epoch
         if self._end is not None:
             end = min(end, self._end() - epoch * self.steps_per_epoch)
-        # Dealt as they are read: an epoch of a large run has many thousand steps.
+        # Assigned while reading: an epoch of a large run has many thousand steps.
         parts = (part for step in range(first_step, end) for part in self.layout.micro_batches(order, step))
         plan, wanted = tee(parts)
         loader = DataLoader(
@@ -178,7 +178,7 @@ class StepLoader:
         try:
             for (indices, counts), batch in islice(batches, self.layout.accumulation):
                 window.append((batch if counts else silenced(batch)) | {"sample_indices": indices if counts else []})
-        except Exception as error:  # whatever it is, a dead worker included: the other ranks wait for this one
+        except Exception as error:  # any error, including a dead worker: the other ranks wait for this one
             problem = error
         self._check_read(problem)
         return window

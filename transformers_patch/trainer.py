@@ -1,4 +1,4 @@
-"""`Trainer` that carries a weighter: Eq. 2 over the optimizer step, state in checkpoints, per-task logging.
+"""`Trainer` with a weighter: Eq. 2 over the optimizer step, state in checkpoints, per-task logging.
 
 Without a weighter it is transformers 4.31.0's Trainer.
 
@@ -43,7 +43,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class Trainer(ResumableTrainer):
-    """transformers' Trainer that hands a weighter, the task ids and the step's token counts to the model.
+    """transformers' Trainer that passes a weighter, the task ids and the step's token counts to the model.
 
     Args:
         weighter: a `Weighter`, an object with the reference's `get_weighted_loss`, or None for stock behaviour.
@@ -53,8 +53,8 @@ class Trainer(ResumableTrainer):
         task_names: names in id order, for logs; their ids if None.
         log_file: JSON Lines file of per-task losses; None for none.
         sample_lengths: positions of each training sample, known or estimated, the same on all ranks: in "step"
-            normalization without padding, a step's samples are dealt to ranks and micro-batches by the work that they
-            are, which changes none of its sums; None: in order, as many to each.
+            normalization without padding, a step's samples are assigned to ranks and micro-batches by their work,
+            which does not change its sums; None: in order, equally many to each.
         padded_batches: pad the samples of a micro-batch to the longest; else a `LlamaForCausalLM` of transformers_patch
             is given them end to end, which changes neither loss nor gradients.
         decay_norm_weights: apply weight decay to LlamaRMSNorm weights as transformers 4.31.0 does.
@@ -62,7 +62,7 @@ class Trainer(ResumableTrainer):
     A training batch holds `labels` [B, S] and `task_ids` int64 [B] beside the model's inputs.
 
     Raises:
-        ValueError: settings under which the weights could not mean what they say.
+        ValueError: settings that would invalidate the weights.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Trainer(ResumableTrainer):
         return self.padded_batches or not isinstance(model, LlamaForCausalLM)
 
     def _dealing(self) -> Dealing | None:
-        """How a step's samples are dealt by work; None where the result depends on who gets which, or on padding."""
+        """Assignment by work; None where the result depends on the assignment or on padding."""
         depends = self._pads or not self.is_strategy or self.loss_normalization == BATCH
         if depends or self.sample_lengths is None:
             return None
@@ -173,7 +173,7 @@ class Trainer(ResumableTrainer):
         return self._sum_over_ranks(torch.stack(counts).sum(dim=0).to(self.args.device))
 
     def _check_read(self, problem: Exception | None) -> None:
-        """Raise ReadError on all ranks if one could not read its samples: else the others would wait for it."""
+        """Raise ReadError on all ranks if one could not read its samples: otherwise the others would wait for it."""
         if self.args.world_size == 1:
             refuse_unread(problem)
         elif bool(self._sum_over_ranks(torch.tensor(float(problem is not None), device=self.args.device))):
@@ -186,7 +186,7 @@ class Trainer(ResumableTrainer):
     # Steps
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """transformers' train. With a weighter the loader itself finds the place to resume at.
+        """transformers' train. With a weighter the loader finds the position to resume at.
 
         Raises:
             ReadError: on all ranks, if one could not read its samples; the steps before are saved in a checkpoint.
@@ -207,14 +207,14 @@ class Trainer(ResumableTrainer):
         return result
 
     def _save_reached_step(self) -> None:
-        """Save the last whole step, with its line of the log, unless it is saved or there is none."""
+        """Save the last complete step, with its log line, unless it is already saved or there is none."""
         if self.state.global_step:
             if self.is_strategy:
                 self._write_task_line(self._get_learning_rate())
             self._save_checkpoint(self.model_wrapped, trial=None)
 
     def _close_progress_bar(self) -> None:
-        """transformers leaves the bar open when training fails, in the middle of the line of the error message."""
+        """Close the progress bar, which transformers leaves open on errors, within the line of the error message."""
         for callback in self.callback_handler.callbacks:
             bar = getattr(callback, "training_bar", None)
             if bar is not None:
@@ -267,8 +267,8 @@ class Trainer(ResumableTrainer):
     def _reduce_step(self) -> None:
         """Reduce the step's losses over ranks and stop if they are not finite.
 
-        Called before the last backward: DeepSpeed takes its optimizer step inside of it. All that the host wants to
-        know of the step travels at once, for it waits here until the device has caught up.
+        Called before the last backward pass: DeepSpeed takes its optimizer step inside it. All values of the step are
+        transferred to the host at once, because this synchronises with the device.
         """
         parts = [self._step_loss.reshape(1), self.stop_requests(), *(self._step_sums if self.is_strategy else ())]
         totals = self._sum_over_ranks(torch.cat(parts))
@@ -300,14 +300,14 @@ class Trainer(ResumableTrainer):
                 self.weighter.observe((loss_sum_K / count_K).to(device), count_K.long().to(device))
 
     def _refuse_bad_gradient(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Hook of the optimizer's step, which a loss scaler does not call when it skips the step."""
+        """Hook of the optimizer's step, which a loss scaler does not call for skipped steps."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
             raise NonFiniteLossError(f"{self._describe_bad_step('gradient norm', norm)} No optimizer step was taken.")
 
     def _refuse_lost_scale(self) -> None:
-        """Stop a run of fp16 whose gradients overflow however small the loss is made: no step would ever be taken.
+        """Stop an fp16 run whose gradients overflow at every loss scale: no step would ever be taken.
 
         Called after a step. Gradients are the same on all ranks, and so are scaler and decision. DeepSpeed has a scaler
         of its own, which stops at a scale of 1.

@@ -62,21 +62,6 @@ def test_the_engine_of_the_page_has_what_the_pipeline_calls(page):
     assert engine.answer([engine.prompt(Question(0, "x", "What?"))], [None]) == ["What?"]
 
 
-def test_the_zero_shot_benchmark_of_the_page_scores_answers(page, tmp_path):
-    from eval.zero_shot.answers import AnswerLine, Answers
-    from eval.zero_shot.definition import Place, ZeroShot
-
-    names = {}
-    exec(added(page, "eval/zero_shot/mine.py"), names)  # noqa: S102 - our own page
-    benchmark = names["BENCHMARKS"]["mine"]
-    assert isinstance(benchmark, ZeroShot)
-    (tmp_path / "truths.json").write_text('{"1": "yes", "2": "no"}')
-    answers = Answers(tmp_path / "a.jsonl", tuple(AnswerLine(n, "yes", "", "x") for n in (1, 2)))
-    place = Place(tmp_path, tmp_path, "", "model", "Mine", answers.path, tmp_path / "metric.json")
-    (found,) = benchmark.evaluate(place, answers)
-    assert found.scores["score"] == pytest.approx(50.0, abs=1e-9) and found.scores["n"] == 2
-
-
 def test_modules_named_on_the_page_exist(page, repository):
     named = set(re.findall(r"`((?:visatb|llava|eval|transformers_patch|scripts_visatb)/[\w/]*(?:\.py)?)`", page))
     assert len(named) > 10
