@@ -13,7 +13,8 @@ def check_settings(args: transformers.TrainingArguments, loss_normalization: str
 
     Raises:
         ValueError: an unknown normalisation, "batch" with one sample per micro-batch, label smoothing, a batch size
-            that changes on its own, FSDP, several GPUs in one process, or a tracker that is not installed.
+            that changes on its own, FSDP, several GPUs in one process, fp16 with adamw_torch_fused, or a tracker that
+            is not installed.
     """
     check_trackers(args.report_to)
     per_device_batch = args.per_device_train_batch_size
@@ -30,6 +31,11 @@ def check_settings(args: transformers.TrainingArguments, loss_normalization: str
         raise ValueError("auto_find_batch_size would change the batch in mid-run. Set per_device_train_batch_size.")
     if args.fsdp:
         raise ValueError("fsdp: transformers 4.31.0 cannot save its state with this torch. Use DeepSpeed (zero3.json).")
+    if args.fp16 and args.optim == "adamw_torch_fused" and not args.deepspeed:
+        raise ValueError(
+            "optim adamw_torch_fused with fp16 skips overflowing steps where nothing can count them. "
+            "Use optim adamw_torch, or bf16."
+        )
     if args.n_gpu > 1:
         raise ValueError(
             f"one process sees {args.n_gpu} GPUs, where transformers would use DataParallel. Start one process per "

@@ -18,6 +18,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import RandomSampler
+from transformers.training_args import OptimizerNames
 
 from transformers_patch.checkpoints import STOP_REQUESTS, ResumableTrainer
 from transformers_patch.compat import decayed_parameters, quiet_checkpointing, without_empty_groups
@@ -367,13 +368,29 @@ class Trainer(ResumableTrainer):
             ]
         )
 
+    def _can_fuse(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether torch's AdamW can be the fused one: parameters on CUDA.
+
+        Not under DeepSpeed, which brings its own; nor with fp16, where a fused optimizer skips bad steps inside of its
+        step, and neither scheduler nor `_refuse_bad_gradient` could know.
+        """
+        if self.is_deepspeed_enabled or self.args.fp16:
+            return False
+        return all(p.is_cuda and p.is_floating_point() for group in groups for p in group["params"])
+
     def create_optimizer(self) -> torch.optim.Optimizer:
-        """transformers' optimizer over `optimizer_groups`; transformers' own groups without a weighter."""
+        """transformers' optimizer over `optimizer_groups`, adamw_torch fused where it can be.
+
+        Without a weighter transformers' own.
+        """
         if self.weighter is None:
             return super().create_optimizer()
         if self.optimizer is None:
             optimizer_class, options = transformers.Trainer.get_optimizer_cls_and_kwargs(self.args)
-            self.optimizer = optimizer_class(self.optimizer_groups(), **options)
+            groups = self.optimizer_groups()
+            if self.args.optim == OptimizerNames.ADAMW_TORCH and self._can_fuse(groups):
+                options["fused"] = True
+            self.optimizer = optimizer_class(groups, **options)
         # DeepSpeed's holds this rank's part of the gradient only; one that has trained before has the hook.
         if not self.is_deepspeed_enabled and not isinstance(self.optimizer, AcceleratedOptimizer):
             self.optimizer.register_step_pre_hook(self._refuse_bad_gradient)
