@@ -81,18 +81,18 @@ def explained(lines: Iterable[str]) -> Iterator[str]:
         if failure is not None and failure.takes(line):
             continue
         if failure is not None:
-            yield from failure.told(earlier)
+            yield from failure.lines(earlier)
             earlier, failure = failure.reason(), None
         if found := _BLOCK.match(line):
             failure = Failure(found[1])
         elif not _DATE.fullmatch(line):
             yield line
     if failure is not None:
-        yield from failure.told(earlier)
+        yield from failure.lines(earlier)
 
 
 class Failure:
-    """A failed job as Snakemake's block of lines tells it."""
+    """A failed job, parsed from Snakemake's block of lines."""
 
     def __init__(self, rule: str):
         self._rule = rule
@@ -124,16 +124,16 @@ class Failure:
         """What is known: Snakemake's message, the end of the step's own log, else that of the cluster's."""
         message = re.sub(r"\s*For further error details.*", "", " ".join(" ".join(self._message).split()))
         message = message.replace("Detailed failure reason unavailable (status command is not 'sacct').", "")
-        told = [f"{self.job} failed: {message.strip() or 'the command ended with an error'}\n"]
+        report = [f"{self.job} failed: {message.strip() or 'the command ended with an error'}\n"]
         logs = re.sub(r" \(check log file.*", "", self._fields.get("log", "")).split(", ")
         for log in (Path(name) for name in logs if name):
             lines = this_attempt(last_lines(log, LOG_LINES)) if log.is_file() else []
             if lines:
-                told += [f"the end of {log}:\n", *(f"  | {line}\n" for line in lines)]
+                report += [f"the end of {log}:\n", *(f"  | {line}\n" for line in lines)]
                 break
-        return [*told, f"logs: {', '.join(logs)}\n"]
+        return [*report, f"logs: {', '.join(logs)}\n"]
 
-    def told(self, earlier: list[str]) -> list[str]:
+    def lines(self, earlier: list[str]) -> list[str]:
         """The reason, shortly where it is that of an earlier attempt."""
         again = re.sub(r"\d+", "", "".join(self.reason())) == re.sub(r"\d+", "", "".join(earlier))
         return [f"{self.job} failed again in the same way\n"] if again else self.reason()

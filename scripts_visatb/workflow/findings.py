@@ -36,20 +36,22 @@ def weight_sentence(data: dict[str, Any]) -> str:
     names, values = weighting["tasks"], unit_weights(weighting)
     high, low = (pick(range(len(names)), key=values.__getitem__) for pick in (max, min))
     share = "1 would be an equal share"
-    told = [f"{names[n]} got the {rank} weight ({values[n]:.2f})" for n, rank in ((high, "highest"), (low, "lowest"))]
+    claims = [f"{names[n]} got the {rank} weight ({values[n]:.2f})" for n, rank in ((high, "highest"), (low, "lowest"))]
     above = _clearly_above(weighting)
     if above is None:
-        return f"{told[0]}, {told[1]}; {share}. Without intervals this order may be chance."
+        return f"{claims[0]}, {claims[1]}; {share}. Without intervals this order may be chance."
     if not any(map(any, above)):
-        return f"No weight can be distinguished from another: {told[0]}, {told[1]}, but that may be chance; {share}."
+        return (
+            f"No weight can be distinguished from another: {claims[0]}, {claims[1]}, but that may be chance; {share}."
+        )
     for k, n in enumerate((high, low)):
         pairs = [(n, m) if n == high else (m, n) for m in range(len(names)) if m != n]
         alike = [names[b if n == high else a] for a, b in pairs if not above[a][b]]
         if len(alike) == len(pairs):
-            told[k] += ", not distinguishable from any other"
+            claims[k] += ", not distinguishable from any other"
         elif alike:
-            told[k] += f", not distinguishable from {', '.join(alike)}"
-    return f"{told[0]}; {told[1]}. {share}."
+            claims[k] += f", not distinguishable from {', '.join(alike)}"
+    return f"{claims[0]}; {claims[1]}. {share}."
 
 
 def _clearly_above(weighting: dict[str, Any]) -> list[list[bool]] | None:

@@ -220,20 +220,20 @@ def missing(benchmark: Benchmark) -> list[str]:
     if benchmark.prepare:
         return []
     absent = [path for path in annotation_files(benchmark) if not path.is_file()]
-    told = []
+    problems = []
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-        told.append(f"annotation files are missing: {', '.join(map(str, absent[:3]))}{more}")
+        problems.append(f"annotation files are missing: {', '.join(map(str, absent[:3]))}{more}")
     if not Path(benchmark.image_folder).is_dir():
-        told.append(f"the image folder is missing: {benchmark.image_folder}")
+        problems.append(f"the image folder is missing: {benchmark.image_folder}")
     projector = (benchmark.training.get("environment") or {}).get("PRETRAIN_MM_MLP_ADAPTER")
     if projector and not Path(projector).is_file():
-        told.append(f"the projector of stage 1 is missing: {projector}")
-    return told
+        problems.append(f"the projector of stage 1 is missing: {projector}")
+    return problems
 
 
 def base_stamps(benchmark: Benchmark) -> dict[str, str]:
-    """What tells the files that trainings start from, by variable; names on the Hub and absent paths are left out.
+    """Digests of the files that trainings start from, by variable; names on the Hub and absent paths are omitted.
 
     A digest of names, sizes, and the first and the last MiB of every file: a base that was trained anew differs there,
     and reading whole models before every plan would take minutes.

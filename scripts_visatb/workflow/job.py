@@ -31,7 +31,7 @@ GRACE_SECONDS = 180.0  # a 7B training saves within it
 LOCK_SECONDS = 60.0
 LOG_LINES = 25
 HEADER = "--- "
-# Set for every process of a step, to its record: tells whose they are after their supervisor is gone.
+# Set for every process of a step, to its record: identifies them after their supervisor has ended.
 MARK_VARIABLE = "VISATB_STEP"
 
 
@@ -190,7 +190,7 @@ def run_step(
         record: JSON to write on success: name, command, log, started, seconds, peak_mib.
         log_path: where its output goes; an earlier log is kept above the new part.
         command: program and arguments.
-        plan: the plan of the run, to tell how far it is.
+        plan: the plan of the run, to report progress.
         settings: stands in the record.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ def run_step(
             content = {"name": name, "command": command, "log": str(log_path), "started": started}
             content |= {} if settings is None else {"settings": settings}
             write_json(record, content | {"seconds": round(seconds, 3), "peak_mib": round(peak_mib, 1)})
-            left = f", {told}" if (told := time_left(plan)) else ""
+            left = f", {remaining}" if (remaining := time_left(plan)) else ""
             print(f"{progress(plan):>7}  done   {name}  {seconds:.1f} s{left}", flush=True)
             return 0
     if step.stopped:
@@ -228,8 +228,8 @@ def main() -> int:
     parser.add_argument("--name", required=True, help="what to call the step")
     parser.add_argument("--record", required=True, type=Path, help="JSON that is written when the step succeeded")
     parser.add_argument("--log", required=True, type=Path, help="file for the step's output")
-    parser.add_argument("--plan", type=Path, help="file that tells how many steps the run has")
-    parser.add_argument("--settings", help="what the record tells of the step's settings")
+    parser.add_argument("--plan", type=Path, help="file with the number of steps of the run")
+    parser.add_argument("--settings", help="the step's settings as written to the record")
     parser.add_argument("command", nargs="+", help="after --: the program and its arguments")
     args = parser.parse_args()
     return run_step(args.name, args.record, args.log, args.command, args.plan, args.settings)

@@ -110,7 +110,7 @@ def show_resumption(folder: Path) -> None:
     """Print how far a run is that an interruption had ended."""
     done, _ = count(folder / PLAN)
     if done:
-        left = f", {told}" if (told := time_left(folder / PLAN)) else ""
+        left = f", {remaining}" if (remaining := time_left(folder / PLAN)) else ""
         print(f"{progress(folder / PLAN):>7}  resume {folder}{left}", flush=True)
 
 

@@ -34,10 +34,10 @@ from visatb.files import read_json
 from visatb.weighting.report import format_weights
 
 _PR_SET_PDEATHSIG = 1
-WAIT_SECONDS = 5  # after a signal, until a user is told what is waited for
-STEPS = ("prepare", "report", "weigh_seeds")  # those that a rule's name tells, and no file is needed to ask for
+WAIT_SECONDS = 5  # after a signal, until the command reports what it waits for
+STEPS = ("prepare", "report", "weigh_seeds")  # targets that are requested by the rule's name, not by a file
 PLAN_FLAGS = {"-n", "-np", "-pn", "--dry-run", "--dryrun"}
-# Lines of Snakemake's that tell a user nothing: the steps themselves tell when they start and end.
+# Snakemake's lines without information for a user: the steps themselves report their start and end.
 NOISE = (
     "Using workflow specific profile",
     "Assuming unrestricted shared filesystem",
@@ -141,7 +141,7 @@ def split_targets(more: list[str]) -> tuple[list[str], list[str]]:
     for target in targets:
         if target not in (*TARGETS, *STEPS) and "/" not in target:
             raise InputError(
-                f"no target {target!r}. There are {', '.join(TARGETS)}, and files of the run by their path. Mend it."
+                f"no target {target!r}. There are {', '.join(TARGETS)}, and files of the run by path. Fix the target."
             )
     return flags, targets
 
@@ -201,10 +201,10 @@ def stopped(folder: Path) -> str:
     done, total = count(plan)
     saved = [f"{name} at step {step}" for name, step in unfinished(folder) if step]
     lost = [name for name, step in unfinished(folder) if not step]
-    told = f"stopped: {done} of {total} steps are done"
-    told += f"; saved: {', '.join(saved)}" if saved else ""
-    told += f"; not far enough to be saved: {', '.join(lost)}" if lost else ""
-    return f"{told}. The same command resumes the run."
+    summary = f"stopped: {done} of {total} steps are done"
+    summary += f"; saved: {', '.join(saved)}" if saved else ""
+    summary += f"; not far enough to be saved: {', '.join(lost)}" if lost else ""
+    return f"{summary}. The same command resumes the run."
 
 
 def unfinished(folder: Path) -> list[tuple[str, int]]:
@@ -238,7 +238,7 @@ def plan_text(shown: str) -> str:
 
 
 def without_noise(text: str) -> str:
-    """The lines that tell a user something."""
+    """The lines with information for a user."""
     return "".join(line for line in text.splitlines(True) if line.strip() and not line.startswith(NOISE))
 
 

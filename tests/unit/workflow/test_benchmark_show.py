@@ -54,8 +54,8 @@ def test_steps_of_academic_are_the_papers_3700_and_its_minis_more_than_100(repos
     found = {cost.name: cost for cost in show.costs(academic, sizes, 128, 1)}
     assert found["VisATB"].steps == 3704 and found["VisATB"].share == 1.0
     assert found["mini"].steps == 116
-    told = show.guidance(academic, sizes, found.values(), 128, 1)
-    assert len(told) == 1 and "fewer than 1,000 samples: ChartQA" in told[0]
+    warned = show.guidance(academic, sizes, found.values(), 128, 1)
+    assert len(warned) == 1 and "fewer than 1,000 samples: ChartQA" in warned[0]
 
 
 def test_simpler_form_costs_one_run_and_a_mini_share(repository):
@@ -80,13 +80,13 @@ def test_sizes_are_counted_in_the_files_that_are_there(tmp_path):
 def test_a_large_subset_that_is_large_but_trains_for_few_steps_is_told(tmp_path):
     mix = write_mix(tmp_path, {"A": 24_000, "B": 30_000}, large_rate=0.5)
 
-    def told(batch: int) -> list[str]:
+    def warned(batch: int) -> list[str]:
         sizes, _ = show.task_sizes(mix, "train")
         return show.guidance(mix, sizes, show.costs(mix, sizes, batch, 1), batch, 1)
 
-    assert told(64) == []
+    assert warned(64) == []
     short = "large subsets that train for no more than 100 steps: A. Raise large_rate or add data."
-    assert told(120) == [short]  # A: 100 steps, B: 125
+    assert warned(120) == [short]  # A: 100 steps, B: 125
 
 
 def test_the_file_of_the_tutorial_keeps_the_guidance(repository, tmp_path):
@@ -134,7 +134,7 @@ def test_the_command_shows_by_name_and_by_path(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["show", "nowhere"], "no benchmark of that name (academic"),
         (["show", "academic", "--samples-per-second", "0"], "--samples-per-second must be a number > 0"),
@@ -143,10 +143,10 @@ def test_the_command_shows_by_name_and_by_path(monkeypatch, capsys, tmp_path):
         ([], "command"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, words, told):
+def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, words, message):
     assert command(monkeypatch, *words) == 2
     err = capsys.readouterr().err
-    assert told in err and err.count("\n") == 1
+    assert message in err and err.count("\n") == 1
 
 
 def test_a_file_that_is_absent_and_has_no_size_in_its_name_is_named(tmp_path):

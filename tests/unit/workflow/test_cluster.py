@@ -14,7 +14,7 @@ from visatb.errors import InputError
 def slurm(tmp_path, monkeypatch):
     """Flags of a run on a Slurm whose `scontrol` says what its file holds."""
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"executor": "slurm", "jobs": 2}))
-    for name, text in {"sbatch": "", "scontrol": f"cat {tmp_path}/told"}.items():
+    for name, text in {"sbatch": "", "scontrol": f"cat {tmp_path}/reported"}.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -37,7 +37,7 @@ def test_the_executor_is_that_of_the_flags_or_of_a_profile(slurm):
     ],
 )
 def test_a_slurm_without_accounts_is_asked_by_squeue_and_said_to_be_one(slurm, storage, added, capsys):
-    (slurm / "told").write_text(f"AccountingStorageHost   = here\nAccountingStorageType   = {storage}\n")
+    (slurm / "reported").write_text(f"AccountingStorageHost   = here\nAccountingStorageType   = {storage}\n")
     flags = ["--workflow-profile", str(slurm)]
     assert status_flags(flags) == added
     assert ("note: this Slurm keeps no accounts" in capsys.readouterr().err) == bool(added)
@@ -77,7 +77,7 @@ At least one job did not complete successfully.
 """
 
 
-def told(text: str) -> list[str]:
+def reported(text: str) -> list[str]:
     lines = "".join(explained(text.splitlines(keepends=True)))
     return without_noise(lines).splitlines()
 
@@ -86,7 +86,7 @@ def test_a_failed_job_shows_its_reason_the_end_of_its_log_and_where_more_is(tmp_
     log, slurm = tmp_path / "mini.log", tmp_path / "4.log"
     log.write_text("--- an earlier attempt\nold\n--- this one\nloading\nthe card is on fire\n")
     slurm.write_text("what the node says\n")
-    found = told(FAILED.format(job=4, log=log, slurm=slurm))
+    found = reported(FAILED.format(job=4, log=log, slurm=slurm))
     assert found == [
         "train (job 4) failed: SLURM-job '4' failed, SLURM status is: 'FAILED'.",
         f"the end of {log}:",
@@ -95,11 +95,11 @@ def test_a_failed_job_shows_its_reason_the_end_of_its_log_and_where_more_is(tmp_
         f"logs: {log}, {slurm}",
     ]
     log.write_text("--- this one\n")
-    assert "  | what the node says" in told(FAILED.format(job=4, log=log, slurm=slurm))
+    assert "  | what the node says" in reported(FAILED.format(job=4, log=log, slurm=slurm))
 
 
 def test_a_refused_submission_is_shown_without_the_call(tmp_path):
-    found = told(REFUSED.format(log=tmp_path / "none.log"))
+    found = reported(REFUSED.format(log=tmp_path / "none.log"))
     assert found == [
         "train failed: SLURM sbatch failed. The error message was 'sbatch: error: Memory specification can not be "
         "satisfied sbatch: error: Batch job submission failed: Requested node configuration is not available'.",
@@ -111,5 +111,5 @@ def test_a_refused_submission_is_shown_without_the_call(tmp_path):
 
 def test_a_second_attempt_that_fails_alike_is_one_line(tmp_path):
     text = "".join(FAILED.format(job=job, log=tmp_path / "a", slurm=tmp_path / "b") for job in (4, 15))
-    assert told(text)[-1] == "train (job 15) failed again in the same way"
-    assert len(told(text)) == 3
+    assert reported(text)[-1] == "train (job 15) failed again in the same way"
+    assert len(reported(text)) == 3

@@ -203,8 +203,8 @@ def test_a_deleted_model_is_trained_from_the_start_when_it_is_needed_again(run, 
 def test_missing_data_is_told_unless_prepare_makes_it(tmp_path):
     recipe = {"environment": {"PRETRAIN_MM_MLP_ADAPTER": str(tmp_path / "p.bin"), "BASE_MODEL_PATH": "on/hub"}}
     toy = benchmark(data_folder=str(tmp_path), image_folder=str(tmp_path / "images"), training=recipe)
-    told = graph.missing(toy)
-    assert len(told) == 3 and "my_x_test-9.json" in told[0] and "and 1 more" in told[0]
+    reported = graph.missing(toy)
+    assert len(reported) == 3 and "my_x_test-9.json" in reported[0] and "and 1 more" in reported[0]
     for name in ("x_train-9.json", "x_val-9.json", "my_x_test-9.json", "t.json", "p.bin"):
         (tmp_path / name).touch()
     (tmp_path / "images").mkdir()

@@ -265,10 +265,10 @@ def test_a_single_task_score_of_zero_leaves_the_other_tasks_their_percentages(tm
         {name: None if name == "ShapeVQA" else 2.0 for name in TASKS}
     )
     assert data["overall"]["VisATB"]["dI"] == pytest.approx(2.0)
-    told = "scores 0 on ShapeVQA: no change in percent there; dI% and dE% are over the other tasks"
-    assert told in write_report(data, tmp_path).read_text()
+    reported = "scores 0 on ShapeVQA: no change in percent there; dI% and dE% are over the other tasks"
+    assert reported in write_report(data, tmp_path).read_text()
     print_table(data, tmp_path)
-    assert told in capsys.readouterr().out
+    assert reported in capsys.readouterr().out
     assert "scores 0 on ShapeVQA" in (tmp_path / "tables/methods.md").read_text()
 
 

@@ -95,8 +95,8 @@ def test_context_may_differ_between_the_splits(tmp_path, asked):
     found = models_of(current.benchmark)
     score_model(current, found["EW"], "test")
     score_model(current, found["base"], "val")
-    told = ["a cat on a mat" in question for _, question in asked]
-    assert told == [True] * 4 + [False] * 4
+    reported = ["a cat on a mat" in question for _, question in asked]
+    assert reported == [True] * 4 + [False] * 4
 
 
 def test_another_judge_is_another_score(tmp_path):

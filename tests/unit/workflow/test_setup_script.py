@@ -1,4 +1,4 @@
-"""scripts_visatb/setup.sh: which Python makes .venv, and what a user is told where there is none."""
+"""scripts_visatb/setup.sh: which Python makes .venv, and the message where there is none."""
 
 import os
 import shutil

@@ -88,7 +88,7 @@ def test_bad_input_is_told_in_one_line(name, bench):
     output = bench.folder / "metric.json"
     answers = bench.folder / "answers.jsonl"
     whole = answers.read_text()
-    for text, told in [
+    for text, message in [
         ("", "holds no line"),
         ("{}\n", "question_id must be"),
         ('{"question_id": "1"}\n', "must have text"),
@@ -101,7 +101,7 @@ def test_bad_input_is_told_in_one_line(name, bench):
         answers.write_text(text)
         with pytest.raises(InputError) as refused:
             scorer.main([*flags, "--output", str(output)])
-        assert told in str(refused.value) and "\n" not in str(refused.value) and str(answers) in str(refused.value)
+        assert message in str(refused.value) and "\n" not in str(refused.value) and str(answers) in str(refused.value)
         assert not output.exists()
 
 

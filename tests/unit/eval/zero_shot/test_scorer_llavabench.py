@@ -86,14 +86,14 @@ def test_old_and_broken_review_files(bench, capsys):
     bench.lines("review_b.jsonl", [{"tuple": [8, 4], "category": "x"}, {"tuple": [-1, -1], "category": "x"}])
     bench.lines("other.jsonl", [{}])
     assert summarize_gpt_review.main(["-d", str(bench.folder)]) == 0
-    told = capsys.readouterr()
+    reported = capsys.readouterr()
     line = "=" * 33
     first, second = (
         ["review_a", "all 64.3 70.0 45.0", line],
         ["review_b", "all 42.9 35.0 15.0", "x 42.9 35.0 15.0", line],
     )
-    assert told.out.splitlines() == [*first, *second]
-    assert "review_b.jsonl: 1 reviews could not be read and count as -1" in told.err
+    assert reported.out.splitlines() == [*first, *second]
+    assert "review_b.jsonl: 1 reviews could not be read and count as -1" in reported.err
     for flags in ([], ["-d", str(bench.folder / "absent")]):
         with pytest.raises(InputError, match="-f must name review files"):
             summarize_gpt_review.main(flags)

@@ -30,8 +30,8 @@ def command(repository, monkeypatch, capsys):
                 runpy.run_path(str(repository / "scripts_visatb" / "eval" / program), run_name="__main__")
             else:
                 run_command(program.main)
-        told = capsys.readouterr()
-        return ended.value.code, told.out, told.err
+        reported = capsys.readouterr()
+        return ended.value.code, reported.out, reported.err
 
     return run
 
@@ -71,8 +71,8 @@ def test_vqav2_refuses_an_inference_that_did_not_end(bench, command):
     bench.lines("llava_vqav2_mscoco_test2015.jsonl", questions(1, 2, 3))
     bench.answers([(1, "Yes")], "answers/dev/m/merge.jsonl")
     flags = ("--dir", bench.folder, "--split", "dev", "--ckpt", "m")
-    code, _, told = command("convert_vqav2_for_submission.py", *flags)
-    assert code == 2 and "1 of 2 questions" in told and not (bench.folder / "answers_upload").exists()
+    code, _, reported = command("convert_vqav2_for_submission.py", *flags)
+    assert code == 2 and "1 of 2 questions" in reported and not (bench.folder / "answers_upload").exists()
 
 
 def test_vizwiz_names_images(bench, command):
@@ -96,8 +96,8 @@ def test_gqa_and_mmvet(bench, command):
 
 def test_a_question_answered_twice_is_not_submitted(bench, command):
     given, upload = bench.answers([(0, "a"), (0, "b")]), bench.folder / "up.json"
-    code, _, told = command("convert_mmvet_for_eval.py", "--src", given, "--dst", upload)
-    assert code == 2 and "line 2: question_id 0 is answered twice" in told and not upload.exists()
+    code, _, reported = command("convert_mmvet_for_eval.py", "--src", given, "--dst", upload)
+    assert code == 2 and "line 2: question_id 0 is answered twice" in reported and not upload.exists()
 
 
 @pytest.mark.parametrize("benchmark", ["gqa", "mmvet", "vizwiz", "vqav2"])
@@ -109,8 +109,8 @@ def test_the_command_of_all_wants_exactly_the_questions(bench, command, benchmar
     assert len(json.loads(upload.read_text())) == 2
     upload.unlink()
     given = bench.answers([(0, "a")])
-    code, _, told = command(submissions, benchmark, "--answers-file", given, *flags)
-    assert code == 2 and "1 of 2 questions" in told and not upload.exists()
+    code, _, reported = command(submissions, benchmark, "--answers-file", given, *flags)
+    assert code == 2 and "1 of 2 questions" in reported and not upload.exists()
 
 
 def test_seed_prints_accuracies_and_writes_lines(bench, command):
@@ -134,8 +134,8 @@ def test_mmbench_workbook_has_llavas_columns(bench, command):
     table.write_text("\n".join([header, *("\t".join(map(str, row)) for row in rows)]) + "\n")
     bench.answers([(1000003, "B"), (3, "A. <cat>\n\x00")], "answers/m.jsonl", round_id=0)
     flags = ("--annotation-file", table, "--result-dir", bench.folder / "answers", "--experiment", "m")
-    code, _, told = command("convert_mmbench_for_submission.py", *flags, "--upload-dir", bench.folder / "up")
-    assert code == 0, told
+    code, _, reported = command("convert_mmbench_for_submission.py", *flags, "--upload-dir", bench.folder / "up")
+    assert code == 0, reported
     columns, *cells = sheet(bench.folder / "up" / "m.xlsx")
     assert columns == ["index", "question", "A", "B", "C", "D", "prediction", "answer", "split"]
     assert cells[0] == [3, "What <is> & 'it'?", "cat", "1", None, None, "A. <cat>\n", "A", "dev"]

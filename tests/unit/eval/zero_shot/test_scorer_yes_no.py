@@ -175,7 +175,7 @@ def test_mme_gives_200_points_for_a_whole_subtask(bench, answers):
 def test_mme_counts_images_with_both_right(bench, answers):
     records, folder = mme_files(bench)
     at = [n for n, record in enumerate(records) if record[0] == "count/0001.jpg"]
-    records[at[0]] = (*records[at[0]][:1], "I cannot tell", records[at[0]][2])
+    records[at[0]] = (*records[at[0]][:1], "I am not sure", records[at[0]][2])
     found = scored(answers, records, folder)
     assert found["details"]["subtasks"]["count"] == {"accuracy": 75, "accuracy_plus": 50, "score": 125, "images": 2}
     assert found["score"] == 1925 and found["malformed"] == 1
