@@ -229,7 +229,8 @@ def test_inference_command_asks_all_tasks_at_once_and_leaves_placement_out(run):
     words = command(run, "EW", "test")
     assert words[:2] == ["torchrun", "--nproc_per_node"]
     assert "--threads" not in words
-    assert words[words.index("--question-file") + 1 :][:2] == ["data/my_x_test-9.json"] * 2
+    # Both tasks share the file, which is asked once.
+    assert words[words.index("--question-file") + 1 :][:2] == ["data/my_x_test-9.json", "--overwrite"]
     assert words[words.index("--max_new_tokens") + 1] == "64"
     assert words[words.index("--batch_size") + 1] == "8"
     assert "--overwrite_all" not in words
