@@ -121,28 +121,26 @@ def score(
     contexts: Mapping[str, str] | None = None,
     concurrency: int = 4,
 ) -> Scores:
-    """The relative score of the predictions, in percent of the references'.
+    """The relative score of the predictions, in percent of the references': the mean of the records' own.
 
-    A record's own score is 100 * its rating / the mean rating of the references, so that their mean is the score. A
-    prediction that is absent or blank is not sent and rated 1, the lowest, against the mean of the others' references.
+    A record's own score is 100 * its rating / the mean rating of the references. A prediction that is absent or blank
+    is not sent and rated 1, the lowest, against the mean of the others' references.
 
     Args:
-        answers: at least one; a truth is text.
         judge, replies, concurrency: see `eval.judge_client.collect`.
         rules: by category (`category` of a record, else its task), with `default` for the others.
         contexts: image name -> what is known of it.
 
     Raises:
-        InputError: a record without a rule or with a truth that is not text; the endpoint refuses.
-            Every reference is rated 0.
+        InputError: a record without a rule or with a truth that is not text; the endpoint refuses; references rated 0.
         JudgeError: the endpoint does not answer, or some replies cannot be read.
     """
     prompts = [prompt_of(answer, rules, contexts or {}) for answer in answers]
     asked = [n for n, answer in enumerate(answers) if (answer.prediction or "").strip()]
     ratings = _ratings([answers[n] for n in asked], [prompts[n] for n in asked], judge, replies, concurrency)
     by_answer = dict(zip(asked, ratings, strict=True))
-    mean = sum(reference for reference, _ in ratings) / len(ratings) if ratings else 10.0
-    pairs = [by_answer.get(n, (mean, 1.0)) for n in range(len(answers))]
+    lowest = (sum(reference for reference, _ in ratings) / len(ratings) if ratings else 10.0, 1.0)
+    pairs = [by_answer.get(n, lowest) for n in range(len(answers))]
     total = sum(reference for reference, _ in pairs)
     if total == 0:
         raise InputError(f"{judge.model} rated every reference 0, which leaves no relative score. Ask another judge.")
@@ -158,8 +156,8 @@ def score(
         )
         for n, (answer, (reference, rating)) in enumerate(zip(answers, pairs, strict=True))
     ]
-    mean_share = 100 * sum(rating for _, rating in pairs) / total
-    return scores_of("relative_score", mean_share, per_record, _summary(per_record))
+    share = 100 * sum(rating for _, rating in pairs) / total
+    return scores_of("relative_score", share, per_record, _summary(per_record))
 
 
 def _ratings(
