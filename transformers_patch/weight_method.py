@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -114,26 +115,63 @@ def _load_file(file: Path) -> ModuleType:
 
 
 def _try_out(strategy: type[Weighter], num_tasks: int, given: dict[str, Any], method: str) -> None:
-    """Let another object of a user's class take two steps, the second with one task present, before a model loads.
+    """Let another object of a user's class take trial steps, before a model loads.
+
+    The first step has one task alone, so that the others have not been seen yet; then all; then another one alone.
 
     Raises:
-        ValueError: what it raised, or a loss that is not finite or has no gradient.
+        ValueError: what it raised; a loss or weight that is not finite, or a loss without gradient; state that
+            would be neither moved to the GPU nor saved.
     """
     try:
         with torch.random.fork_rng(devices=[]):
             weighter = strategy(num_tasks, **given)
             refuse_parameters(weighter)
-            for present in (num_tasks, 1):
-                loss_T = torch.ones(present, requires_grad=True)
-                count_K = torch.arange(num_tasks).lt(present).long()
-                weighter.begin_step()
-                loss = weighter(loss_T, torch.arange(present), count_K)
-                loss.backward()
-                if not loss.isfinite():
-                    raise ValueError(f"its loss is {float(loss.detach())} with {present} of {num_tasks} tasks present")
-                weighter.observe(count_K / count_K, count_K)
+            before = _plain_state(weighter)
+            for n, tasks in enumerate((range(1), range(num_tasks), range(num_tasks - 1, num_tasks))):
+                _trial_step(weighter, torch.tensor(tasks), 2.5 - 0.5 * n)
+            _refuse_unsaved_state(weighter, before)
     except Exception as error:  # the user's code may raise anything
         raise ValueError(f"weight_method: {method} does not work ({_described(error)}). Fix it.") from error
+
+
+def _trial_step(weighter: Weighter, present_T: torch.Tensor, mean: float) -> None:
+    """A step with one token of each task that is present, at losses around `mean`."""
+    num_tasks = weighter.num_tasks
+    where = f"with {len(present_T)} of {num_tasks} tasks present"
+    loss_T = (mean + present_T / num_tasks).requires_grad_()
+    count_K = torch.bincount(present_T, minlength=num_tasks)
+    weighter.begin_step()
+    loss = weighter(loss_T, present_T, count_K)
+    loss.backward()
+    if not loss.isfinite():
+        raise ValueError(f"its loss is {float(loss.detach())} {where}")
+    mean_K = torch.zeros(num_tasks, dtype=torch.float64).index_add(0, present_T, loss_T.detach().double())
+    weighter.observe(mean_K / count_K, count_K)
+    weight_K = weighter.weight_K
+    if weight_K.shape != (num_tasks,) or not (weight_K.isfinite() & (weight_K >= 0)).all():
+        raise ValueError(f"weight_K must be {num_tasks} finite numbers >= 0, got {weight_K.tolist()!s:.80} {where}")
+
+
+def _plain_state(weighter: Weighter) -> dict[str, str]:
+    """The attributes of a strategy that are numbers or containers, which neither move nor are saved."""
+    names = vars(weighter).keys() - vars(Weighter(1)).keys()
+    kinds = int | float | list | tuple | dict | set | deque
+    return {name: repr(vars(weighter)[name]) for name in names if isinstance(vars(weighter)[name], kinds)}
+
+
+def _refuse_unsaved_state(weighter: Weighter, before: dict[str, str]) -> None:
+    """Refuse a tensor that is not a buffer, and numbers or containers that the trial steps have changed."""
+    for name, value in vars(weighter).items():
+        if isinstance(value, torch.Tensor):
+            raise ValueError(f"{name} must be a buffer, got a tensor that is neither moved nor saved: register_buffer")
+    if type(weighter).get_extra_state is not Weighter.get_extra_state:  # it saves what is not in buffers
+        return
+    for name, value in _plain_state(weighter).items():
+        if value != before.get(name):
+            raise ValueError(
+                f"{name} changes from step to step and is not saved: keep it in a buffer (register_buffer)"
+            )
 
 
 def _described(error: Exception) -> str:

@@ -95,6 +95,14 @@ def test_a_class_of_an_installed_module_is_a_strategy():
         ("mine:NoTasks", r"does not work \(TypeError"),
         ("mine:NotYet", r"does not work \(NotImplementedError: later, mine.py line \d+"),
         ("mine:NaN", "does not work .*its loss is nan with 1 of 3 tasks present"),
+        ("mine:UnseenLast", r"weight_K must be 3 finite numbers >= 0, got \[1.0, inf, inf\] with 1 of 3 tasks present"),
+        ("mine:UnseenInTokens", "its loss is nan with 1 of 3 tasks present"),
+        ("mine:Negative", r"weight_K must be .* got \[-2.5, -2.5"),
+        ("mine:WrongShape", r"weight_K must be 3 finite numbers"),
+        ("mine:Loose", "scale_K must be a buffer, got a tensor"),
+        ("mine:LooseLater", "seen_K must be a buffer, got a tensor"),
+        ("mine:Counter", "steps changes from step to step and is not saved"),
+        ("mine:History", "means changes from step to step and is not saved"),
         ("mine:Learned", "Learned.scale must be a buffer, got a parameter"),
         ("broken:Newest", "broken cannot be imported .SyntaxError"),
         ("raising:Newest", "raising cannot be imported .RuntimeError: two lines, raising.py line 1"),
@@ -116,6 +124,41 @@ class NaN(Weighter):
         self.weight_K.copy_(mean_K)
     def token_weights(self, count_K):
         return 1 / count_K, (1 / count_K).sum() * 0 / 0 if (count_K == 0).any() else count_K.sum()
+class UnseenLast(Weighter):
+    def __init__(self, num_tasks):
+        super().__init__(num_tasks)
+        self.register_buffer("seen_K", torch.zeros(num_tasks))
+    def observe(self, mean_K, count_K):
+        self.seen_K += count_K
+        self.weight_K.copy_(1 / self.seen_K)
+class UnseenInTokens(UnseenLast):
+    def observe(self, mean_K, count_K):
+        self.seen_K += count_K
+    def token_weights(self, count_K):
+        return 1 / self.seen_K, (count_K / self.seen_K).sum()
+class Negative(Weighter):
+    def observe(self, mean_K, count_K):
+        self.weight_K.fill_(-mean_K.nansum())
+class WrongShape(Weighter):
+    def observe(self, mean_K, count_K):
+        self.weight_K = torch.ones(2)
+class Loose(Weighter):
+    def __init__(self, num_tasks):
+        super().__init__(num_tasks)
+        self.scale_K = torch.ones(num_tasks)
+class LooseLater(Weighter):
+    def observe(self, mean_K, count_K):
+        self.seen_K = count_K > 0
+class Counter(Weighter):
+    steps = 0
+    def observe(self, mean_K, count_K):
+        self.steps += 1
+class History(Weighter):
+    def __init__(self, num_tasks):
+        super().__init__(num_tasks)
+        self.means = []
+    def observe(self, mean_K, count_K):
+        self.means.append(mean_K)
 class Learned(Weighter):
     def __init__(self, num_tasks):
         super().__init__(num_tasks)
@@ -127,4 +170,23 @@ class Learned(Weighter):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message) as caught:
         build_weighter(method, 3)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_strategy_that_saves_its_own_state_may_hold_it_outside_buffers(tmp_path, monkeypatch):
+    counting = """
+class Counting(Newest):
+    def __init__(self, num_tasks):
+        super().__init__(num_tasks)
+        self.steps, self.history = 0, {"newest": 1}
+    def observe(self, mean_K, count_K):
+        self.steps += 1
+    def get_extra_state(self):
+        return self.steps
+    def set_extra_state(self, state):
+        self.steps = state
+"""
+    (tmp_path / "mine.py").write_text(MINE + counting)
+    monkeypatch.chdir(tmp_path)
+    assert build_weighter("mine:Counting", 3).steps == 0
+    assert build_weighter("mine:Counting", 1).steps == 0
