@@ -1,5 +1,6 @@
 """The examples of docs/architecture.md run against the code as it is."""
 
+import json
 import re
 from types import ModuleType
 
@@ -60,6 +61,34 @@ def test_the_engine_of_the_page_has_what_the_pipeline_calls(page):
     members = [name for name in vars(Engine) if not name.startswith("_")] + list(Engine.__annotations__)
     assert len(members) >= 6 and all(hasattr(engine, name) for name in members)
     assert engine.answer([engine.prompt(Question(0, "x", "What?"))], [None]) == ["What?"]
+
+
+def colours(page: str) -> dict:
+    names = {"__doc__": "Colours.", "__name__": "colours"}
+    exec(added(page, "eval/zero_shot/colours.py"), names)  # noqa: S102 - our own page
+    return names
+
+
+def test_the_zero_shot_example_scores_its_own_sample_lines(page, tmp_path, monkeypatch, capsys):
+    for name, file in (("colours.json", "colours.json"), ("the answers", "answers.jsonl")):
+        sample = re.search(rf"^{name} +(\{{.*\}})$", page, flags=re.MULTILINE)[1]
+        (tmp_path / file).write_text(sample)
+    monkeypatch.chdir(tmp_path)
+    assert colours(page)["main"](["--answers-file", "answers.jsonl", "--annotation-file", "colours.json"]) == 0
+    assert "Accuracy: 100.00%" in capsys.readouterr().out
+    benchmark = colours(page)["BENCHMARKS"]["colours"]
+    assert benchmark.task == "Colours" and benchmark.questions in benchmark.needs
+
+
+@pytest.mark.parametrize("truth", [3, None, ["red"]])
+def test_the_zero_shot_example_refuses_a_truth_that_is_no_text(page, tmp_path, truth):
+    from eval.zero_shot.answers import read_answers
+    from visatb.errors import InputError
+
+    (tmp_path / "colours.json").write_text(json.dumps({"q1": truth}))
+    (tmp_path / "answers.jsonl").write_text('{"question_id": "q1", "text": "red"}')
+    with pytest.raises(InputError, match="must have q1, text, got"):
+        colours(page)["evaluate"](read_answers(tmp_path / "answers.jsonl"), str(tmp_path / "colours.json"))
 
 
 def test_modules_named_on_the_page_exist(page, repository):
