@@ -10,7 +10,7 @@ from eval.command import evaluator
 from eval.registry import metric
 from eval.scores import Scores, entry, scores_of
 from visatb.cli import run
-from visatb.errors import InputError
+from visatb.errors import InputError, shown
 
 
 @metric("gleu", "GLEU")
@@ -44,7 +44,7 @@ def reference_words(answers: Sequence[Answer]) -> list[list[list[str]]]:
     """The words of every reference of every record.
 
     Raises:
-        InputError: naming the record whose truth is not text.
+        InputError: naming the record whose truth is no text, or blank.
     """
     found = []
     for answer in answers:
@@ -53,7 +53,8 @@ def reference_words(answers: Sequence[Answer]) -> list[list[list[str]]]:
         words = [text.split() for text in texts if text.strip()]
         if not words:
             raise InputError(
-                f"{answer.where}: conversations[1].value must be a text or a list of texts. Fix the record."
+                f"{answer.where}: conversations[1].value must be a text that is not blank or a list of such, got "
+                f"{shown(answer.truth)}. Fix the record."
             )
         found.append(words)
     return found

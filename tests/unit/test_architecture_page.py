@@ -20,15 +20,29 @@ def added(page: str, file: str) -> str:
     return "\n".join(line[1:] for line in lines if line.startswith("+"))
 
 
+def token_recall(page: str) -> ModuleType:
+    module = ModuleType("token_recall")
+    exec(added(page, "eval/token_recall.py").partition("if __name__")[0], vars(module))  # noqa: S102 - our own page
+    return module
+
+
 def test_the_metric_of_the_page_scores_answers(page):
     from eval.answers import Answer
 
-    module = ModuleType("token_recall")
-    exec(added(page, "eval/token_recall.py").partition("if __name__")[0], vars(module))  # noqa: S102 - our own page
+    module = token_recall(page)
     answers = [Answer(0, "a", "x", "A red dog", "a dog"), Answer(1, "b", "x", "two", None)]
     found = module.score(answers)
     assert found["score"] == pytest.approx(1 / 3, abs=1e-9) and found["malformed"] == 1
     assert module.score.metric.name == "token_recall" and module.score.metric.range == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("truth", [" ", "", [], [" "], 3, None, ["a", 3]])
+def test_the_metric_of_the_page_refuses_a_truth_without_words(page, truth):
+    from eval.answers import Answer
+    from visatb.errors import InputError
+
+    with pytest.raises(InputError, match="record 0.*must be a text that is not blank or a list of such, got"):
+        token_recall(page).score([Answer(0, "a", "record 0", truth, "a dog")])
 
 
 def test_the_metric_list_of_the_page_is_that_of_the_code(page):
