@@ -25,12 +25,14 @@ import transformers_patch
 from llava.generate.decoding import decode
 from perf.answers_per_second import _tests_module
 from perf.training_step import _on_device, make_batch
+from transformers_patch.compilation import compile_layers
 from transformers_patch.step_loader import StepLoader
 from transformers_patch.unpadded import count_batch, without_padding
 
 GIB = 2**30
 Found = dict[str, Any]
-PADDED, UNPADDED, PLAIN, CHECKPOINTING = "padded", "unpadded", "plain", "+checkpointing"
+PADDED, UNPADDED, PLAIN = "padded", "unpadded", "plain"
+CHECKPOINTING, COMPILED = "+checkpointing", "+compile"
 # Dense bf16 of the data sheets; the first name that the card's contains.
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
 _ADAM_BYTES = 8  # of a parameter: weight, gradient and two moments in bf16
@@ -128,6 +130,8 @@ def build(shape: Shape, layers: int, variant: str, device: str, dtype: torch.dty
         model = model_class(config)
     if variant.endswith(CHECKPOINTING):
         model.gradient_checkpointing_enable()
+    if variant.endswith(COMPILED):
+        compile_layers(model, "inductor" if device == "cuda" else "aot_eager")
     return model.to(dtype).train()
 
 

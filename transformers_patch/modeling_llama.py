@@ -54,7 +54,12 @@ class SelectedAttention(LlamaAttention):
     boolean mask (True may be attended) selects scaled_dot_product_attention, as does any mask with a `LayerCache`;
     `SampleBounds` selects attention inside samples.
     The choice depends on the arguments, so that recomputation under gradient checkpointing makes the same one.
+
+    Attributes:
+        attend: attention inside samples; a compiled layer has one that stays outside its graph.
     """
+
+    attend = staticmethod(attend_within_samples)
 
     def forward(
         self,
@@ -77,7 +82,7 @@ class SelectedAttention(LlamaAttention):
         key = self._heads(self.k_proj(hidden_states), self.num_key_value_heads)
         value = self._heads(self.v_proj(hidden_states), self.num_key_value_heads)
         past = 0 if past_key_value is None else past_key_value[0].shape[2]
-        cos, sin = self.rotary_emb(value, seq_len=past + queries if bounds is None else max(bounds.lengths))
+        cos, sin = self.rotary_emb(value, seq_len=past + queries if bounds is None else bounds.longest)
         query, key = apply_rotary_pos_emb(query, key, cos, sin, position_ids)
         if grows:
             key, value = past_key_value.append(key, value)
@@ -86,7 +91,7 @@ class SelectedAttention(LlamaAttention):
             value = torch.cat([past_key_value[1], value], dim=2)
         cache = (past_key_value if grows else (key, value)) if use_cache else None
         if bounds is not None:
-            attended = attend_within_samples(query, key, value, bounds)
+            attended = self.attend(query, key, value, bounds)
         else:
             attended = F.scaled_dot_product_attention(
                 query,

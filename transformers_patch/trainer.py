@@ -22,6 +22,7 @@ from transformers.training_args import OptimizerNames
 
 from transformers_patch.checkpoints import STOP_REQUESTS, ResumableTrainer
 from transformers_patch.compat import decayed_parameters, quiet_checkpointing, without_empty_groups
+from transformers_patch.compilation import compile_as_asked
 from transformers_patch.dealing import Dealing
 from transformers_patch.modeling_llama import LlamaForCausalLM
 from transformers_patch.progress import LossOnProgressBar
@@ -87,6 +88,8 @@ class Trainer(ResumableTrainer):
         if weighter is None:
             return
         self._check_settings()
+        if self.args.torch_compile:
+            compile_as_asked(self.model, self.args, self.accelerator)
         self.args.logging_nan_inf_filter = False  # would look at each micro-batch's loss for what ends the run anyway
         if self.pop_callback(transformers.ProgressCallback) is not None:
             self.add_callback(LossOnProgressBar)
@@ -369,10 +372,9 @@ class Trainer(ResumableTrainer):
         )
 
     def _can_fuse(self, groups: list[dict[str, Any]]) -> bool:
-        """Whether torch's AdamW can be the fused one: parameters on CUDA.
+        """Whether torch's AdamW can be the fused one: all on CUDA, without DeepSpeed, which brings its own.
 
-        Not under DeepSpeed, which brings its own; nor with fp16, where a fused optimizer skips bad steps inside of its
-        step, and neither scheduler nor `_refuse_bad_gradient` could know.
+        With fp16 a fused one would skip bad steps where neither scheduler nor `_refuse_bad_gradient` could know.
         """
         if self.is_deepspeed_enabled or self.args.fp16:
             return False

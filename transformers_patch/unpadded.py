@@ -9,7 +9,8 @@ Shapes: B samples, L positions of the row, T supervised tokens, H heads (G of ke
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +23,21 @@ _PADDED = {"input_ids", "labels", "attention_mask", "task_ids"}
 _BY_TOKEN = ("predictor_T", "label_T", "sample_T")
 
 
-class SampleBounds(NamedTuple):
+@dataclass(eq=False)
+class SampleBounds:
     """Where the samples of a row begin and end.
 
     Attributes:
         lengths: positions of each sample that has any.
         cumulative: int32 [B + 1] on the row's device: the lengths summed up, from 0.
+        longest: positions of the longest.
     """
 
     lengths: tuple[int, ...]
     cumulative: torch.Tensor
+
+    def __post_init__(self):
+        self.longest = max(self.lengths)  # no part of a compiled layer looks at lengths, whose number changes
 
 
 def lay_end_to_end(
@@ -151,7 +157,7 @@ def attend_within_samples(
     grouped = query_1HLE.shape[1] != key_1GLE.shape[1]
     if _has_kernel(query_1HLE):
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_1HLE, key_1GLE, value_1GLE))
-        longest, ends = max(bounds.lengths), bounds.cumulative
+        longest, ends = bounds.longest, bounds.cumulative
         attended = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0), enable_gqa=grouped)
         return attended.transpose(0, 1)[None]
     split = (tensor.split(bounds.lengths, dim=2) for tensor in (query_1HLE, key_1GLE, value_1GLE))

@@ -11,6 +11,7 @@ import torch
 REPOSITORY = Path(__file__).parents[2]
 TRAINING = {"layers", "seconds", "tokens_per_second", "tflops", "mfu", "peak_gib"}
 KINDS = [kind + how for how in ("", "+checkpointing") for kind in ("unpadded", "padded", "plain")]
+KINDS += ["unpadded+compile"]
 
 
 def call(*arguments):
@@ -42,9 +43,7 @@ def test_each_section_has_figures_or_says_why_not(found):
     assert found["generation"]["prefill_tokens_per_second"] > 0 < found["generation"]["decode_tokens_per_second"]
     assert found["precision"]["unpadded float32"]["gradient_relative_error"] < 1e-5
     assert found["precision"]["unpadded"]["gradient_cosine"] > 0.9
-    assert found["compile"]["not_measured"]
-    not_measured = {name for name, section in found.items() if name != "table" and "not_measured" in section}
-    assert not_measured == {"compile"}
+    assert not [name for name, section in found.items() if name != "table" and "not_measured" in section]
 
 
 def test_the_table_has_a_line_for_each_section(found):
