@@ -16,7 +16,7 @@ from visatb.errors import InputError
 Tokenizer = Literal["whitespace", "ptb"]
 
 
-@metric("cider", "CIDEr", range=(0.0, 10.0))
+@metric("cider", "CIDEr", range=(0.0, 10.0), deviation=1.0)
 def score(answers: Sequence[Answer], tokenizer: Tokenizer = "whitespace") -> Scores:
     """CIDEr (arXiv 1411.5726) of predictions with one reference each.
 

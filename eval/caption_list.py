@@ -11,7 +11,7 @@ from visatb.cli import run
 from visatb.errors import InputError
 
 
-@metric("cider_list", "CIDEr", range=(0.0, 10.0), needs=REFERENCE_LISTS)
+@metric("cider_list", "CIDEr", range=(0.0, 10.0), deviation=1.0, needs=REFERENCE_LISTS)
 def score(answers: Sequence[Answer], tokenizer: Tokenizer = "whitespace") -> Scores:
     """CIDEr (arXiv 1411.5726) of predictions with a list of references each.
 

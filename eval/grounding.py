@@ -35,7 +35,7 @@ def box_iou(box: Box, other: Box) -> float:
     return iou if np.isfinite(iou) else 0.0
 
 
-@metric("iou", "iou_accuracy")
+@metric("iou", "iou_accuracy", title="IoU > 0.5")
 def score(answers: Sequence[Answer], broken_truth: Literal["fail", "miss"] = "fail") -> Scores:
     """The share of predicted boxes with IoU > 0.5 (strictly).
 

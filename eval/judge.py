@@ -112,7 +112,7 @@ def read_contexts(path: str | os.PathLike | None) -> dict[str, str]:
     return contexts
 
 
-@metric("judge", "relative_score", range=(0.0, math.inf), needs=JUDGE)
+@metric("judge", "relative_score", range=(0.0, math.inf), title="judged", deviation=0.5, needs=JUDGE)
 def score(
     answers: Sequence[Answer],
     judge: Judge,

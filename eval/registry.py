@@ -1,7 +1,7 @@
 """The metrics of a benchmark file. Each is one decorated function in a module of its own.
 
 A new metric is a module `eval/<name>.py` with a function `score(answers)` under `@metric(...)`, and its name in
-`visatb.benchmark.METRICS`.
+`visatb.benchmark.METRICS` (and in CORPUS_METRICS if its score is not the mean of its records' scores).
 """
 
 import importlib
@@ -31,6 +31,9 @@ class Metric:
         score: answers -> scores.
         range: least and greatest score.
         lower_is_better: the direction of improvement (delta of Eq. 9).
+        title: in tables and reports; `written` with spaces for underscores if left out.
+        deviation: expected standard deviation of the record scores as a share of their mean; None where they scatter at
+            most as hits and misses within `range`.
         needs: what it cannot be computed without, JUDGE or REFERENCE_LISTS; None if answers suffice.
     """
 
@@ -39,6 +42,8 @@ class Metric:
     score: Callable[..., Scores]
     range: tuple[float, float] = (0.0, 1.0)
     lower_is_better: bool = False
+    title: str = ""
+    deviation: float | None = None
     needs: str | None = None
 
 
@@ -46,7 +51,7 @@ def metric(name: str, written: str, **properties) -> Callable[[Score], Score]:
     """Decorate the function that computes a metric: sets its `metric`; see `Metric` for the properties."""
 
     def decorate(score: Score) -> Score:
-        score.metric = Metric(name, written, score, **properties)
+        score.metric = Metric(name, written, score, **{"title": written.replace("_", " ")} | properties)
         return score
 
     return decorate

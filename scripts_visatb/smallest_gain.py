@@ -12,18 +12,16 @@ from statistics import NormalDist
 
 import numpy as np
 
+from eval.registry import find_metric
 from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.models import table_rows, tables_of
-from visatb.benchmark import Benchmark, Task
+from visatb.benchmark import CORPUS_METRICS, Benchmark, Task
 from visatb.layout import lay_out
 from visatb.weighting.uncertainty import PER_RECORD, read_scores
 
 CONFIDENCE, POWER = 0.95, 0.8
-LEVEL = 0.5  # where an accuracy's records scatter most
+LEVEL = 0.5  # of the range of a score: where the records of an accuracy scatter most
 CORRELATION = 0.5  # of the record scores of two models
-# Deviation of the record scores as a share of their mean, where a score has no upper limit.
-RELATIVE = {"cider": 1.0, "judge": 0.5}
-IN_UNIT_RANGE = ("exact_match", "iou", "gleu")
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,14 @@ def paired_deviation(deviation: float, correlation: float) -> float:
 
 def assumed_gain(task: Task, records: int) -> Gain:
     """The gain at the level, deviation and correlation that are assumed before a run."""
-    metric = "cider" if task.metric == "cider_list" else task.metric
-    if metric in IN_UNIT_RANGE:  # no score within [0, 1] of that mean scatters more
-        return Gain(task.name, records, smallest_gain(paired_deviation(_of_hits(LEVEL), CORRELATION), records))
-    if metric in RELATIVE:
-        deviation = paired_deviation(RELATIVE[metric], CORRELATION)
-        return Gain(task.name, records, smallest_gain(deviation, records), relative=True)
-    return Gain(task.name, records, None)
+    metric = find_metric(task.metric)
+    low, high = metric.range
+    if metric.deviation is None and math.isinf(high - low) or task.metric in CORPUS_METRICS:
+        return Gain(task.name, records, None)
+    # No score within a range scatters more than hits at its ends do.
+    deviation = metric.deviation or (high - low) * math.sqrt(LEVEL * (1 - LEVEL))
+    smallest = smallest_gain(paired_deviation(deviation, CORRELATION), records)
+    return Gain(task.name, records, smallest, relative=metric.deviation is not None)
 
 
 def measured_gain(task: str, without_R: Sequence[float], own_R: Sequence[float]) -> Gain:
@@ -132,12 +131,8 @@ def describe_gains(found: Sequence[Gain]) -> list[str]:
     if any(gain.level is None and gain.smallest is not None for gain in found):
         uncorrelated = paired_deviation(1.0, 0.0) / paired_deviation(1.0, CORRELATION)
         lines.append(
-            f"assumed: accuracies and GLEU of {LEVEL:g}; the CIDEr of a record scatters by its mean, a judge's score "
-            f"by half of it; the two models' record scores correlate by {CORRELATION:g} (uncorrelated: "
-            f"{uncorrelated:.2f} times the gain)"
+            f"assumed: accuracies and other scores of a limited range are at {LEVEL:g} of it; the CIDEr of a record "
+            f"scatters by its mean, a judge's score by half of it; the two models' record scores correlate by "
+            f"{CORRELATION:g} (uncorrelated: {uncorrelated:.2f} times the gain)"
         )
     return lines
-
-
-def _of_hits(share: float) -> float:
-    return math.sqrt(share * (1 - share))

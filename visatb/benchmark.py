@@ -32,6 +32,7 @@ from visatb.weighting.settings import BASE, FORMS, FULL, MINI, ON_FAILED, PRECIS
 from visatb.yaml_files import read_yaml
 
 METRICS = ("cider", "cider_list", "exact_match", "iou", "gleu", "bleu", "judge")
+CORPUS_METRICS = ("bleu",)  # those whose score is not the mean of their records' scores
 BOOTSTRAP = 1000
 SPLITS = ("train", "val", "test")
 
@@ -45,8 +46,7 @@ MINI_STL = "mini-STL-"
 # Words that tables and folders of a run use for something else.
 _TAKEN = (MINI, BASE, FULL, "model", "superseded")
 
-# The names that `--weight_method` knows, beside `file.py:Class`.
-METHODS = ("EW", "equal", "EWTB", "TLA", "RLW", "DWA", "IGB", "IGBv1", "UW")
+METHODS = ("EW", "equal", "EWTB", "TLA", "RLW", "DWA", "IGB", "IGBv1", "UW")  # of --weight_method, with file.py:Class
 
 # The keys of each mapping.
 _TOP_KEYS = (
@@ -356,8 +356,8 @@ def _baselines(content: dict, file: Path) -> tuple[str, ...]:
 def _bootstrap(content: dict, tasks: tuple[Task, ...], file: Path) -> int:
     resamples = whole(content.get("bootstrap", BOOTSTRAP), "bootstrap", file)
     for task in tasks:
-        if resamples and task.metric == "bleu":
-            raise InputError(f"{file}: bootstrap must be 0: {task.name}'s BLEU is no mean over its records. Set it.")
+        if resamples and task.metric in CORPUS_METRICS:
+            raise InputError(f"{file}: bootstrap must be 0: {task.name}'s {task.metric} is no mean of records. Set it.")
     return resamples
 
 

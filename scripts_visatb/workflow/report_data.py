@@ -15,6 +15,7 @@ from typing import Any
 
 from eval.overall import compare, signs_of, tasks_at_zero
 from eval.overall_spread import read_task_scores, spread_over_records
+from eval.registry import find_metric
 from scripts_visatb.data.subsets import balanced_units, read_manifest
 from scripts_visatb.workflow.graph import Run, result_settings
 from scripts_visatb.workflow.matrix import read_score, refuse_incomparable
@@ -36,7 +37,7 @@ from scripts_visatb.workflow.models import (
     tables_of,
 )
 from scripts_visatb.workflow.train import is_current
-from visatb.benchmark import Benchmark
+from visatb.benchmark import Benchmark, Task
 from visatb.errors import InputError
 from visatb.files import parse_json, read_json, read_text
 from visatb.weighting.tables import ScoreTable
@@ -44,15 +45,6 @@ from visatb.weighting.uncertainty import read_scores
 
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "snakemake")
 CURVE_POINTS = 200
-METRIC_NAMES = {
-    "cider": "CIDEr",
-    "cider_list": "CIDEr",
-    "exact_match": "exact match",
-    "iou": "IoU > 0.5",
-    "gleu": "GLEU",
-    "bleu": "BLEU",
-    "judge": "judged",
-}
 
 
 def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, Any]:
@@ -68,7 +60,7 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
     """
     first = Run(benchmark, folder, seeds[0])
     tasks = [
-        {"name": task.name, "metric": METRIC_NAMES.get(task.metric), "weight": task.weight, "group": task.group}
+        {"name": task.name, "metric": _title(task), "weight": task.weight, "group": task.group}
         for task in benchmark.tasks
     ]
     subsets = read_manifest(first.subsets)
@@ -101,6 +93,10 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
         "settings": settings(benchmark),
         "versions": versions(),
     }
+
+
+def _title(task: Task) -> str | None:
+    return find_metric(task.metric).title if task.metric else None
 
 
 def read_weighting(file: Path) -> dict[str, Any]:
@@ -184,7 +180,7 @@ def test_scores(current: Run, models: list[str]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "task": task.name,
-                "metric": METRIC_NAMES[task.metric],
+                "metric": _title(task),
                 "records": read_json(current.metric_file(EW, "test", task.name))["n"],
                 **{name: read_score(current, model, "test", task.name) for name, model in own.items()},
                 "also": also,

@@ -45,11 +45,26 @@ def test_the_metric_of_the_page_refuses_a_truth_without_words(page, truth):
         token_recall(page).score([Answer(0, "a", "record 0", truth, "a dog")])
 
 
-def test_the_metric_list_of_the_page_is_that_of_the_code(page):
+def test_the_lists_that_a_new_name_goes_into_are_in_the_code(page):
+    from visatb import benchmark
+
+    for line, name, place in (("METRICS", "judge", -1), ("METHODS", "EW", 0)):
+        before, after = re.search(rf"^-{line} = \((.*)\)\n\+{line} = \((.*)\)$", page, flags=re.MULTILINE).groups()
+        assert len(after) > len(before) and getattr(benchmark, line)[place] == name and f'"{name}"' in before
+
+
+def test_every_metric_and_strategy_is_where_users_look_for_it(repository):
+    from llava.train.arguments import TrainingArguments
+    from transformers_patch.strategies import STRATEGIES
     from visatb.benchmark import METRICS
 
-    names = re.search(r"^-METRICS = \((.*)\)$", page, flags=re.MULTILINE)
-    assert names is not None and tuple(re.findall(r'"(\w+)"', names[1])) == METRICS
+    row = re.search(r"^\| `tasks\[\]\.metric` \|.*$", (repository / "docs/benchmarks.md").read_text(), re.MULTILINE)[0]
+    assert [name for name in METRICS if f"`{name}`" not in row] == []
+    help_text = TrainingArguments.__dataclass_fields__["weight_method"].metadata["help"]
+    table = (repository / "docs/weighting_strategies.md").read_text().partition("```bash")[0]
+    for name in STRATEGIES:
+        assert re.search(rf"\b{name}\b", help_text), f"{name} in the help of --weight_method"
+        assert f"`{name}`" in table, f"{name} in docs/weighting_strategies.md"
 
 
 def test_the_strategy_of_the_page_weighs_by_total_loss(page):

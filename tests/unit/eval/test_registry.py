@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from eval.registry import JUDGE, REFERENCE_LISTS, all_metrics, find_metric
+from eval.registry import JUDGE, REFERENCE_LISTS, all_metrics, find_metric, metric
 from visatb.benchmark import METRICS
 
 
@@ -18,19 +18,29 @@ def test_benchmark_names_are_those_of_the_decorated_functions(repository):
         for name in re.findall(r'^@metric\("(\w+)"', file.read_text(), re.MULTILINE)
     ]
     assert sorted(declared) == sorted(METRICS)
-    assert [metric.name for metric in all_metrics()] == list(METRICS)
+    assert [one.name for one in all_metrics()] == list(METRICS)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_is_the_score_function_of_its_module(name):
-    metric = find_metric(name)
-    module = importlib.import_module(metric.score.__module__)
-    assert module.score is metric.score and callable(module.main)
-    assert metric.range[0] < metric.range[1] and not metric.lower_is_better
+    found = find_metric(name)
+    module = importlib.import_module(found.score.__module__)
+    assert module.score is found.score and callable(module.main)
+    assert found.range[0] < found.range[1] and not found.lower_is_better
+
+
+def test_reports_show_a_title_that_a_new_metric_need_not_declare():
+    titles = [one.title for one in all_metrics()]
+    assert titles == ["CIDEr", "CIDEr", "exact match", "IoU > 0.5", "GLEU", "BLEU", "judged"]
+
+    @metric("token_recall", "token_recall")
+    def score(answers): ...
+
+    assert score.metric.title == "token recall"
 
 
 def test_needs_are_declared():
-    needs = {metric.name: metric.needs for metric in all_metrics() if metric.needs}
+    needs = {one.name: one.needs for one in all_metrics() if one.needs}
     assert needs == {"cider_list": REFERENCE_LISTS, "judge": JUDGE}
 
 

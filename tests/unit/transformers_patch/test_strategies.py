@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformers_patch import build_weighter
-from transformers_patch.strategies import LEAST_WEIGHT, STRATEGIES
+from transformers_patch.strategies import LEAST_WEIGHT, STRATEGIES, ComputedWeighting
 
-COMPUTED = ("RLW", "DWA", "IGB", "UW")
+COMPUTED = tuple(name for name, strategy in STRATEGIES.items() if issubclass(strategy, ComputedWeighting))
 WITH_HISTORY = ("DWA", "IGB", "UW")
 
 

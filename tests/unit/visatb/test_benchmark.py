@@ -97,7 +97,7 @@ TASK, OTHER = GOOD["tasks"][0], GOOD["tasks"][2]
         ({"judge": {"context-file": {"vla": "x"}}}, "unknown key judge.context-file.vla"),
         ({"ablations": ["a"]}, r"ablations\[0\] must be one of mappings"),
         ({"seed": 2**70}, "seed must be a whole number >= 0"),
-        ({"tasks": [TASK | {"metric": "bleu"}]}, "bootstrap must be 0: A's BLEU"),
+        ({"tasks": [TASK | {"metric": "bleu"}]}, "bootstrap must be 0: A's bleu"),
         ({"name": "a/b"}, "name must be letters"),
         ({"prepare": ["make", "data"]}, "prepare must be text"),
         ({"training": {"environment": ["A=1"]}}, "training.environment must be a mapping"),

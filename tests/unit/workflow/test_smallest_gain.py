@@ -53,6 +53,21 @@ def test_gains_of_unlimited_scores_are_shares_and_those_of_bleu_unknown(reposito
     assert describe_gains([]) == []
 
 
+def test_the_gain_follows_from_what_a_new_metric_declares(monkeypatch):
+    from eval.registry import Metric
+    from scripts_visatb import smallest_gain as module
+
+    for properties, expected, relative in (
+        ({}, 0.098, False),  # 1.96 x 0.5 / sqrt(100)
+        ({"range": (-1.0, 1.0)}, 0.196, False),
+        ({"range": (0.0, 10.0), "deviation": 2.0}, 0.392, True),
+        ({"range": (0.0, float("inf"))}, None, False),
+    ):
+        monkeypatch.setattr(module, "find_metric", lambda name, more=properties: Metric(name, name, len, **more))
+        gain = assumed_gain(Task("A", "token_recall", {}), 100)
+        assert gain.smallest == (expected and pytest.approx(expected, abs=1e-4)) and gain.relative == relative
+
+
 def test_a_run_gives_the_level_and_the_gain_of_its_own_scores(tmp_path):
     mix = write_mix(tmp_path, {"A": 40, "B": 80})
     shown = show.describe(mix, 0, None, None, tmp_path / "runs").splitlines()
