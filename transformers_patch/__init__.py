@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers_patch.modeling_llama import LlamaForCausalLM, LlamaModel
     from transformers_patch.patching import patch, unpatch
     from transformers_patch.strategies import (
+        ComputedWeighting,
         DynamicWeightAverage,
         EqualWeighting,
         EqualWeightingTaskBalancing,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformers_patch.weighter import Weighter
 
 __all__ = [
+    "ComputedWeighting",
     "DynamicWeightAverage",
     "EqualWeighting",
     "EqualWeightingTaskBalancing",

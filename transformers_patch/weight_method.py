@@ -21,6 +21,7 @@ import torch
 
 from transformers_patch.strategies import OTHER_NAMES, STRATEGIES
 from transformers_patch.weighter import Weighter, refuse_parameters
+from visatb.errors import shown
 
 
 def build_weighter(
@@ -54,11 +55,15 @@ def build_weighter(
             )
     if "seed" in accepted:
         given["seed"] = seed
-    if is_users:
-        _try_out(strategy, num_tasks, given, method)
+    unset_K = _try_out(strategy, num_tasks, given, method) if is_users else None
     weighter = strategy(num_tasks, **given)
     if weights is not None:
         weighter.set_weights(weights)
+        if is_users and unset_K == _try_out(strategy, num_tasks, given, method, range(2, num_tasks + 2)):
+            raise ValueError(
+                f"visatb_weights must not be given to {method}, whose steps overwrite them, got {shown(list(weights))} "
+                "(--visatb_weights). Leave it out, or use --weight_method EW."
+            )
     return weighter
 
 
@@ -114,10 +119,19 @@ def _load_file(file: Path) -> ModuleType:
     return module
 
 
-def _try_out(strategy: type[Weighter], num_tasks: int, given: dict[str, Any], method: str) -> None:
+def _try_out(
+    strategy: type[Weighter], num_tasks: int, given: dict[str, Any], method: str, weights: Sequence[float] | None = None
+) -> list[float]:
     """Let another object of a user's class take trial steps, before a model loads.
 
     The first step has one task alone, so that the others have not been seen yet; then all; then another one alone.
+
+    Args:
+        strategy, num_tasks, given, method: class, arguments of its constructor, and where the class comes from.
+        weights: task weights at the start, if any are given.
+
+    Returns:
+        The token weight of each task after these steps.
 
     Raises:
         ValueError: what it raised; a loss or weight that is not finite, or a loss without gradient; state that
@@ -125,12 +139,16 @@ def _try_out(strategy: type[Weighter], num_tasks: int, given: dict[str, Any], me
     """
     try:
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             weighter = strategy(num_tasks, **given)
+            if weights is not None:
+                weighter.set_weights(weights)
             refuse_parameters(weighter)
             before = _plain_state(weighter)
             for n, tasks in enumerate((range(1), range(num_tasks), range(num_tasks - 1, num_tasks))):
                 _trial_step(weighter, torch.tensor(tasks), 2.5 - 0.5 * n)
             _refuse_unsaved_state(weighter, before)
+            return weighter.token_weights(torch.ones(num_tasks, dtype=torch.long))[0].tolist()
     except Exception as error:  # the user's code may raise anything
         raise ValueError(f"weight_method: {method} does not work ({_described(error)}). Fix it.") from error
 

@@ -77,6 +77,35 @@ def test_a_class_in_a_file_or_module_is_a_strategy(tmp_path, monkeypatch):
         assert weighter.weight_K.tolist() == [1.0, 2.0, 3.0]
 
 
+def test_weights_are_refused_by_a_class_of_the_users_that_overwrites_them(tmp_path, monkeypatch):
+    more = """
+import torch
+from transformers_patch import ComputedWeighting
+class Computed(ComputedWeighting):
+    pass
+class Scaled(Weighter):
+    def observe(self, mean_K, count_K):
+        self.weight_K.mul_(1.5)
+class Kept(Weighter):
+    def __init__(self, num_tasks):
+        super().__init__(num_tasks)
+        self.register_buffer("given_K", torch.ones(num_tasks))
+    def set_weights(self, weights):
+        super().set_weights(weights)
+        self.given_K.copy_(self.weight_K)
+    def observe(self, mean_K, count_K):
+        self.weight_K.copy_(self.given_K * mean_K.nan_to_num(1.0))
+"""
+    (tmp_path / "mine.py").write_text(MINE + more)
+    monkeypatch.chdir(tmp_path)
+    for method, rule in (("mine:Newest", "whose steps overwrite them"), ("mine:Computed", "computes its own weights")):
+        for weights in ([2.0, 1.0], [2.0]):
+            with pytest.raises(ValueError, match=f"^visatb_weights must not be given to .*{rule}.*--visatb_weights"):
+                build_weighter(method, len(weights), weights)
+    assert build_weighter("mine:Scaled", 2, [2.0, 1.0]).weight_K.tolist() == [2.0, 1.0]
+    assert build_weighter("mine:Kept", 2, [2.0, 1.0]).weight_K.tolist() == [2.0, 1.0]
+
+
 def test_a_class_of_an_installed_module_is_a_strategy():
     assert type(build_weighter("transformers_patch.strategies:EqualWeighting", 2, [1.0, 2.0])) is STRATEGIES["EW"]
 
