@@ -14,7 +14,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from perf.gpu_cases import SMALL, build, inputs_for
 from transformers_patch import EqualWeighting
-from transformers_patch.compilation import check_compiler, compile_layers
+from transformers_patch.compilation import compile_layers
+from transformers_patch.settings import check_compiler
 
 
 @pytest.fixture(autouse=True)
