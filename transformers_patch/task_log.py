@@ -43,6 +43,11 @@ class TaskLog:
         self._loss_sum, self._steps = 0.0, 0
         self._balances: list[StepBalance] = []
 
+    def describe_losses(self, loss_sum_K: torch.Tensor) -> str:
+        """The tasks whose loss is NaN or infinite, for messages; values behind the first K are ignored."""
+        bad = [name for name, total in zip(self.task_names, loss_sum_K, strict=False) if not total.isfinite()]
+        return f"tasks: {', '.join(bad)}" if bad else "the loss of each task is finite"
+
     def resume(self, step: int) -> float:
         """Remove lines of steps that will be repeated (a run resumes from an older checkpoint, or restarts).
 

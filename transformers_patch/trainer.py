@@ -31,7 +31,7 @@ from transformers_patch.step_loader import Batch, ReadError, StepLayout, StepLoa
 from transformers_patch.stopping import start_worker
 from transformers_patch.task_log import TaskLog, tracker_values
 from transformers_patch.unpadded import UnpaddedCollator, count_batch
-from transformers_patch.weighter import Weighter, refuse_parameters
+from transformers_patch.weighter import Weighter, refuse_bad_weights, refuse_parameters
 
 # A loss scaler begins at 65536 and halves in each step that it skips: 17 in a row, or more if it had grown.
 LOWEST_LOSS_SCALE = 1.0
@@ -286,6 +286,8 @@ class Trainer(ResumableTrainer):
         self.apply_requests(others[:STOP_REQUESTS])
         self._step_sums = torch.tensor(others[STOP_REQUESTS:], dtype=torch.float64)
         if not math.isfinite(self._step_loss):
+            if self.is_strategy:
+                refuse_bad_weights(self.weighter, self._step_sums[: len(count_K)], count_K, self.state.global_step + 1)
             raise NonFiniteLossError(f"{self._describe_bad_step('loss', self._step_loss)} No optimizer step was taken.")
 
     def _end_step(self) -> None:
@@ -324,9 +326,7 @@ class Trainer(ResumableTrainer):
     def _describe_bad_step(self, what: str, value: float, step: int | None = None) -> str:
         text = f"the {what} is {float(value)} at step {self.state.global_step + 1 if step is None else step}"
         if self.is_strategy:
-            sums = zip(self._task_log.task_names, self._step_sums, strict=False)
-            bad = [name for name, loss_sum in sums if not loss_sum.isfinite()]
-            text += f" (tasks: {', '.join(bad) or 'all finite'})"
+            text += f" ({self._task_log.describe_losses(self._step_sums)})"
         samples = ", ".join(self.describe_samples(self._step_samples))
         return f"{text}; samples of rank {self.args.process_index}: {samples}."
 

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from transformers_patch.loss import check_task_ids, task_loss_sums, weighted_token_loss
+from visatb.errors import InputError, shown
 
 
 class Weighter(nn.Module):
@@ -157,4 +158,25 @@ def refuse_parameters(weighter: nn.Module) -> None:
         raise ValueError(
             f"{type(weighter).__name__}.{name} must be a buffer, got a parameter, which no optimizer would move. "
             "Use register_buffer, and update it in observe."
+        )
+
+
+def refuse_bad_weights(weighter: Weighter, loss_sum_K: torch.Tensor, count_K: torch.Tensor, step: int) -> None:
+    """Name the strategy where a loss is not finite because of its weights: each task's own loss is finite.
+
+    Args:
+        weighter: the strategy, as it was when the loss was computed.
+        loss_sum_K, count_K: of the step, over all ranks.
+        step: its number, for the message.
+
+    Raises:
+        InputError: a token weight or the normalizer is NaN or infinite.
+    """
+    weight_K, normalizer = weighter.token_weights(count_K)
+    values = [*weight_K.tolist(), float(normalizer)]
+    if loss_sum_K.isfinite().all() and not all(map(math.isfinite, values)):
+        raise InputError(
+            f"step {step}: the task weights of {type(weighter).__name__} and their sum over tokens must be finite, got "
+            f"{shown(values[:-1])} and {values[-1]}; the loss of each task is finite. No optimizer step was taken. "
+            "Fix the strategy (--weight_method)."
         )

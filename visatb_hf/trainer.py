@@ -23,7 +23,7 @@ from transformers_patch.loss import IGNORE_INDEX, count_supervised_tokens, task_
 from transformers_patch.step_loader import StepLayout, StepLoader
 from transformers_patch.stopping import StopSignals, start_worker
 from transformers_patch.task_log import TaskLog, tracker_values
-from transformers_patch.weighter import Weighter, refuse_parameters
+from transformers_patch.weighter import Weighter, refuse_bad_weights, refuse_parameters
 from visatb_hf.checkpoints import WholeCheckpoints
 
 _NOT_FOR_THE_MODEL = ("task_ids", "token_count_K", "sample_indices")
@@ -186,9 +186,8 @@ class TaskWeighting(WholeCheckpoints):
         self.stopped_by = round(signals / self.args.world_size) if received == 0 else received
         loss_sum_K, step_count_K = sums[2:].unflatten(0, (2, -1))
         if not math.isfinite(loss):
-            losses = zip(self._task_log.task_names, loss_sum_K, strict=True)
-            bad = [name for name, loss_sum in losses if not loss_sum.isfinite()]
-            raise self._bad_step("loss", loss, f" (tasks: {', '.join(bad) or 'all finite'})")
+            refuse_bad_weights(self.weighter, loss_sum_K, count_K, self.state.global_step + 1)
+            raise self._bad_step("loss", loss, f" ({self._task_log.describe_losses(loss_sum_K)})")
         token_weight_K, normalizer = self.weighter.token_weights(count_K)
         share_K = loss_sum_K * token_weight_K.double().cpu() / (float(normalizer) or 1.0)
         self._task_log.add(loss, loss_sum_K, step_count_K, share_K, self.weighter.weight_K.cpu())

@@ -145,6 +145,15 @@ def test_a_full_disk_leaves_no_checkpoint(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("checkpoint-*")) and not (tmp_path / ".saving").exists()
 
 
+def test_a_loss_spoiled_by_a_weight_names_the_strategy_not_the_samples(tmp_path):
+    class Unbounded(Weighter):
+        def observe(self, mean_K, count_K):
+            self.weight_K[0] = float("inf")
+
+    with pytest.raises(ValueError, match=r"step 2: the task weights of Unbounded .* got \[inf, 1.0, 1.0\]"):
+        trainer(tmp_path, Unbounded(3)).train()
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
     run = trainer(tmp_path, build_weighter("EW", 3))
     before = weights_of(run.model)

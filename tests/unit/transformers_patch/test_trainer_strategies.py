@@ -1,6 +1,7 @@
 """Strategies in the Trainer: the lag of one step, splits, resuming, logs (tests/distributed has several processes)."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import transformers
 from sentences import collate, make_trainer
 
 from transformers_patch import Weighter, build_weighter
+from visatb.errors import InputError
 
 NAMES = ("EWTB", "RLW", "DWA", "IGB", "UW")
 
@@ -145,6 +147,19 @@ def test_weights_3_and_a_half_update_6_to_1_with_micro_batches_of_1(tmp_path):
         run.train()
     # The gradient of both is a mixture of the gradients of each: 6 parts of the first, 1 of the second.
     torch.testing.assert_close(gradients["both"], (6 * gradients["first"] + gradients["second"]) / 7)
+
+
+@pytest.mark.parametrize("normalization", ["step", "batch"])
+def test_a_loss_spoiled_by_a_weight_names_the_strategy_not_the_samples(tmp_path, normalization):
+    class Unbounded(Weighter):
+        def observe(self, mean_K, count_K):
+            self.weight_K[0] = math.inf
+
+    run = make_trainer(tmp_path, Unbounded(3), normalization=normalization)
+    with pytest.raises(
+        InputError, match=r"step [12]: the task weights of Unbounded .* got \[inf, 1.0, 1.0\] and (inf|nan)"
+    ):
+        run.train()
 
 
 def test_a_strategy_with_parameters_is_refused(tmp_path):
