@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.scores import Source
-from visatb.errors import InputError
+from visatb.errors import InputError, shown
 from visatb.records import Record, name_of, omitted_file, read_records
 
 
@@ -119,7 +119,8 @@ def read_answers(
     answers = tuple(_answer(record, n, file) for n, record in enumerate(records))
     if not any("generative_value" in record["conversations"][1] for record in records):
         raise InputError(
-            f"{file}: no record has conversations[1].generative_value. Give the answer file, not the question file."
+            f"{file}: expected conversations[1].generative_value (the prediction) in the records, got "
+            f"{_fields(records[0])} in record 0. Give the answer file, not the question file (docs/data.md)."
         )
     if not key_by_position:
         _refuse_repeated_ids(answers)
@@ -161,7 +162,12 @@ def _answer(record: Record, position: int, file: Path) -> Answer:
     where = f"{file}: {name_of(record, position)}"
     turns = record.get("conversations")
     if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns[:2]):
-        raise InputError(f"{where}: conversations must hold a question and its answer. Fix the record.")
+        other = "LLaVA's answer lines have scorers of their own (docs/evaluation.md)"
+        remedy = other if "text" in record and "question_id" in record else "Fix the record"
+        raise InputError(
+            f"{where}: expected conversations with a question and an answer that has generative_value (docs/data.md, "
+            f"Answer file), got {_fields(record)}. {remedy}."
+        )
     if "value" not in turns[1]:
         raise InputError(f"{where}: conversations[1].value (the truth) is absent. Fix the record.")
     identifier = record.get("id")
@@ -170,6 +176,13 @@ def _answer(record: Record, position: int, file: Path) -> Answer:
     prediction = turns[1].get("generative_value")
     said = prediction if isinstance(prediction, str) else None
     return Answer(position, identifier, where, turns[1]["value"], said, record)
+
+
+def _fields(record: Record) -> str:
+    """The fields of a record, and of its second turn, for messages."""
+    turns = record.get("conversations")
+    answer = turns[1] if isinstance(turns, list) and len(turns) > 1 and isinstance(turns[1], dict) else {}
+    return f"the fields {shown([*record, *(f'conversations[1].{name}' for name in answer)])}"
 
 
 def _refuse_repeated_ids(answers: tuple[Answer, ...]) -> None:

@@ -81,7 +81,9 @@ def parse_json(text: str, where: str) -> Any:
         start = len(text) - len(text.lstrip(" \t\n\r"))
         value, end = scan(text, start)
         if rest := text[end:].lstrip(" \t\n\r"):
-            raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
+            is_lines = isinstance(value, dict | list) and rest[0] in "{[" and "\n" in text[end : len(text) - len(rest)]
+            hint = "; the file looks like JSON Lines, expected one JSON value" if is_lines else ""
+            raise json.JSONDecodeError(f"Extra data{hint}", text, len(text) - len(rest))
         return value
     except json.JSONDecodeError as error:
         at = f"line {error.lineno} column {error.colno}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.scores import Entry, Scores, Source, scores_of
-from visatb.errors import InputError
+from visatb.errors import InputError, shown
 from visatb.files import parse_json, read_json, read_text
 from visatb.records import Record
 
@@ -111,6 +111,10 @@ def read_lines(path: str | os.PathLike) -> list[tuple[str, Record]]:
 
 def parse_lines(content: str, path: str | os.PathLike) -> list[tuple[str, Record]]:
     """As `read_lines`, of the content of the file."""
+    if content.lstrip().startswith("["):
+        raise InputError(
+            f"{path}: expected JSON Lines (one object per line), got a JSON list. Write one object per line."
+        )
     records = []
     for n, line in enumerate(content.split("\n"), 1):
         if line.strip():
@@ -128,7 +132,7 @@ def read_object(path: str | os.PathLike) -> Record:
     """The object that a JSON file holds. Raises InputError for another shape."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object. Give the official file.")
+        raise InputError(f"{path}: must hold a JSON object, got {shown(content)}. Give the official file.")
     return content
 
 

@@ -105,6 +105,23 @@ def test_the_question_file_in_place_of_the_answers_is_refused(two, write_answers
         read_answers(write_answers(questions_of(two)))
 
 
+def test_llava_answer_lines_are_refused_with_the_expected_format(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"question_id": 1, "prompt": "What?", "text": "red"}\n')
+    with pytest.raises(InputError, match="generative_value.*docs/data.md.*got the fields .*'text'.. LLaVA"):
+        read_answers(file)
+
+
+def test_a_prediction_in_another_field_is_refused_with_the_fields(two, tmp_path):
+    file = tmp_path / "answers.json"
+    for record in two:
+        del record["conversations"][1]["generative_value"]
+        record["prediction"] = "red"
+    file.write_text(json.dumps(two))
+    with pytest.raises(InputError, match=r"expected conversations\[1\].generative_value .*got the fields .*prediction"):
+        read_answers(file)
+
+
 @pytest.mark.parametrize("prediction", [None, 3, ["red"], {"text": "red"}, True])
 def test_a_prediction_that_is_no_text_is_kept_as_malformed(two, write_answers, prediction):
     two[1]["conversations"][1]["generative_value"] = prediction

@@ -29,6 +29,11 @@ SOUND = st.recursive(
         ('[{"id": 1},\n {"id" 2}]', "broken JSON at line 2 column 8"),
         ("", "broken JSON at line 1 column 1"),
         (" 1 2", "broken JSON at line 1 column 4: Extra data"),
+        (
+            '{"id": 1}\n{"id": 2}\n',
+            "broken JSON at line 2 column 1: Extra data; the file looks like JSON Lines, expected",
+        ),
+        ('{"id": 1} {"id": 2}', "broken JSON at line 1 column 11: Extra data. Correct"),
         ("[1, NaN]", "[1]: NaN is not JSON"),
         ('{"NaN": [-Infinity]}', "NaN[0]: -Infinity is not JSON"),
         ('{"a": "NaN",\n "b": {"c": 1e999}}', "line 2: b.c: 1e999 is too large for a number"),
