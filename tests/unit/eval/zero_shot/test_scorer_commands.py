@@ -83,7 +83,7 @@ def test_metric_files_are_those_that_overall_reads(name, bench, capsys):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_bad_input_is_told_in_one_line(name, bench):
+def test_bad_input_is_refused_in_one_line(name, bench):
     scorer, flags = benchmark(name, bench)
     output = bench.folder / "metric.json"
     answers = bench.folder / "answers.jsonl"
@@ -94,7 +94,8 @@ def test_bad_input_is_told_in_one_line(name, bench):
         ('{"question_id": "1"}\n', "must have text"),
         ('{"question_id": "1", "text": null}\n', "must have text"),
         ('{"question_id": "1", "text"', "broken JSON"),
-        ("[1]\n", "must be a JSON object"),
+        ("[1]\n", "expected JSON Lines (one object per line), got a JSON list"),
+        ("1\n", "must be a JSON object"),
         (whole * 2, "is answered twice"),
         (whole.replace('"1"', '"2"'), "is no question"),
     ]:
