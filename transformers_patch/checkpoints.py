@@ -73,7 +73,7 @@ class ResumableTrainer(transformers.Trainer):
         minutes = getattr(self.args, "save_minutes", None)
         due = minutes and self.is_world_process_zero() and time.monotonic() - self._saved_at >= 60 * minutes
         stop_requests = [received == SIGTERM, received == SIGINT, bool(due)]
-        return torch.tensor(stop_requests, dtype=torch.float64, device=self.args.device)
+        return torch.tensor(stop_requests, dtype=torch.float64).to(self.args.device, non_blocking=True)
 
     def apply_requests(self, stop_requests: list[float]) -> None:
         """Apply the requests summed over all ranks, so that all stop and save at the same step."""

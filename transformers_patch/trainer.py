@@ -174,7 +174,7 @@ class Trainer(ResumableTrainer):
 
     def _count_step_tokens(self, window: list[Batch]) -> torch.Tensor:
         counts = [count_batch(batch, self.weighter.num_tasks) for batch in window]
-        return self._sum_over_ranks(torch.stack(counts).sum(dim=0).to(self.args.device))
+        return self._sum_over_ranks(torch.stack(counts).sum(dim=0).to(self.args.device, non_blocking=True))
 
     def _check_read(self, problem: Exception | None) -> None:
         """Raise ReadError on all ranks if one could not read its samples: otherwise the others would wait for it."""
@@ -241,6 +241,12 @@ class Trainer(ResumableTrainer):
             self._end_step()
         return loss
 
+    def _prepare_input(self, data: Any) -> Any:
+        """transformers' own, without waiting for each tensor's copy: the loader's batches lie in pinned memory."""
+        if self.weighter is not None and isinstance(data, torch.Tensor):
+            data = data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
     @property
     def _is_last_micro_batch(self) -> bool:
         return self._micro_batch % self.args.gradient_accumulation_steps == 0
@@ -303,7 +309,8 @@ class Trainer(ResumableTrainer):
             share_K = loss_sum_K * token_weight_K / torch.where(normalizer == 0, 1.0, normalizer)
             self._task_log.add(self._step_loss, loss_sum_K, count_K, share_K, weight_K, self._balance)
             if self.loss_normalization == STEP:  # else the weighter has observed each micro-batch
-                self.weighter.observe((loss_sum_K / count_K).to(device), count_K.long().to(device))
+                mean_K, step_count_K = loss_sum_K / count_K, count_K.long()
+                self.weighter.observe(mean_K.to(device, non_blocking=True), step_count_K.to(device, non_blocking=True))
 
     def _refuse_bad_gradient(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Hook of the optimizer's step, which a loss scaler does not call for skipped steps."""
