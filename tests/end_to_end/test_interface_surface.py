@@ -156,7 +156,8 @@ NAMES = {
     "llava.eval.model_vqa_loader": "main get_chunk",
     "llava.eval.run_llava": "eval_model image_parser load_image load_images",
     "llava.serve.cli": "main load_image",
-    "transformers_patch": "Trainer LlamaForCausalLM Weighter EqualWeighting build_weighter patch unpatch",
+    "transformers_patch": "Trainer LlamaForCausalLM Weighter ComputedWeighting EqualWeighting build_weighter "
+    "patch unpatch",
 }
 
 

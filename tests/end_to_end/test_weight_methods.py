@@ -81,15 +81,32 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(argv, tmp_path,
     assert not output.exists()
 
 
-def test_a_users_class_that_fails_ends_the_command_with_one_line(argv, tmp_path, repository):
+@pytest.fixture
+def run_mine(argv, tmp_path, repository):
+    """Train with NewestLoss of a file with this text, as a command; returns the finished process."""
+
+    def run(text):
+        (tmp_path / "mine.py").write_text(text)
+        command = [sys.executable, "-m", "llava.train.train", *argv, "--weight_method", "mine:NewestLoss"]
+        command += ["--output_dir", str(tmp_path / "model")]
+        env = os.environ | {"PYTHONPATH": str(repository)}
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_a_users_class_that_fails_ends_the_command_with_one_line(run_mine):
     broken = MINE.replace("mean_K.nan_to_num", "mean_K.no_such_method")
-    (tmp_path / "mine.py").write_text(broken)
-    command = [sys.executable, "-m", "llava.train.train", *argv, "--weight_method", "mine:NewestLoss"]
-    command += ["--output_dir", str(tmp_path / "model")]
-    env = os.environ | {"PYTHONPATH": str(repository)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    done = run_mine(broken)
     (line,) = done.stderr.strip().splitlines()[-1:]
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert line.startswith("error: weight_method: mine:NewestLoss does not work (AttributeError: ")
     where = next(number for number, code in enumerate(broken.splitlines(), 1) if "no_such_method" in code)
     assert f"mine.py line {where})" in line
+
+
+def test_a_users_weight_that_overflows_in_training_ends_with_one_line(run_mine):
+    done = run_mine(MINE.replace("/ self.temperature", "/ (count_K < 4)"))  # trial steps have one token of a task
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert line.startswith("error: step 2: the task weights of NewestLoss") and "inf" in line and "sample" not in line
