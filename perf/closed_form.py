@@ -17,7 +17,7 @@ from transformers_patch import Weighter
 def flat_gradient(model: torch.nn.Module) -> torch.Tensor:
     """The gradients of all trained parameters as one vector; zeros where there is none."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in trained])
+    return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained])
 
 
 def token_losses(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,7 +51,7 @@ def eq2(weights: Sequence[float]) -> Callable[[torch.Tensor, torch.Tensor], torc
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference over the norm of what is expected."""
-    return float((found - expected).norm() / expected.norm())
+    return float((found.cpu() - expected).norm() / expected.norm())
 
 
 def first_gradient(
@@ -77,19 +77,18 @@ def first_gradient(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     weighting = {} if weighter is None else {"weighter": weighter}
     with tempfile.TemporaryDirectory() as folder:
-        args = arguments(
-            folder,
-            per_device_train_batch_size=per_device,
-            gradient_accumulation_steps=accumulation,
-            max_steps=1,
-            remove_unused_columns=False,
-            report_to=[],
-            save_strategy="no",
-            max_grad_norm=0,
-            disable_tqdm=True,
-            use_cpu=True,
-            **more.pop("settings", {}),
-        )
+        settings = {
+            "per_device_train_batch_size": per_device,
+            "gradient_accumulation_steps": accumulation,
+            "max_steps": 1,
+            "remove_unused_columns": False,
+            "report_to": [],
+            "save_strategy": "no",
+            "max_grad_norm": 0,
+            "disable_tqdm": True,
+            "use_cpu": True,
+        }
+        args = arguments(folder, **settings | more.pop("settings", {}))
         more |= {"train_dataset": data, "data_collator": collate, "optimizers": (optimizer, schedule)}
         with redirect_stdout(StringIO()):  # the summary that trainers print
             trainer_class(model, args, **weighting, **more).train()
