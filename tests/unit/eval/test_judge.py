@@ -124,11 +124,11 @@ def test_a_reply_that_is_cut_short_is_asked_for_again(endpoint, answer_file, fir
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"{}", b"[]", b"3", b'{"choices": [{"message": {"content": [1]}}]}'])
-def test_a_body_of_another_shape_ends_the_review_in_one_line(endpoint, answer_file, body):
+def test_a_body_of_another_shape_ends_the_review_in_one_line(endpoint, answer_file, body, tmp_path):
     endpoint.script = [(200, body)] * 9
     with pytest.raises(JudgeError, match="no usable reply") as refused:
         judged(endpoint, answer_file(["rated 4"]))
-    assert len(str(refused.value)) < 400
+    assert len(str(refused.value).replace(str(tmp_path), "")) < 350
 
 
 def test_a_body_without_end_is_not_read_to_its_end(endpoint, answer_file, monkeypatch):
