@@ -1,5 +1,7 @@
 """The training's parser is built without transformers, and is the one that transformers would build."""
 
+from argparse import ArgumentTypeError
+
 import pytest
 from transformers import HfArgumentParser
 
@@ -25,7 +27,7 @@ def made(action, word):
     """What an option makes of a word: of its own choices, a choice."""
     try:
         return str(action.type(word)) if callable(action.type) else word
-    except Exception:
+    except (ArgumentTypeError, TypeError, ValueError):
         return "refused"
 
 
