@@ -17,7 +17,8 @@ models and the difficulty from single-task models (Eq. 12). --single-scores is a
 `mini`, V_i(mini_i), and `full`, V_i(i): each column from a model of its own.
 
 Several --scores are runs of one measurement, such as seeds: their mean is weighed, and every weight gets an interval of
-t(k-1) standard errors. --bootstrap gives it one from resampled validation records.
+t(k-1) standard errors. --bootstrap gives it one from resampled validation records. --power estimates how many more
+runs or records would make these intervals half as wide.
 
 Tasks of a benchmark may form groups; then there is one model per group, a group's contribution and difficulty are the
 means over its tasks, and all its tasks get its weight. (The paper balances "each group as a whole" without a formula;
@@ -33,6 +34,7 @@ from visatb.files import refuse_unwritable, write_json
 from visatb.weighting import settings
 from visatb.weighting.comparable import ALLOW
 from visatb.weighting.matrix import ScoreMatrix, mean_matrix, read_matrices, runs_that_failed
+from visatb.weighting.power import Power, power_of_records, power_of_runs
 from visatb.weighting.report import format_report, to_json
 from visatb.weighting.settings import AUTO_RANGE, AUTO_TEMPERATURES, DEFAULT_ALPHA, DEFAULT_TEMPERATURE, MIN_GAIN  # noqa: F401
 from visatb.weighting.uncertainty import Spread, Weigh, bootstrap, read_record_scores, spread_of_runs, weigh_alike
@@ -70,7 +72,7 @@ def main() -> int:
     matrix = mean_matrix(matrices)
     weighting = weigh(matrix, **chosen)
     weigh_part = weigh_alike(matrix, weighting, chosen["on_failed"], options.min_gain)
-    spread = _spread(matrices, weigh_part, weighting, options)
+    spread, power = _spread(matrices, weigh_part, weighting, options)
     weights = weights_by_task(weighting, matrix, benchmark)
     failed_tasks = matrix.failed_tasks(options.min_gain)
     failed = [task.to_json(chosen["on_failed"], weighting.tasks) for task in failed_tasks]
@@ -81,8 +83,8 @@ def main() -> int:
 
         draw(weighting, options.plot, spread)
     if options.output is not None:
-        write_json(options.output, to_json(weighting, weights, form, spread, failed, notes))
-    report = format_report(weighting, weights, spread, failed)
+        write_json(options.output, to_json(weighting, weights, form, spread, failed, notes, power))
+    report = format_report(weighting, weights, spread, failed, power)
     print(report, file=sys.stderr if options.print_weights else sys.stdout)
     if options.print_weights:
         print(*map(repr, weights.values()))
@@ -120,23 +122,29 @@ def _temperature(given: str) -> float | None:
         raise InputError(f"--temperature must be a number > 0 or auto, got {given!r}. Fix it.") from None
 
 
-def _spread(matrices: list[ScoreMatrix], weigh_part: Weigh, weighting: Weighting, options: Any) -> Spread | None:
-    """How sure the weighting is, as the flags ask."""
+def _spread(
+    matrices: list[ScoreMatrix], weigh_part: Weigh, weighting: Weighting, options: Any
+) -> tuple[Spread | None, Power | None]:
+    """How sure the weighting is and what would make it surer, as the flags ask."""
     if not 0 < options.confidence < 1:
         raise InputError(f"--confidence must be in (0, 1), got {options.confidence}. Change it.")
     if options.bootstrap is None:
         if len(matrices) == 1:
-            return None
-        return spread_of_runs(matrices, weigh_part, weighting, options.confidence, options.min_gain)
+            if options.power:
+                raise InputError("--power needs intervals. Add --bootstrap and --per-record, or several --scores.")
+            return None, None
+        spread = spread_of_runs(matrices, weigh_part, weighting, options.confidence, options.min_gain)
+        return spread, power_of_runs(weighting, spread, len(matrices), options.confidence) if options.power else None
     if options.bootstrap < 2 or options.bootstrap_seed < 0:
         raise InputError("--bootstrap needs at least 2 resamples and --bootstrap-seed >= 0. Change them.")
     if len(matrices) > 1:
         raise InputError("--bootstrap needs one --scores. Leave the others out.")
     if options.per_record is None:
         raise InputError("--bootstrap needs --per-record, the folder of <model>/<task>.per_record.jsonl. Name it.")
-    scores = read_record_scores(options.per_record, matrices[0])
-    draws = (options.bootstrap, options.confidence, options.bootstrap_seed, options.min_gain)
-    return bootstrap(matrices[0], scores, weigh_part, *draws)
+    part = (matrices[0], read_record_scores(options.per_record, matrices[0]), weigh_part)
+    draws = {"resamples": options.bootstrap, "seed": options.bootstrap_seed, "min_gain": options.min_gain}
+    spread = bootstrap(*part, confidence=options.confidence, **draws)
+    return spread, power_of_records(*part, weighting, spread, **draws) if options.power else None
 
 
 def _parser() -> ArgumentParser:
@@ -158,6 +166,8 @@ def _parser() -> ArgumentParser:
     add("--min-gain", type=float, default=MIN_GAIN, help=trusted)
     add("--bootstrap", type=int, metavar="N", help="resample the validation records N times, e.g. 1000")
     add("--per-record", help="folder of <model>/<task>.per_record.jsonl, for --bootstrap")
+    narrower = "estimate how many more records (--bootstrap) or runs would make each weight's interval half as wide"
+    add("--power", action="store_true", help=narrower)
     add("--confidence", type=float, default=settings.CONFIDENCE, help="of the intervals")
     add("--bootstrap-seed", type=int, default=0, help="of the draws of --bootstrap")
     add(ALLOW, action="store_true", help="accept scores of different records, and report how they differ")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from visatb.layout import lay_out
+from visatb.weighting.power import Power, format_power
 from visatb.weighting.settings import STANDARD
 from visatb.weighting.uncertainty import NOT_DISTINGUISHABLE, Spread
 from visatb.weighting.weigh import Weighting
@@ -28,6 +29,7 @@ def to_json(
     spread: Spread | None = None,
     failed: Sequence[dict[str, Any]] = (),
     notes: Sequence[str] = (),
+    power: Power | None = None,
 ) -> dict[str, Any]:
     """The content of weights.json, at full precision.
 
@@ -37,6 +39,7 @@ def to_json(
         form: of the weights.
         failed: `FailedTask.to_json` of the tasks whose own data did not raise their score.
         notes: what else a reader should know.
+        power: what narrower intervals would take.
     """
     return {
         "form": form,
@@ -47,7 +50,7 @@ def to_json(
         "weights": weights,
         "failed": list(failed),
         "notes": list(notes),
-    } | ({} if spread is None else {"spread": spread.to_json()})
+    } | {name: part.to_json() for name, part in (("spread", spread), ("power", power)) if part is not None}
 
 
 def format_report(
@@ -55,6 +58,7 @@ def format_report(
     weights: dict[str, float],
     spread: Spread | None = None,
     failed: Sequence[dict[str, Any]] = (),
+    power: Power | None = None,
 ) -> str:
     """Contributions, difficulties and weights as aligned plain text, with intervals where there are some.
 
@@ -78,6 +82,8 @@ def format_report(
         text += ["", "Weights in task-id order", lay_out([[name, _rounded(value)] for name, value in weights.items()])]
     if spread is not None:
         text += ["", *_spread_lines(weighting, spread)]
+    if power is not None:
+        text += ["", format_power(power)]
     return "\n".join(text)
 
 
