@@ -21,6 +21,7 @@ COMMANDS = {
     },
     "1. prepare the data and the N+1 models": {
         "label": ("scripts_visatb.data.label_tasks", "label the records of an instruction mix with their tasks"),
+        "refcoco": ("scripts_visatb.data.refcoco", "build annotation files from RefCOCO's own files"),
         "split": ("scripts_visatb.data.split", "split annotation files into train, val and test"),
         "subsets": ("scripts_visatb.data.subsets", "write the sub-datasets of the preparation models"),
         "check": ("llava.data.check", "check annotation files as training would read them"),

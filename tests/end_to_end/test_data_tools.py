@@ -15,7 +15,7 @@ from visatb.records import check_records, read_records
 SHORT = "\nAnswer the question using a single word or phrase."
 REGION = "Please provide a short description for this region: [0.1, 0.2, 0.5, 0.6]."
 BOX = "Please provide the bounding box coordinate of the region this sentence describes: thing {}."
-COMMANDS = ("label_tasks", "split", "subsets", "m3it", "boxes")
+COMMANDS = ("label_tasks", "split", "subsets", "m3it", "boxes", "refcoco")
 
 
 @pytest.fixture(scope="module")
