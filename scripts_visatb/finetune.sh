@@ -51,6 +51,7 @@ flags=(
 [ -z "${IMAGE_FOLDER:-}" ] || flags+=(--image_folder="$IMAGE_FOLDER")
 [ -z "${PRETRAIN_MM_MLP_ADAPTER:-}" ] || flags+=(--pretrain_mm_mlp_adapter="$PRETRAIN_MM_MLP_ADAPTER")
 [ -z "${MM_PROJECTOR_LR:-}" ] || flags+=(--mm_projector_lr="$MM_PROJECTOR_LR")
+[ -z "${TASK_SAMPLING:-}" ] || flags+=(--task_sampling="$TASK_SAMPLING")
 [ -z "${VISATB_WEIGHTS:-}" ] || flags+=(--visatb_weights="$VISATB_WEIGHTS")
 
 launch_training "${flags[@]}" "$@"

@@ -82,7 +82,7 @@ class SupervisedDataset(Dataset):
         self.source = source
         self._check_settings()
         self._encoder = SegmentEncoder(tokenizer)
-        self._task_of_record = [self._task_id(n, record, task_ids) for n, record in enumerate(records)]
+        self.task_of_record = [self._task_id(n, record, task_ids) for n, record in enumerate(records)]
         # One flag per record in shared memory: the workers of a DataLoader count together.
         self._unreadable = torch.zeros(len(records), dtype=torch.bool).share_memory_()
 
@@ -104,7 +104,7 @@ class SupervisedDataset(Dataset):
         record = self.records[index]
         sample = self.encode(index)
         sample.update(
-            images=images, task_id=self._task_of_record[index], record_id=_present(record.get("id"), default=index)
+            images=images, task_id=self.task_of_record[index], record_id=_present(record.get("id"), default=index)
         )
         return sample
 
@@ -154,7 +154,7 @@ class SupervisedDataset(Dataset):
         for index in surveyed(len(self), limit):
             sample = self.encode(index)
             kept = kept_tokens(sample["input_ids"], max_length, patches_per_image)
-            counts = found.setdefault(self._task_of_record[index], Counter())
+            counts = found.setdefault(self.task_of_record[index], Counter())
             counts["records"] += 1
             counts["truncated"] += kept < len(sample["input_ids"])
             # The first label is not predicted: a label is compared with the prediction of the previous token.
@@ -201,7 +201,7 @@ class SupervisedDataset(Dataset):
             self._count_bad(index, error)
         total = len(self.records)
         for candidate in ((index + step) % total for step in range(1, total)):
-            if self._task_of_record[candidate] != self._task_of_record[index] or self._unreadable[candidate]:
+            if self.task_of_record[candidate] != self.task_of_record[index] or self._unreadable[candidate]:
                 continue
             try:
                 return self._images(candidate), candidate

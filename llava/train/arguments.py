@@ -18,6 +18,7 @@ from visatb.cli import ArgumentParser
 from visatb.errors import InputError
 from visatb.lazy import lazily
 from visatb.records import BAD_IMAGE_CHOICES
+from visatb.sampling import PROPORTIONAL, WEIGHTS, read_sampling
 
 # With transformers, whose class TrainingArguments extends.
 __getattr__ = lazily(
@@ -122,6 +123,13 @@ class TrainingFlags:
     )
     visatb_weights: list[float] | None = field(
         default=None, metadata={"help": "One weight per task, in id order; ones if left out."}
+    )
+    task_sampling: str = field(
+        default=PROPORTIONAL,
+        metadata={
+            "help": "How often tasks are drawn: proportional to their records, sqrt, temperature:T, or weights (those "
+            "of --visatb_weights times the records, at equal loss weights)."
+        },
     )
     save_minutes: float | None = field(default=None, metadata={"help": "Save this often by the clock as well."})
     loss_normalization: str = field(
@@ -262,6 +270,7 @@ def _check(flags: Namespace) -> None:
     if flags.bad_image not in BAD_IMAGE_CHOICES:
         raise InputError(f"bad_image must be fail or skip, got {flags.bad_image!r}. Choose one.")
     _check_trained_parts(flags)
+    _check_sampling(flags)
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if getattr(flags, name) < 1:
             raise InputError(f"{name} must be at least 1, got {getattr(flags, name)}. Raise it.")
@@ -292,6 +301,19 @@ def _check_trained_parts(flags: Namespace) -> None:
         raise InputError("lora_weight_path is an adapter to start from. Set --lora_enable True or leave it out.")
     if flags.lora_enable:
         _check_lora(flags)
+
+
+def _check_sampling(flags: Namespace) -> None:
+    try:
+        kind, _ = read_sampling(flags.task_sampling)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if kind == PROPORTIONAL:
+        return
+    if flags.group_by_length or flags.group_by_modality_length:
+        raise InputError("task_sampling draws the tasks of an epoch, without grouping. Leave out --group_by_...")
+    if kind == WEIGHTS and not (flags.visatb_weights and flags.weight_method in ("EW", "equal")):
+        raise InputError("task_sampling weights draws tasks by --visatb_weights with --weight_method EW. Set both.")
 
 
 def _check_lora(flags: Namespace) -> None:

@@ -32,7 +32,7 @@ from llava.model.config_file import read_base_config
 from llava.model.llava_arch import gathered
 from llava.model.weights import read_state_dict, read_tensors
 from llava.train.arguments import SINGLE_TASK, DataArguments, ModelArguments, TrainingArguments
-from llava.train.llava_trainer import PROJECTOR_FILE, LLaVATrainer
+from llava.train.llava_trainer import PROJECTOR_FILE, LLaVATrainer, task_sampler
 from llava.train.lora import add_adapters, half_dtype, loading_arguments, note_base, prepare_quantised, unsaved
 from llava.train.run_folder import LOG_FILE
 from transformers_patch import Weighter, build_weighter
@@ -41,6 +41,7 @@ from transformers_patch.publish import flush
 from transformers_patch.trainer import check_settings
 from visatb.errors import InputError
 from visatb.records import Record, check_records, image_names, name_of, read_records, refuse_missing_folder
+from visatb.sampling import WEIGHTS
 
 PAD = "[PAD]"
 
@@ -67,7 +68,7 @@ def make_weighter(args: TrainingArguments, tasks: list[str]) -> Weighter:
         return build_weighter(
             args.weight_method,
             len(tasks),
-            args.visatb_weights,
+            None if args.task_sampling == WEIGHTS else args.visatb_weights,
             seed=args.seed,
             window=args.weight_window,
             temperature=args.weight_temperature,
@@ -297,7 +298,7 @@ def build_trainer(
         source=data_args.data_path,
     )
     if args.process_index == 0:
-        _print_tasks(tasks, weighter, dataset)
+        _print_tasks(tasks, weighter, dataset, args)
         _report_grouping(tasks, weighter, dataset, args)
     look_at_samples(dataset, tasks, args.model_max_length, patches, model.config, args.process_index == 0)
     return LLaVATrainer(
@@ -318,10 +319,14 @@ def build_trainer(
     )
 
 
-def _print_tasks(tasks: list[str], weighter: Weighter, dataset: SupervisedDataset) -> None:
-    count = Counter(record["task"] for record in dataset.records)
-    for name, weight in zip(tasks, weighter.weight_K.tolist(), strict=True):
-        print(f"task {name:<24} weight {weight:.4f}  {count[name]:>9,} records")
+def _print_tasks(tasks: list[str], weighter: Weighter, dataset: SupervisedDataset, args: TrainingArguments) -> None:
+    sampler = task_sampler(dataset, len(tasks), args)
+    unread_K = [0] * len(tasks) if sampler is None else sampler.unread(args.num_train_epochs)
+    count = Counter(dataset.task_of_record)
+    for k, (name, weight) in enumerate(zip(tasks, weighter.weight_K.tolist(), strict=True)):
+        drawn = "" if sampler is None else f", {sampler.count_K[k]:,} drawn per epoch"
+        unread = f", {unread_K[k]:,} not read in {args.num_train_epochs:g} epochs" if unread_K[k] else ""
+        print(f"task {name:<24} weight {weight:.4f}  {count[k]:>9,} records{drawn}{unread}")
 
 
 def _report_grouping(tasks: list[str], weighter: Weighter, dataset: SupervisedDataset, args: TrainingArguments) -> None:

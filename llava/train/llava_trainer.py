@@ -2,31 +2,47 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
 from torch.utils.data import Sampler
 
+from llava.data.dataset import SupervisedDataset
 from llava.data.sampler import LengthGroupedSampler
 from llava.model.base_digest import BASE_FILE
 from llava.train import lora
 from transformers_patch import Trainer
 from transformers_patch.compat import decayed_parameters, without_empty_groups
 from transformers_patch.step_loader import Batch
+from transformers_patch.task_sampling import TaskSampler, task_counts
 from visatb.errors import InputError
 from visatb.files import write_json
+from visatb.sampling import PROPORTIONAL
+
+if TYPE_CHECKING:
+    from llava.train.arguments import TrainingArguments
 
 PROJECTOR_FILE = "mm_projector.bin"
 PROJECTOR_KEYS = ("mm_projector",)
 EMBEDDING_KEYS = ("embed_tokens", "embed_in")
 
 
+def task_sampler(dataset: SupervisedDataset, num_tasks: int, args: "TrainingArguments") -> TaskSampler | None:
+    """The sampler of --task_sampling; None where tasks are drawn in proportion to their records."""
+    if args.task_sampling == PROPORTIONAL:
+        return None
+    task_N = dataset.task_of_record
+    sizes_K = [task_N.count(k) for k in range(num_tasks)]
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    return TaskSampler(task_N, task_counts(sizes_K, args.task_sampling, args.visatb_weights), seed)
+
+
 class LLaVATrainer(Trainer):
     """`transformers_patch.Trainer` for LLaVA's training modes.
 
-    Uses of the arguments: `mm_projector_lr`, `group_by_length`, `group_by_modality_length`, `tune_mm_mlp_adapter`,
-    `vocabulary_grew`, `base_digest`.
+    Uses of the arguments: `mm_projector_lr`, `task_sampling`, `group_by_length`, `group_by_modality_length`,
+    `tune_mm_mlp_adapter`, `vocabulary_grew`, `base_digest`.
     """
 
     _unsupervised = 0
@@ -34,7 +50,8 @@ class LLaVATrainer(Trainer):
     def _get_train_sampler(self) -> Sampler | None:
         by_modality = self.args.group_by_modality_length
         if not (by_modality or self.args.group_by_length):
-            return super()._get_train_sampler()
+            drawn = task_sampler(self.train_dataset, self.weighter.num_tasks, self.args)
+            return super()._get_train_sampler() if drawn is None else drawn
         # Estimated: transformers' own way to learn a length would be to read every sample with its images.
         lengths = self.train_dataset.estimated_positions(self.data_collator.patches_per_image)
         if by_modality:

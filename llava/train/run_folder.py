@@ -27,6 +27,7 @@ from transformers_patch.weight_method import strategy_file
 from visatb.cli import EXIT_INPUT
 from visatb.errors import InputError
 from visatb.files import read_json, write_json
+from visatb.sampling import PROPORTIONAL
 
 RUN_FILE = "visatb_run.json"
 LOG_FILE = "train_log.jsonl"
@@ -45,7 +46,10 @@ _FREE = {
     "gradient_checkpointing lazy_preprocess push_to_hub_token skip_memory_metrics data_path image_folder benchmark "
     "ignore_data_skip"
 }
-_BEFORE_THERE_WAS = {"padded_batches": True}  # settings of runs that began before they could be set
+_BEFORE_THERE_WAS = {
+    "padded_batches": True,
+    "task_sampling": PROPORTIONAL,
+}  # settings of runs that began before they could be set
 _FREE = frozenset(" ".join(_FREE).split())
 # (before, now) of settings whose change does not affect the steps so far: "fail" has substituted no record.
 _BAD_IMAGE = "bad_image"

@@ -92,7 +92,7 @@ OUR_TRAINING_FLAGS = """
     lora_weight_path lora_bias mm_projector_lr group_by_modality_length freeze_mm_mlp_adapter
     num_tasks weight_method visatb_weights loss_normalization decay_norm_weights
     weight_window weight_temperature weight_lr weight_reference_history save_minutes
-    padded_batches
+    padded_batches task_sampling
 """
 
 _ASKING = {

@@ -109,8 +109,9 @@ def test_two_runs_are_identical_and_a_finished_run_does_nothing(repository, plac
 
 
 def test_killed_training_resumes_to_the_model_of_an_uninterrupted_run(repository, place, tmp_path):
-    saving = {"SAVE_STRATEGY": "steps", "SAVE_STEPS": "3", "NUM_TRAIN_EPOCHS": "6"}
-    assert finetune(repository, environment(place, tmp_path / "whole", **saving))[0] == 0
+    saving = {"SAVE_STRATEGY": "steps", "SAVE_STEPS": "3", "NUM_TRAIN_EPOCHS": "6", "TASK_SAMPLING": "temperature:3"}
+    code, out, _ = finetune(repository, environment(place, tmp_path / "whole", **saving))
+    assert code == 0 and "drawn per epoch" in out
     output = tmp_path / "cut"
     process = start(repository, environment(place, output, **saving))
     deadline = time.monotonic() + 60
@@ -146,6 +147,8 @@ def test_another_run_in_the_same_folder_is_refused_and_the_model_kept(repository
         ({"BENCHMARK": "absent.yaml"}, "absent.yaml: no such file"),
         ({"IMAGE_FOLDER": "nowhere"}, "nowhere: no such folder"),
         ({"PROMPT_VERSION": "v9"}, "version must be one of"),
+        ({"TASK_SAMPLING": "equal"}, "task_sampling must be proportional, sqrt, temperature:T"),
+        ({"TASK_SAMPLING": "weights"}, "Set both"),
         ({"LOSS_NORMALIZATION": "token"}, "loss_normalization must be step or batch"),
         ({"LOSS_NORMALIZATION": "batch", "PER_DEVICE_TRAIN_BATCH_SIZE": "1"}, "weights cancel out"),
         ({"MODEL_MAX_LENGTH": "20"}, "keep no supervised token"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from llava.model.adapter import fill_adapter, read_adapter, wrap
 from llava.model.builder import load_pretrained_model
 from llava.train import lora
 from llava.train.arguments import parse_arguments
-from llava.train.assembly import build_model, build_trainer, check_saved, load_data, save_final_model
+from llava.train.assembly import build_model, build_trainer, check_saved, load_data, make_weighter, save_final_model
 from llava.train.llava_trainer import LLaVATrainer
 from transformers_patch import EqualWeighting, build_weighter
 from transformers_patch.strategies import STRATEGIES
@@ -314,6 +315,25 @@ def test_batches_by_length_read_no_sample(place, tmp_path, monkeypatch, capsys, 
     sampler = trainer._get_train_sampler()
     assert {1 if length > 0 else -1 for length in sampler.lengths} == signs
     assert sorted(trainer.epoch_order(0)) == list(range(24)) and trainer.epoch_order(0) != trainer.epoch_order(1)
+
+
+def test_sampled_epochs_have_the_tasks_counts_whatever_the_split(place, tmp_path, capsys):
+    orders = []
+    for per_device, accumulation in (("4", "1"), ("1", "2")):
+        flags = ("--task_sampling", "weights", "--visatb_weights", "3", "1", "1", "1", "--max_steps", "1")
+        flags += ("--per_device_train_batch_size", per_device, "--gradient_accumulation_steps", accumulation)
+        groups = arguments(place, *flags, output=tmp_path)
+        _, data_args, args = groups
+        data_args.benchmark = "tiny"  # keeps the records' own tasks
+        weighter = make_weighter(args, TASKS)
+        assert weighter.weight_K.tolist() == [1.0] * 4
+        model, tokenizer, conversation = build_model(*groups)
+        records = load_data(data_args, TASKS)
+        trainer = build_trainer(model, tokenizer, conversation, records, TASKS, weighter, data_args, args)
+        orders.append([trainer.epoch_order(epoch) for epoch in (0, 1)])
+    assert "8 records, 14 drawn per epoch" in capsys.readouterr().out  # 24 * 24 / 40 of 8, 8, 4, 4 records
+    assert orders[0] == orders[1] and orders[0][0] != orders[0][1]
+    assert [Counter(trainer.train_dataset.task_of_record[n] for n in order)[0] for order in orders[0]] == [14, 14]
 
 
 def test_a_projector_type_that_is_not_the_checkpoints_is_refused(place):
