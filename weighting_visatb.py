@@ -32,11 +32,13 @@ from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json
 from visatb.weighting import settings
+from visatb.weighting.approximate import contribution_matrix
 from visatb.weighting.comparable import ALLOW
 from visatb.weighting.matrix import ScoreMatrix, mean_matrix, read_matrices, runs_that_failed
 from visatb.weighting.power import Power, power_of_records, power_of_runs
 from visatb.weighting.report import format_report, to_json
 from visatb.weighting.settings import AUTO_RANGE, AUTO_TEMPERATURES, DEFAULT_ALPHA, DEFAULT_TEMPERATURE, MIN_GAIN  # noqa: F401
+from visatb.weighting.tables import read_score_table
 from visatb.weighting.uncertainty import Spread, Weigh, bootstrap, read_record_scores, spread_of_runs, weigh_alike
 from visatb.weighting.weigh import (  # noqa: F401
     Weighting,
@@ -62,12 +64,16 @@ def main() -> int:
     options = _parser().parse_args()
     if options.scores is None:
         raise InputError(f"--scores must name the score matrix (CSV, JSON or folder). For example: {EXAMPLE}")
-    inputs = [*options.scores, *(options.single_scores or ()), options.benchmark]
+    inputs = [*options.scores, *(options.single_scores or ()), options.benchmark, options.contributions]
     refuse_unwritable([options.output, options.plot], inputs)
     benchmark, metric_names = _benchmark(options.benchmark)
     form, chosen = _settings(options, benchmark)
-    tables = (options.scores, options.single_scores, form)
-    matrices, notes = read_matrices(*tables, benchmark, options.allow_different_records, metric_names)
+    if options.contributions is None:
+        tables = (options.scores, options.single_scores, form)
+        matrices, notes = read_matrices(*tables, benchmark, options.allow_different_records, metric_names)
+    else:
+        matrix, about = _approximated(options, benchmark)
+        matrices, notes, form = [matrix], [about], settings.GRADIENT
     notes += runs_that_failed(matrices, options.min_gain)
     matrix = mean_matrix(matrices)
     weighting = weigh(matrix, **chosen)
@@ -89,6 +95,22 @@ def main() -> int:
     if options.print_weights:
         print(*map(repr, weights.values()))
     return 0
+
+
+def _approximated(options: Any, benchmark: "Benchmark | None") -> tuple[ScoreMatrix, str]:
+    """The matrix of --contributions, whose difficulties are those of --scores; and a note on how it was measured."""
+    for name in ("form", "single_scores", "bootstrap", "power"):
+        if getattr(options, name):
+            raise InputError(f"--contributions takes no --{name.replace('_', '-')}. Leave it out.")
+    if len(options.scores) > 1:
+        raise InputError("--contributions takes one --scores, with the rows base and mini, or mini and full.")
+    matrix, about = contribution_matrix(options.contributions, read_score_table(options.scores[0]))
+    if benchmark is not None:
+        measured = [task.name for task in benchmark.measured]
+        if list(matrix.tasks) != measured:
+            got = ", ".join(matrix.tasks)
+            raise InputError(f"{options.contributions}: tasks must be {', '.join(measured)}, got {got}. Measure again.")
+    return matrix, about
 
 
 def _benchmark(path: str | None) -> tuple["Benchmark | None", dict[str, str] | None]:
@@ -152,6 +174,8 @@ def _parser() -> ArgumentParser:
     add, unset, alpha = parser.add_argument, "(not given: the benchmark's, else ", " ".join(map(str, DEFAULT_ALPHA))
     add("--scores", nargs="+", help="score matrix: CSV, JSON or folder (required); several are runs")
     add("--form", choices=settings.FORMS, help=f"Eq. 3-8; Eq. 10, 11; or Eq. 12 {unset}{settings.STANDARD})")
+    gradients = "contributions of `visatb gradients` in place of those of --scores, which then gives the difficulties: "
+    add("--contributions", help=f"{gradients}rows base and mini, or mini and full of single-task models")
     single = "scores of single-task models, for --form simpler and precise; one table, or one for each of --scores"
     add("--single-scores", nargs="+", help=single)
     add("--benchmark", help="benchmark YAML: task ids, groups, fixed weights, form, temperature, alpha, on_failed")

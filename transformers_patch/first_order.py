@@ -11,7 +11,7 @@ count sketch: each coordinate is added with a random sign to one of D buckets. T
 standard error of about |a| |b| / sqrt(D), takes one pass, and needs no more memory than the gradient itself and v.
 """
 
-# K tasks, D buckets of a sketch, P parameters' elements
+# N units, J tasks, D buckets of a sketch, P coordinates of all parameters
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -24,6 +24,18 @@ DAMPING = 0.01
 _CHUNK = 2**22  # coordinates that are sketched at once
 
 LossOf = Callable[[Any], tuple[torch.Tensor, int]]
+
+
+class FirstOrderError(ValueError):
+    """The own data of some tasks does not lower their validation loss to first order.
+
+    Args:
+        tasks: their positions.
+    """
+
+    def __init__(self, tasks: list[int]):
+        super().__init__(f"the own data of task {tasks[0]} does not lower its validation loss to first order")
+        self.tasks = tasks
 
 
 def mean_gradient(parameters: Sequence[nn.Parameter], batches: Iterable[Any], loss_of: LossOf) -> int:
@@ -117,23 +129,24 @@ class Sketch:
 
 
 def first_order_contributions(
-    validation_KD: torch.Tensor, training_KD: torch.Tensor
+    validation_JD: torch.Tensor, training_ND: torch.Tensor, unit_J: Sequence[int] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """C1 of all pairs of tasks, and the gains they are shares of.
+    """C1 of every unit (a task, or a group of tasks) to every task, and the gains they are shares of.
 
     Args:
-        validation_KD: float64 [K, D], sketches of sqrt(M) h_j.
-        training_KD: float64 [K, D], sketches of sqrt(M) g_i.
+        validation_JD: float64 [J, D], sketches of sqrt(M) h_j.
+        training_ND: float64 [N, D], sketches of sqrt(M) g_i.
+        unit_J: the unit of each task; None if every task stands for itself (J = N).
 
     Returns:
-        C1 [K, K], from the row's task to the column's, 1 on the diagonal; and <h_j, M g_j> [K].
+        C1 [N, J], 1 where the unit is the task's own; and <h_j, M g_unit(j)> [J].
 
     Raises:
-        ValueError: a task whose own data does not lower its validation loss, to first order.
+        ValueError: tasks whose own data does not lower their validation loss, to first order.
     """
-    gain_KK = training_KD @ validation_KD.T
-    own_K = gain_KK.diagonal().clone()
-    if not (own_K > 0).all():
-        failed = ", ".join(str(k) for k in torch.nonzero(~(own_K > 0)).flatten().tolist())
-        raise ValueError(f"the own data of task {failed} does not lower its validation loss to first order")
-    return gain_KK / own_K, own_K
+    gain_NJ = training_ND @ validation_JD.T
+    own_J = gain_NJ[list(range(len(validation_JD)) if unit_J is None else unit_J), range(len(validation_JD))]
+    failed = torch.nonzero(~(own_J > 0)).flatten().tolist()
+    if failed:
+        raise FirstOrderError(failed)
+    return gain_NJ / own_J, own_J

@@ -25,6 +25,7 @@ COMMANDS = {
         "split": ("scripts_visatb.data.split", "split annotation files into train, val and test"),
         "subsets": ("scripts_visatb.data.subsets", "write the sub-datasets of the preparation models"),
         "check": ("llava.data.check", "check annotation files as training would read them"),
+        "gradients": ("llava.train.contributions", "approximate contributions from gradients at one model"),
         "train": ("llava.train.train", "train a model: stage 1, full finetuning, LoRA or QLoRA"),
     },
     "2. score the models": {

@@ -2,6 +2,7 @@
 
 FORMS = STANDARD, SIMPLER, PRECISE = ("standard", "simpler", "precise")  # Eq. 3-8; Eq. 10, 11; Eq. 12
 ON_FAILED = ("fail", "exclude", "clip")
+GRADIENT = "gradient"  # contributions from gradients, an approximation (visatb gradients)
 MINI, BASE, FULL = "mini", "base", "full"  # models, as the rows of score tables name them
 
 DEFAULT_TEMPERATURE = 0.5  # the paper's on Academic and Chat
