@@ -17,6 +17,7 @@ _MARKS = {
     "markdown": ("**{}**", "<u>{}</u>"),
     "latex": (r"\textbf{{{}}}", r"\underline{{{}}}"),
     "html": ("<b>{}</b>", "<u>{}</u>"),
+    "csv": ("{}", "{}"),
 }
 
 
@@ -26,7 +27,8 @@ def format_table(comparison: dict[str, Any], layout: str = "text", baseline: str
     Args:
         comparison: scores and overall metrics by model.
         layout: "text", where `*` marks the best and `+` the second best of a column; "markdown", "latex" or "html",
-            with bold and underline. Text and Markdown show a score's change against the baseline in percent.
+            with bold and underline. Text and Markdown show a score's change against the baseline in percent. "csv" has
+            every digit, and no marks. All but text show the intervals of dI% and dE% where models have a `spread`.
         baseline: what its row is called.
 
     Ties share a mark; a single model is not marked. The baseline takes part in the columns of scores.
@@ -43,25 +45,37 @@ def _notes(notes: Sequence[str], layout: str) -> list[str]:
         "latex": lambda note: f"% {note}",
         "html": lambda note: f'<p class="note">{escape(note)}.</p>',
     }
-    return [forms[layout](note) for note in notes]
+    return [forms[layout](note) for note in notes if layout in forms]  # CSV has room for numbers alone
 
 
 def _rows(comparison: dict[str, Any], layout: str, name: str) -> list[list[str]]:
     baseline, models = comparison["baseline"], comparison["models"]
     shown = [key for key in _OVERALL if any(key in entry for entry in models.values())]
-    header = ["model", *baseline, *(_OVERALL[key] for key in shown)]
-    columns = []
+    header, columns = ["model", *baseline], []
     for column, base in baseline.items():
         values = [base, *(entry["scores"][column] for entry in models.values())]
-        cells = [_score(value) for value in values]
+        cells = [repr(value) if layout == "csv" else _score(value) for value in values]
         if layout in ("text", "markdown"):
             cells = [cells[0], *(cell + _change(e, column) for cell, e in zip(cells[1:], models.values(), strict=True))]
         columns.append(_marked(cells, values, column in comparison["lower_is_better"], layout))
     for key in shown:
+        header.append(_OVERALL[key])
         values = [None, *(entry[key] for entry in models.values())]
-        cells = ["" if value is None else f"{value:.2f}" for value in values]
+        cells = ["" if value is None else repr(value) if layout == "csv" else f"{value:.2f}" for value in values]
         columns.append(_marked(cells, values, key in _LOWER_OVERALL, layout))
+        ends = [_ends(entry, key) for entry in models.values()]
+        if layout == "csv" and any(ends):
+            header += [f"{_OVERALL[key]} {end}" for end in ("low", "high")]
+            columns += [["", *(repr(pair[n]) if pair else "" for pair in ends)] for n in range(2)]
+        elif layout != "text":
+            shown_ends = [f" [{pair[0]:.2f}, {pair[1]:.2f}]" if pair else "" for pair in ends]
+            columns[-1] = [columns[-1][0], *map("".join, zip(columns[-1][1:], shown_ends, strict=True))]
     return [header, *(list(row) for row in zip([name, *models], *columns, strict=True))]
+
+
+def _ends(entry: dict[str, Any], key: str) -> list[float] | None:
+    """The interval of an overall metric, where the model has one."""
+    return entry.get("spread", {}).get(key.removesuffix("_percent"))
 
 
 def _change(entry: dict[str, Any], column: str) -> str:

@@ -1,5 +1,8 @@
-"""Tables as text, Markdown, LaTeX or HTML."""
+"""Tables as text, Markdown, LaTeX, HTML or CSV."""
 
+import csv
+import io
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -14,15 +17,24 @@ _SYMBOLS = {
 }
 _LATEX = str.maketrans({c: "\\" + c for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"})
 
+_MINUS = {"latex": "$-$", "markdown": "\N{MINUS SIGN}", "html": "\N{MINUS SIGN}"}
+_HYPHEN = re.compile(r"(?<![\w.)])-(?=\d)")  # of a negative number
+
 
 def lay_out(rows: Sequence[Sequence[str]], layout: str = "text", rules: Sequence[int] = (1,)) -> str:
     """Rows of cells as a table; the first row is its header, the first column names.
 
     Args:
         rows: cells; a cell may hold the layout's own markup, the header and the names are plain text.
-        layout: "text", "markdown", "latex" (booktabs) or "html".
+        layout: "text", "markdown", "latex" (booktabs), "html" or "csv". Those for readers have proper minus signs, text
+            and CSV the hyphen that programs read.
         rules: numbers of the rows that LaTeX draws a line before.
     """
+    if layout in _MINUS:
+        sign = _MINUS[layout]
+        rows = [rows[0], *([row[0], *(with_minus(cell, sign) for cell in row[1:])] for row in rows[1:])]
+    if layout == "csv":
+        return _csv(rows)
     if layout == "latex":
         return _latex(rows, rules)
     if layout == "html":
@@ -43,6 +55,17 @@ def lay_out(rows: Sequence[Sequence[str]], layout: str = "text", rules: Sequence
     return "\n".join("| " + " | ".join(row) + " |" for row in [padded[0], rule, *padded[1:]])
 
 
+def with_minus(text: str, sign: str = "\N{MINUS SIGN}") -> str:
+    """Text in which the hyphen before a negative number is a minus sign."""
+    return _HYPHEN.sub(sign, text)
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    with io.StringIO() as stream:
+        csv.writer(stream, lineterminator="\n").writerows(rows)
+        return stream.getvalue().removesuffix("\n")
+
+
 def _latex(rows: Sequence[Sequence[str]], rules: Sequence[int]) -> str:
     named = [[_SYMBOLS.get(name) or name.translate(_LATEX) for name in rows[0]]]
     named += [[_SYMBOLS.get(row[0]) or row[0].translate(_LATEX), *row[1:]] for row in rows[1:]]
@@ -54,6 +77,9 @@ def _latex(rows: Sequence[Sequence[str]], rules: Sequence[int]) -> str:
 
 
 def _html(rows: Sequence[Sequence[str]]) -> str:
-    header = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
-    lines = ["".join(f"<td>{cell}</td>" for cell in (escape(row[0]), *row[1:])) for row in rows[1:]]
-    return "\n".join(["<table>", *(f"<tr>{line}</tr>" for line in (header, *lines)), "</table>"])
+    header = "".join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
+    lines = [
+        f'<th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) for row in rows[1:]
+    ]
+    body = [f"<tr>{line}</tr>" for line in lines]
+    return "\n".join(["<table>", f"<thead><tr>{header}</tr></thead>", "<tbody>", *body, "</tbody>", "</table>"])

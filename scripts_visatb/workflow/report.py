@@ -1,34 +1,53 @@
-"""Writes the report of a run: report.html (one file, nothing to load), report.json and the figures as PNG.
+"""Writes the report of a run: report.html (one file, nothing to load), answers.html, report.json, figures and tables.
 
 python -m scripts_visatb.workflow.report --benchmark scripts_visatb/benchmarks/demo.yaml --run runs/demo
 python -m scripts_visatb.workflow.report --run runs/demo --print-table    # the final table of a finished run
 """
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eval.overall_table import format_table
 from scripts_visatb.workflow.findings import is_clear, overall_sentences, seed_sentence, weight_sentence
-from visatb.benchmark import load_benchmark
+from scripts_visatb.workflow.pages import duration, render
+from visatb.benchmark import Benchmark, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import read_json, write_json, write_text
+from visatb.layout import lay_out
 from visatb.weighting.report import format_weights, unit_weights
 from visatb.weighting.uncertainty import NOT_DISTINGUISHABLE
 
-TEMPLATE = "report.html.j2"
-LAYOUTS = {"markdown": ".md", "latex": ".tex"}
+__all__ = ["duration", "print_table", "tables", "write_report"]
+
+LAYOUTS = {"markdown": ".md", "csv": ".csv", "latex": ".tex"}
+# Sections of the page in their order; those that a run has nothing for are left out.
+SECTIONS = {
+    "summary": "Summary",
+    "scores": "Test scores",
+    "methods": "Weighting methods",
+    "ablations": "Ablations",
+    "weights": "Task weights",
+    "matrix": "Validation scores of the preparation models",
+    "amounts": "Score against training amount",
+    "seeds": "Does the order hold over seeds?",
+    "curves": "Training curves",
+    "jobs": "What ran and how long",
+    "data": "Training data",
+    "settings": "Settings and versions",
+}
 
 
-def write_report(data: dict[str, Any], folder: Path) -> Path:
-    """Draw the figures and write report.json and report.html; returns the path of the latter.
+def write_report(data: dict[str, Any], folder: Path, has_answers: bool = False) -> Path:
+    """Draw the figures and write tables, report.json and report.html; returns the path of the latter.
 
     Args:
         data: result of `report_data.gather`.
         folder: where the files go.
+        has_answers: whether answers.html is there, so that scores link to it.
     """
     from scripts_visatb.workflow.plots import draw_all
 
@@ -38,36 +57,57 @@ def write_report(data: dict[str, Any], folder: Path) -> Path:
             write_text(folder / "tables" / f"{name}{suffix}", make(layout) + "\n")
     write_json(folder / "report.json", data)
     page = folder / "report.html"
-    write_text(page, render(data, figures))
+    write_text(page, page_text(data, figures, has_answers))
     return page
 
 
 def tables(data: dict[str, Any]) -> dict[str, Callable[[str], str]]:
-    """The paper's tables that a run has, by name: functions of the layout (eval/overall_table.py).
+    """The paper's tables that a run has, by name: functions of the layout (visatb/layout.py).
 
-    `methods` is Table 3 (scores, dI% and dE% of the methods), `weights` Table 5, `ablations` Tables 8 and 13.
+    `methods` is Table 3 (scores, dI% and dE% of the methods), `weights` Table 5, `ablations` Tables 8 and 13; `matrix`
+    holds the validation scores.
     """
-    found: dict[str, Callable[[str], str]] = {"weights": partial(format_weights, data["weighting"])}
+    found: dict[str, Callable[[str], str]] = {
+        "weights": partial(format_weights, data["weighting"]),
+        "matrix": partial(matrix_table, data["matrix"]),
+    }
     for name in ("methods", "ablations"):
         if data[name] is not None:
-            found[name] = partial(format_table, data[name], baseline="STL")
+            found[name] = partial(
+                format_table, with_spread(data[name], data["overall_spread"]["models"]), baseline="STL"
+            )
     return found
 
 
-def render(data: dict[str, Any], figures: dict[str, Path]) -> str:
+def matrix_table(matrix: dict[str, Any], layout: str) -> str:
+    """The validation scores of the preparation models as a table, with every digit in CSV."""
+    number = repr if layout == "csv" else "{:.4f}".format
+    rows = [[name, *map(number, values)] for name, values in zip(matrix["rows"], matrix["values"], strict=True)]
+    return lay_out([["model", *matrix["columns"]], *rows], layout)
+
+
+def with_spread(comparison: dict[str, Any], spread: dict[str, Any]) -> dict[str, Any]:
+    """A comparison whose models have the intervals that are known of them."""
+    models = {
+        name: entry | ({"spread": spread[name]} if name in spread else {})
+        for name, entry in comparison["models"].items()
+    }
+    return comparison | {"models": models}
+
+
+def page_text(data: dict[str, Any], figures: dict[str, tuple[bytes, bytes]], has_answers: bool) -> str:
     """The HTML page with its figures inside."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup  # its names are escaped where the tables are made
 
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["duration"] = duration
-    embedded = {name: base64.b64encode(path.read_bytes()).decode("ascii") for name, path in figures.items()}
-    return environment.get_template(TEMPLATE).render(
+    absent = {name for name in ("amounts", "curves") if name not in figures}
+    absent |= {"ablations"} if not data["ablations"] else set()
+    absent |= {"methods"} if not data["methods"] or len(data["methods"]["models"]) < 3 else set()
+    return render(
+        "report.html.j2",
         data=data,
-        figures=embedded,
+        figures={name: [_embedded(svg) for svg in pair] for name, pair in figures.items()},
+        sections={name: title for name, title in SECTIONS.items() if name not in absent} | dict.fromkeys(absent, ""),
+        has_answers=has_answers,
         sentences=[*overall_sentences(data), weight_sentence(data)],
         seed_sentence=seed_sentence(data),
         is_clear=is_clear,
@@ -80,12 +120,8 @@ def render(data: dict[str, Any], figures: dict[str, Path]) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """Seconds as `12.3 s`, `4 min 05 s` or `3 h 20 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+def _embedded(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
 
 def print_table(data: dict[str, Any], page: Path) -> None:
@@ -123,7 +159,9 @@ def print_table(data: dict[str, Any], page: Path) -> None:
     console.print(table)
     for sentence in [*overall_sentences(data), weight_sentence(data), seed_sentence(data)]:
         console.print(sentence, markup=False, soft_wrap=True)
-    console.print(f"Report: {page}", markup=False, soft_wrap=True)
+    for name, file in (("Report", page), ("Answers to look at", page.with_name("answers.html"))):
+        if file.is_file():
+            console.print(f"{name}: {file}", markup=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -145,9 +183,27 @@ def main() -> None:
     from scripts_visatb.workflow.report_data import gather
 
     benchmark = load_benchmark(args.benchmark)
-    data = gather(benchmark, args.run, args.seeds or [benchmark.seed])
-    page = write_report(data, args.run)
+    seeds = args.seeds or [benchmark.seed]
+    data = gather(benchmark, args.run, seeds)
+    lacking = write_answers_page(benchmark, args.run, seeds[0])
+    data["warnings"] += lacking
+    page = write_report(data, args.run, has_answers=not lacking)
     print_table(data, page)
+
+
+def write_answers_page(benchmark: Benchmark, folder: Path, seed: int) -> Sequence[str]:
+    """Write answers.html of a run; returns a sentence where that is not possible: a report does not need it."""
+    from scripts_visatb.workflow.answers import PAGE, gather, write_answers
+    from scripts_visatb.workflow.graph import Run
+    from scripts_visatb.workflow.report_data import trained_models
+
+    current = Run(benchmark, folder, seed)
+    try:
+        found = gather(current, trained_models(current)[0])
+    except InputError as error:
+        return [f"there is no page of answers: {error}"]
+    write_answers(found, benchmark.name, benchmark.image_folder, folder / PAGE)
+    return []
 
 
 if __name__ == "__main__":

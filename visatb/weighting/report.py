@@ -90,17 +90,24 @@ def format_report(
 def format_weights(content: dict[str, Any], layout: str = "text") -> str:
     """The weights of a weights.json: a row per part and one for their combination, a column per task or group.
 
-    Where there is a spread, a last row has its ends. Tasks that were left out have a column with their weight alone.
+    Where there is a spread, a last row has its ends (in CSV, which has every digit, two rows). Tasks that
+    were left out have a column with their weight alone.
     """
-    columns = [content[_COLUMNS[name]] for name in _PARTS]
     gone = [entry["task"] for entry in content.get("failed", ()) if not entry["weighed"]]
+    number = repr if layout == "csv" else _rounded
     rows = [["", *content["tasks"], *(f"{task} (left out)" for task in gone)]]
-    rows += [[name, *map(_rounded, values), *["-"] * len(gone)] for name, values in zip(_PARTS, columns, strict=True)]
+    for name in _PARTS:
+        rows.append([name, *map(number, content[_COLUMNS[name]]), *["-"] * len(gone)])
     combined = [*unit_weights(content), *(content["weights"][task] for task in gone)]
-    rows.append(["lambda", *map(_rounded, combined)])
+    rows.append(["lambda", *map(number, combined)])
     if spread := content.get("spread"):
-        ends = zip(spread["low"]["weight"], spread["high"]["weight"], strict=True)
-        rows.append(["interval", *(f"{low:.2f} .. {high:.2f}" for low, high in ends), *["-"] * len(gone)])
+        low, high = spread["low"]["weight"], spread["high"]["weight"]
+        if layout == "csv":
+            ends = {"low": map(repr, low), "high": map(repr, high)}
+        else:
+            form = "{:.2f} .. {:.2f}" if layout == "text" else "[{:.2f}, {:.2f}]"
+            ends = {"interval": map(form.format, low, high)}
+        rows += [[name, *cells, *["-"] * len(gone)] for name, cells in ends.items()]
     return lay_out(rows, layout, rules=(1, 4))
 
 

@@ -99,8 +99,17 @@ def test_the_figure_is_a_png_of_some_size(rows, write_scores, tmp_path, call):
     assert plot.stat().st_size > 20_000
 
 
+@pytest.mark.parametrize("kind, start", [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_figure_is_also_a_vector_graphic_and_the_same_each_time(rows, write_scores, tmp_path, call, kind, start):
+    plots = [tmp_path / f"{n}.{kind}" for n in (1, 2)]
+    for plot in plots:
+        call("--scores", write_scores(rows), "--plot", plot)
+    assert plots[0].read_bytes().startswith(start)
+    assert plots[0].read_bytes() == plots[1].read_bytes()
+
+
 def test_a_figure_of_another_format_is_refused(rows, write_scores, tmp_path, call):
-    with pytest.raises(InputError, match=r"must name a \.png file"):
+    with pytest.raises(InputError, match=r"must name a \.png, \.svg or \.pdf file"):
         call("--scores", write_scores(rows), "--plot", tmp_path / "figure.doc")
 
 

@@ -1,6 +1,7 @@
 """The report: what it says, and that it can be read without anything beside it."""
 
 import copy
+import csv
 import json
 import math
 import random
@@ -10,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from scripts_visatb.workflow.findings import overall_sentences, seed_sentence, weight_sentence
-from scripts_visatb.workflow.report import duration, main, print_table, write_report
+from scripts_visatb.workflow.report import duration, main, page_text, print_table, tables, write_report
 from scripts_visatb.workflow.report_data import comparison, curves, jobs, overall, read_weighting
 
 TASKS = ["SceneCaption", "RegionCaption", "ShapeVQA", "TextChartQA", "Grounding"]
@@ -129,14 +130,15 @@ def synthetic_data() -> dict:
 class _Page(HTMLParser):
     """Collects the addresses a page would load and checks that its elements nest."""
 
-    VOID = ("meta", "img", "br", "link", "input")
+    VOID = ("meta", "img", "br", "link", "input", "source")
 
     def __init__(self):
         super().__init__()
-        self.open, self.loads = [], []
+        self.open, self.loads, self.links = [], [], []
 
     def handle_starttag(self, tag, attributes):
-        self.loads += [value for name, value in attributes if name in ("src", "href")]
+        self.loads += [value for name, value in attributes if name in ("src", "srcset")]
+        self.links += [value for name, value in attributes if name == "href"]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -154,9 +156,18 @@ def test_report_loads_nothing_from_outside(written):
     page = _Page()
     page.feed(written[1])
     assert not page.open
-    assert len(page.loads) == 6
-    assert all(address.startswith("data:image/png;base64,") for address in page.loads)
+    assert len(page.loads) == 2 * 7, "each figure for light and for dark pages"
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in page.loads)
     assert not re.search(r"https?://|url\(|@import|<script", written[1])
+
+
+def test_links_of_the_report_lead_to_files_and_sections_that_are_there(written):
+    folder, text = written
+    page = _Page()
+    page.feed(text)
+    lost = [link for link in page.links if link[0] != "#" and not (folder / link).is_file()]
+    lost += [link for link in page.links if link[0] == "#" and f'id="{link[1:]}"' not in text]
+    assert len(page.links) > 40 and not lost
 
 
 def test_report_has_every_section_and_figure(written):
@@ -164,17 +175,21 @@ def test_report_has_every_section_and_figure(written):
     sections = re.findall(r'<section id="(\w+)"', page)
     wanted = ["summary", "scores", "methods", "ablations", "weights", "matrix", "amounts", "seeds", "curves", "jobs"]
     assert sections == [*wanted, "data", "settings"]
-    names = {path.stem for path in folder.glob("*.png")}
-    assert names == {"matrix", "weighting", "scores", "curves", "amounts", "timeline"}
-    tables = {path.name for path in (folder / "tables").iterdir()}
-    assert tables == {f"{name}.{suffix}" for name in ("weights", "methods", "ablations") for suffix in ("md", "tex")}
+    names = {"weights", "matrix", "weighting", "scores", "curves", "amounts", "timeline"}
+    assert {path.name for path in folder.glob("*.???")} == {
+        f"{n}.{kind}" for n in names for kind in ("png", "svg", "pdf")
+    }
+    assert page.index("Task weights with their intervals") < page.index('id="scores"'), "the first figure"
+    written_tables = {path.name for path in (folder / "tables").iterdir()}
+    wanted = ("weights", "methods", "ablations", "matrix")
+    assert written_tables == {f"{name}.{suffix}" for name in wanted for suffix in ("md", "csv", "tex")}
     assert json.loads((folder / "report.json").read_text())["benchmark"] == "demo"
 
 
 def test_weights_come_with_intervals_and_mark_those_that_may_be_1(written):
     folder, page = written
     section = page.split('<section id="weights">')[1].split("</section>")[0]
-    rows = {name: section.split(f"<td>{name}</td>")[1].split("</tr>")[0] for name in TASKS}
+    rows = {name: section.split(f'<th scope="row">{name}</th>')[1].split("</tr>")[0] for name in TASKS}
     assert "0.70 .. 1.50" in rows["SceneCaption"] and "not distinguishable from 1" in rows["SceneCaption"]
     assert "not distinguishable" not in rows["RegionCaption"] and "not distinguishable" not in rows["TextChartQA"]
     assert "A task failed in 3 of 1000; clipped" in section
@@ -185,7 +200,7 @@ def test_tables_mark_the_best_of_each_column_in_all_layouts(written):
     folder, page = written
     assert "| TLA " in (folder / "tables/methods.md").read_text()
     assert r"\textbf{2.00}" in (folder / "tables/methods.tex").read_text()
-    assert "<td>T-2</td>" in page.split('<section id="ablations">')[1]
+    assert '<th scope="row">T-2</th>' in page.split('<section id="ablations">')[1]
     assert "<b>2.00</b>" in page
 
 
@@ -203,22 +218,54 @@ def test_a_run_without_comparisons_and_intervals_is_reported_as_well(tmp_path):
 
 def test_figures_of_the_same_data_are_the_same_bytes(written, tmp_path):
     write_report(synthetic_data(), tmp_path)
-    for path in written[0].glob("*.png"):
+    for path in written[0].glob("*.???"):
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 
 
 def test_names_in_the_data_cannot_inject_markup(tmp_path):
     data = synthetic_data()
     data["warnings"] = ["<script>alert(1)</script>"]
-    page = write_report(data, tmp_path).read_text()
-    assert "<script>" not in page
+    data["benchmark"] = "</title><script>alert(1)</script>"
+    data["settings"] = {"<b onload=x>": "<style>*{display:none}</style>"}
+    page = page_text(data, no_figures(data), has_answers=True)
+    assert "<script>" not in page and "<b onload" not in page and page.count("<style>") == 1
     assert "&lt;script&gt;" in page
 
 
-def test_report_without_training_logs_leaves_the_curves_out(tmp_path):
+def no_figures(data, *absent: str) -> dict:
+    names = ("weights", "matrix", "weighting", "scores", "curves", "amounts", "timeline")
+    return {name: (b"<svg/>", b"<svg/>") for name in names if name not in absent}
+
+
+def test_report_without_training_logs_leaves_the_curves_out():
     data = synthetic_data()
     data["curves"] = {name: {} for name in data["curves"]}
-    assert 'id="curves"' not in write_report(data, tmp_path).read_text()
+    page = page_text(data, no_figures(data, "curves"), has_answers=False)
+    assert 'id="curves"' not in page and '"#curves"' not in page
+
+
+def test_scores_link_to_their_answers_only_where_that_page_is():
+    data = synthetic_data()
+    data["test"][0]["task"] = data["tasks"][0]["name"] = "A&B #1"
+    data["weighting"]["tasks"] = data["matrix"]["columns"] = ["A&B #1", *TASKS[1:]]
+    data |= {"overall": overall(data["test"]), "ablations": None}
+    page = page_text(data, no_figures(data), has_answers=True)
+    assert 'href="answers.html#task=A%26B+%231&amp;who=visatb"' in page
+    assert "answers.html" not in page_text(data, no_figures(data), has_answers=False)
+
+
+def test_tables_have_minus_signs_for_readers_and_hyphens_and_all_digits_for_programs():
+    data = synthetic_data()
+    methods, weights = tables(data)["methods"], tables(data)["weights"]
+    assert "**2.00** [0.90, 3.10]" in methods("markdown") and r"\textbf{2.00} [0.90, 3.10]" in methods("latex")
+    assert "{$-$3.00} [$-$4.10, $-$1.90]" in methods("latex") and "\N{MINUS SIGN}3.00" in methods("markdown")
+    header, *rows = csv.reader(methods("csv").splitlines())
+    assert header[-6:] == [f"{name}{end}" for name in ("dI%", "dE%") for end in ("", " low", " high")]
+    ew = next(row for row in rows if row[0] == "EW")
+    assert [float(cell) for cell in ew[-6:]] == pytest.approx([-3.0, -4.1, -1.9, 3.0, 1.9, 4.1])
+    low = next(row for row in csv.reader(weights("csv").splitlines()) if row[0] == "low")
+    assert [float(cell) for cell in low[1:]] == data["weighting"]["spread"]["low"]["weight"]
+    assert all(len(row) == len(header) for row in rows)
 
 
 def test_report_says_plainly_when_visatb_is_worse():
