@@ -1,6 +1,6 @@
 """Writes the answers of a finished run as a page to look at: where VisATB and equal weights differ most.
 
-    visatb look runs/demo
+    python -m scripts_visatb.workflow.look runs/demo
     visatb look runs/demo --records 200 --output all_answers.html --open
 
 The run graph writes RUN/answers.html with the report, 40 records of each task; this command writes it for a run that
