@@ -18,6 +18,12 @@ def environment_as_it_was():
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def indexes_of_their_own(tmp_path_factory):
+    """Indexes of annotation files, which trainings keep beside these, are not written into a checkout or recordings."""
+    os.environ["VISATB_CACHE"] = str(tmp_path_factory.mktemp("indexes"))
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""

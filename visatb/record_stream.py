@@ -51,7 +51,36 @@ def stream_records(
         InputError: missing file, broken JSON (line and column), what `visatb.json_text` refuses (record, line and
             field), another shape, no record at all.
     """
-    window = _Window(str(path), _blocks(Path(path), progress or (lambda count: None)), _scan_again if again else scan)
+    blocks = _blocks(Path(path), progress or (lambda count: None))
+    yield from _all(_Window(str(path), blocks, _scan_again if again else scan))
+
+
+def stream_spans(
+    path: str | os.PathLike, progress: Callable[[int], Any] | None = None
+) -> Iterator[tuple[Record, int, int]]:
+    """Yield the records as `stream_records` does, with the bytes of the file that each stands in: [start, end)."""
+    blocks = _blocks(Path(path), progress or (lambda count: None), translate=False)
+    window = _Window(str(path), blocks, scan, len(codecs.BOM_UTF8) if _has_mark(path) else 0)
+    for record in _all(window):
+        yield record, *window.span()
+
+
+def _has_mark(path: str | os.PathLike) -> bool:
+    """Whether a file begins with a byte order mark."""
+    if not os.path.isfile(path):  # opening a pipe would block
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+
+
+def name_of(record: Record, position: int) -> str:
+    """The name of a record in messages: its id, else its position in the file."""
+    identifier = record.get("id")
+    return f"record {position}" if identifier is None else f"record {position} (id {shown(identifier)})"
+
+
+def _all(window: "_Window") -> Iterator[Record]:
+    """The records of a file, whose content says whether it is a list or JSON Lines."""
     start = window.next_character()
     if start == "[":
         window.position += 1
@@ -62,15 +91,9 @@ def stream_records(
     elif start == "{":
         yield from _records(window, "")
     else:
-        raise _no_records(path, window.text)
+        raise _no_records(window.path, window.text)
     if not window.count:
-        raise InputError(f"{path}: has no records. Give a file with at least one.")
-
-
-def name_of(record: Record, position: int) -> str:
-    """The name of a record in messages: its id, else its position in the file."""
-    identifier = record.get("id")
-    return f"record {position}" if identifier is None else f"record {position} (id {shown(identifier)})"
+        raise InputError(f"{window.path}: has no records. Give a file with at least one.")
 
 
 def _records(window: "_Window", end: str) -> Iterator[Record]:
@@ -133,10 +156,10 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
             raise InputError(f"{path}: is {kind}.")
 
 
-def _blocks(path: Path, progress: Callable[[int], Any]) -> Iterator[str]:
-    """The text of a UTF-8 file in pieces, without byte order mark, with line ends as `\\n`."""
+def _blocks(path: Path, progress: Callable[[int], Any], translate: bool = True) -> Iterator[str]:
+    """The text of a UTF-8 file in pieces, without byte order mark; with line ends as `\\n` unless they must count."""
     utf8 = codecs.getincrementaldecoder("utf-8-sig")()
-    text = io.IncrementalNewlineDecoder(utf8, translate=True)
+    text = io.IncrementalNewlineDecoder(utf8, translate=translate)
     done = 0
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
@@ -170,11 +193,13 @@ class _Window:
         count: records read so far.
     """
 
-    def __init__(self, path: str, blocks: Iterator[str], scan: Callable[[str, int], tuple[Any, int]]):
+    def __init__(self, path: str, blocks: Iterator[str], scan: Callable[[str, int], tuple[Any, int]], mark: int = 0):
         self.text, self.position = "", 0
         self.path, self.count = path, 0
         self._blocks, self._scan = blocks, scan
         self._line, self._column = 1, 1  # of the first character of `text`
+        self._start = 0  # of the last record
+        self._counted, self._bytes = 0, mark  # a position in `text`, and the bytes of the file before it
 
     def next_character(self) -> str:
         """The next non-whitespace character, not consumed; "" at the end of the file."""
@@ -184,6 +209,13 @@ class _Window:
                 return self.text[self.position]
             if not self._read_on():
                 return ""
+
+    def span(self) -> tuple[int, int]:
+        """The bytes of the last record, [start, end), if the text is not translated; called after each record."""
+        start = self._bytes + len(self.text[self._counted : self._start].encode())
+        end = start + len(self.text[self._start : self.position].encode())
+        self._counted, self._bytes = self.position, end
+        return start, end
 
     def record(self, start: str) -> Record:
         """The object that begins here, with the character `start`."""
@@ -199,7 +231,7 @@ class _Window:
             if start != "{":
                 got = shown(self.text[self.position : end])
                 raise InputError(f"{self.path}: record {self.count} must be a JSON object, got {got}. Correct it.")
-            self.position = end
+            self._start, self.position = self.position, end
             return value
 
     def broken(self, reason: str, position: int) -> InputError:
@@ -230,6 +262,8 @@ class _Window:
                 break
         if added:
             self._line, self._column = self._place(self.position)
+            self._bytes += len(self.text[self._counted : self.position].encode())
+            self._counted = 0
             self.text, self.position = "".join(parts), 0
         return added > 0
 

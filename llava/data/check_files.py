@@ -26,6 +26,7 @@ from visatb.errors import shown
 from visatb.files import read_json
 from visatb.foreign_keys import foreign_key, unknown_keys
 from visatb.overlap import find_overlaps
+from visatb.record_index import empty_turns_of
 from visatb.records import (
     BAD_IMAGE_SHARE,
     FOREIGN_KEY,
@@ -209,7 +210,7 @@ class DataCheck:
 
     def _warn_of_turns(self, path: str, records: list[Record], usable: list[int]) -> None:
         """Empty turns, and records whose answers are all empty."""
-        message = empty_turns(((n, records[n]) for n in usable), path)
+        message = empty_turns(np.array([empty_turns_of(records[n]) for n in usable]), records, path, usable)
         if message is not None:
             self._warnings.add(path, "empty turns", message)
         for n in filter(lambda n: is_unanswered(records[n]), usable):

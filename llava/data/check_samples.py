@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizer
 
-from llava.constants import IGNORE_INDEX
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.conversation import Conversation
-from llava.data.collator import kept_tokens, positions
+from llava.data.collator import kept_tokens
 from llava.data.dataset import encode_record
 from llava.data.images import check_image_file
 from llava.data.preprocess import SegmentEncoder
@@ -168,11 +168,12 @@ class _Chunks(Dataset):
         sample = encode_record(
             record, reading.tokenizer, reading.conversation, reading.mm_use_im_start_end, where, self._encoder
         )
-        input_ids, labels = sample["input_ids"], sample["labels"]
-        kept = kept_tokens(input_ids, reading.max_length, reading.patches_per_image)
+        ids, labels = sample["input_ids"].numpy(), sample["labels"].numpy()
+        length = len(ids) + np.count_nonzero(ids == IMAGE_TOKEN_INDEX) * (reading.patches_per_image - 1)
+        fits = length <= reading.max_length  # nearly always
+        kept = len(ids) if fits else kept_tokens(sample["input_ids"], reading.max_length, reading.patches_per_image)
         # The first label is never predicted: a label is compared with the prediction of the token before it.
-        supervised = int((labels[1:kept] != IGNORE_INDEX).sum())
-        return positions(input_ids, reading.patches_per_image), supervised, kept < len(input_ids)
+        return length, np.count_nonzero(labels[1:kept] != IGNORE_INDEX), kept < len(ids)
 
     def _look_at_images(self, record: Record, where: str) -> None:
         for name in image_names(record):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizer
@@ -19,6 +20,7 @@ from llava.data.collator import kept_tokens
 from llava.data.images import load_image, process_image
 from llava.data.preprocess import SegmentEncoder, preprocess
 from visatb.errors import InputError
+from visatb.record_index import columns_of
 from visatb.records import (
     BAD_IMAGE_CHOICES,
     BAD_IMAGE_SHARE,
@@ -72,6 +74,7 @@ class SupervisedDataset(Dataset):
         if bad_image not in BAD_IMAGE_CHOICES:
             raise InputError(f"--bad_image must be one of {', '.join(BAD_IMAGE_CHOICES)}, got {bad_image!r}.")
         self.records = records
+        self.columns = columns_of(records)
         self.tokenizer = tokenizer
         self.conversation = conversation
         self.image_processor = image_processor
@@ -82,7 +85,7 @@ class SupervisedDataset(Dataset):
         self.source = source
         self._check_settings()
         self._encoder = SegmentEncoder(tokenizer)
-        self.task_of_record = [self._task_id(n, record, task_ids) for n, record in enumerate(records)]
+        self.task_of_record = self._task_ids(task_ids)
         # One flag per record in shared memory: the workers of a DataLoader count together.
         self._unreadable = torch.zeros(len(records), dtype=torch.bool).share_memory_()
 
@@ -116,11 +119,8 @@ class SupervisedDataset(Dataset):
     @property
     def modality_lengths(self) -> list[int]:
         """The words of each record, negative for text-only records, as `LengthGroupedSampler` takes them."""
-        lengths = []
-        for record in self.records:
-            words = sum(len(turn["value"].split()) for turn in record["conversations"])
-            lengths.append(max(words, 1) if image_names(record) else -max(words, 1))
-        return lengths
+        words_N = np.maximum(self.columns.words_N, 1)
+        return np.where(self.columns.images_N > 0, words_N, -words_N).tolist()
 
     def estimated_positions(self, patches_per_image: int) -> list[int]:
         """About how many positions each record takes in the model, at least 1; no token and no image is looked at.
@@ -128,10 +128,9 @@ class SupervisedDataset(Dataset):
         Args:
             patches_per_image: positions that an image takes.
         """
-        return [
-            round(abs(words) * _TOKENS_OF_A_WORD) + patches_per_image * len(image_names(record))
-            for words, record in zip(self.modality_lengths, self.records, strict=True)
-        ]
+        words_N = np.maximum(self.columns.words_N, 1)
+        tokens_N = np.rint(words_N * _TOKENS_OF_A_WORD).astype(np.int64)
+        return (tokens_N + patches_per_image * self.columns.images_N).tolist()
 
     @property
     def bad_images(self) -> list[str]:
@@ -163,23 +162,25 @@ class SupervisedDataset(Dataset):
         return found
 
     def _check_settings(self) -> None:
-        first = next((n for n, record in enumerate(self.records) if image_names(record)), None)
-        if first is None:
+        with_images = np.flatnonzero(self.columns.images_N)
+        if not len(with_images):
             return
+        first = int(with_images[0])
         if self.image_folder is None:
             raise InputError(f"{self._where(first)}: has an image, but no image folder is given. Set --image_folder.")
         if self.image_processor is None:
             why = "has an image, but the model has no vision tower. Set --vision_tower (VISION_TOWER)."
             raise InputError(f"{self._where(first)}: {why}")
 
-    def _task_id(self, n: int, record: Record, task_ids: Mapping[str, int] | None) -> int:
+    def _task_ids(self, task_ids: Mapping[str, int] | None) -> list[int]:
         if task_ids is None:
-            return 0
-        task = record.get("task")
-        if task not in task_ids:
-            known = ", ".join(task_ids)
+            return [0] * len(self.columns)
+        id_of_task = np.array([*(task_ids.get(task, -1) for task in self.columns.tasks), -1])
+        ids_N = id_of_task[self.columns.task_N]
+        for n in np.flatnonzero(ids_N < 0).tolist():
+            known, task = ", ".join(task_ids), self.records[n].get("task")
             raise InputError(f"{self._where(n)}: task must be one of {known}, got {task!r}. Fix the field.")
-        return task_ids[task]
+        return ids_N.tolist()
 
     def _where(self, index: int) -> str:
         return f"{self.source}: {name_of(self.records[index], index)}"
@@ -228,7 +229,7 @@ class SupervisedDataset(Dataset):
             logger.warning("%s; another record of its task is used", error)
         self._unreadable[index] = True
         bad = int(self._unreadable.sum())
-        with_images = sum(1 for record in self.records if image_names(record)) if bad > 1 else bad
+        with_images = int((self.columns.images_N > 0).sum())
         if bad > most_bad_images(with_images):
             raise InputError(
                 f"{self.source}: {bad} of {with_images} records have unreadable images, more than "
@@ -255,7 +256,7 @@ def encode_record(
         sample = preprocess(record["conversations"], tokenizer, conversation, mm_use_im_start_end, given, encoder)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
-    expected = int((sample["input_ids"] == IMAGE_TOKEN_INDEX).sum())
+    expected = np.count_nonzero(sample["input_ids"].numpy() == IMAGE_TOKEN_INDEX)  # a third of torch's time
     if expected != given:
         raise InputError(
             f"{where}: {expected} {DEFAULT_IMAGE_TOKEN} token(s) for {given} image(s). "

@@ -2,15 +2,17 @@
 
 import sys
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.data.collator import positions
 from llava.data.dataset import UNSUPERVISED_SHARE, SupervisedDataset, surveyed
 from visatb.errors import InputError
-from visatb.records import Record, image_names, is_empty, name_of, spoken_turns
+from visatb.record_index import EMPTY_ANSWER, EMPTY_QUESTION, Columns
+from visatb.records import Record, name_of
 
 _LONGEST = 32  # longest records by characters, which are checked beside the evenly spread ones
 
@@ -34,7 +36,7 @@ def look_at_samples(
     refuse_unsupervised(dataset, tasks, max_length, patches)
     if not is_first:
         return
-    found = [empty_turns(enumerate(dataset.records), dataset.source)]
+    found = [empty_turns(dataset.columns.empty_N, dataset.records, dataset.source, range(len(dataset)))]
     available = model_positions(vars(config))
     if available is not None and max_length > available:
         found.append(_beyond(dataset, max_length, patches, available))
@@ -42,11 +44,10 @@ def look_at_samples(
         print(f"warning: {message}", file=sys.stderr)
 
 
-def weight_without_effect(dataset: SupervisedDataset, tasks: Sequence[str]) -> str | None:
+def weight_without_effect(columns: Columns, tasks: Sequence[str]) -> str | None:
     """The task that has steps of its own when steps are grouped by modality; None if there is none."""
-    found: dict[bool, set[str]] = {}
-    for record in dataset.records:
-        found.setdefault(bool(image_names(record)), set()).add(record["task"])
+    kinds = {(bool(images), int(task)) for images, task in zip(columns.images_N, columns.task_N, strict=True)}
+    found = {kind: {columns.tasks[task] for has, task in kinds if has == kind} for kind in {has for has, _ in kinds}}
     for has_images, of_kind in found.items():
         if len(tasks) > 1 and len(found) == 2 and len(of_kind) == 1:
             kind = "with images" if has_images else "without images"
@@ -78,24 +79,25 @@ def refuse_unsupervised(dataset: SupervisedDataset, tasks: Sequence[str], max_le
             )
 
 
-def empty_turns(records: Iterable[tuple[int, Record]], source: str) -> str | None:
+def empty_turns(empty_N: np.ndarray, records: Sequence[Record], source: str, positions: Sequence[int]) -> str | None:
     """A message with the number of records with empty turns and the first of them; None if there are none.
 
     Args:
-        records: position and record, checked.
+        empty_N: of some records, as `visatb.record_index.empty_turns_of` has it.
+        records: of the file.
         source: annotation file, for the message.
+        positions: of these records in the file.
     """
-    count, first = Counter(), None
-    for n, record in records:
-        empty = {
-            ("question", "answer")[k % 2] for k, turn in enumerate(spoken_turns(record)) if is_empty(turn["value"])
-        }
-        count.update(empty)
-        first = first or (name_of(record, n) if empty else None)
-    if first is None:
+    if not empty_N.any():
         return None
-    numbers = " and ".join(f"{count[kind]:,} with an empty {kind}" for kind in ("answer", "question") if count[kind])
-    return f"{source}: records with empty turns: {numbers}, the first is {first}. Empty answers are not supervised."
+    first = positions[int(np.flatnonzero(empty_N)[0])]
+    count = {
+        "answer": int(((empty_N & EMPTY_ANSWER) > 0).sum()),
+        "question": int(((empty_N & EMPTY_QUESTION) > 0).sum()),
+    }
+    numbers = " and ".join(f"{number:,} with an empty {kind}" for kind, number in count.items() if number)
+    name = name_of(records[first], first)
+    return f"{source}: records with empty turns: {numbers}, the first is {name}. Empty answers are not supervised."
 
 
 def model_positions(config: Mapping[str, Any]) -> int | None:
@@ -128,11 +130,10 @@ def beyond_positions(longest: str, length: int, available: int) -> str:
 def _beyond(dataset: SupervisedDataset, max_length: int, patches: int, available: int) -> str | None:
     """The message for the longest of the evenly spread samples and of those with the most text."""
 
-    def characters(n: int) -> int:
-        texts = [turn["value"] for turn in dataset.records[n]["conversations"]]
-        return sum(len(text) + 4 * patches * text.count(DEFAULT_IMAGE_TOKEN) for text in texts)
-
-    most_text = sorted(range(len(dataset)), key=characters)[-_LONGEST:]
+    columns = dataset.columns
+    # Of each image its token and, weighed as four characters each, its patches.
+    size_N = columns.characters_N + (4 * patches + len(DEFAULT_IMAGE_TOKEN)) * columns.images_N.astype(np.int64)
+    most_text = np.argsort(size_N, kind="stable")[-_LONGEST:].tolist()
     length, n = max(
         (positions(dataset.encode(n)["input_ids"], patches), -n) for n in {*surveyed(len(dataset)), *most_text}
     )

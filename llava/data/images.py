@@ -5,18 +5,22 @@ Shapes: H, W height and width of the vision tower's input.
 
 import base64
 import binascii
+import hashlib
 import io
 import os
 import stat
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from visatb.array_cache import ArrayCache
 from visatb.errors import InputError
+from visatb.record_index import RecordIndex
 from visatb.records import Record, image_names, name_of, resolve_image
 
 if TYPE_CHECKING:  # not imported: the commands that look at image files need no torch
@@ -25,6 +29,8 @@ if TYPE_CHECKING:  # not imported: the commands that look at image files need no
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 # Of the square that `pad` makes, so of the longer side squared. 201 MB as RGB.
 MAX_PIXELS = 8192 * 8192
+
+_CHECK = "1"  # of image files: what passed another one is checked again
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -87,20 +93,42 @@ def check_image_files(records: Sequence[Record], image_folder: str | os.PathLike
     """Refuse the first record with an image that is missing, not one of FORMATS by its header, or too large.
 
     Reading a header takes a fraction of a millisecond, so this is done before a model loads; damage further inside a
-    file is found when it is decoded.
+    file is found when it is decoded. Of the images of an index, those whose size and date are as they were when they
+    were last checked are not opened again.
 
     Args:
-        records: checked records.
+        records: checked records, or their index.
         image_folder: folder that `image` fields are relative to.
         source: annotation file, for messages.
     """
-    named = [(n, name) for n, record in enumerate(records) for name in image_names(record)]
-    seen: set[str] = set()
-    for n, name in tqdm(named, desc="checking images", unit=" images", delay=5):
-        if name in seen:
-            continue
-        seen.add(name)
+    if isinstance(records, RecordIndex):
+        names = hashlib.sha256(repr(records.images).encode()).hexdigest()
+        key = {"format": _CHECK, "folder": os.path.realpath(image_folder), "pixels": MAX_PIXELS, "names": names}
+        cache, named = ArrayCache(Path(source), ".images.npz", key), records.images
+    else:
+        named = {}
+        for n, record in enumerate(records):
+            for name in image_names(record):
+                named.setdefault(name, n)
+        cache, named = None, list(named.items())
+    known = (cache and cache.load() or {}).get("stamps", np.zeros(0))
+    stamps = np.array([_stamp(image_folder, name) for name, _ in named], np.int64).reshape(-1, 2)
+    same = (known == stamps).all(axis=1) if known.shape == stamps.shape else np.zeros(len(named), bool)
+    changed = np.flatnonzero(~same | (stamps[:, 0] < 0))
+    for m in tqdm(changed, desc="checking images", unit=" images", delay=5):
+        name, n = named[m]
         check_image_file(image_folder, name, f"{source}: {name_of(records[n], n)}")
+    if cache is not None and len(changed):
+        cache.save({"stamps": stamps})
+
+
+def _stamp(folder: str | os.PathLike, name: str) -> tuple[int, int]:
+    """Size and modification time of an image; -1 if it cannot be looked at."""
+    try:
+        found = os.stat(os.path.join(folder, name))
+    except (OSError, ValueError):
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 def check_image_file(image_folder: str | os.PathLike, name: str, where: str, decode: bool = False) -> None:

@@ -4,10 +4,10 @@ The number of tokens is estimated as a linear function of characters, fitted to 
 images count exactly. All arithmetic is in integers, because ranks on different processors must agree exactly.
 """
 
-from llava.constants import DEFAULT_IMAGE_TOKEN
+import numpy as np
+
 from llava.data.collator import positions
 from llava.data.dataset import SupervisedDataset, surveyed
-from visatb.records import Record, image_names
 
 FITTED = 256  # records that are tokenised
 
@@ -20,22 +20,19 @@ def estimated_positions(dataset: SupervisedDataset, max_length: int, patches_per
         max_length: model_max_length.
         patches_per_image: positions that an image takes in the model.
     """
-    known = [(_characters(dataset.records[n]), _tokens(dataset, n)) for n in surveyed(len(dataset), FITTED)]
+    characters_N = dataset.columns.characters_N.astype(np.int64)
+    known = [(int(characters_N[n]), _tokens(dataset, n)) for n in surveyed(len(dataset), FITTED)]
     count, sum_x, sum_y = len(known), sum(x for x, _ in known), sum(y for _, y in known)
     spread = count * sum(x * x for x, _ in known) - sum_x**2
     slope = count * sum(x * y for x, y in known) - sum_x * sum_y if spread else 0
     spread = spread or 1
-    found = []
-    for record in dataset.records:
-        # tokens = mean_y + slope / spread * (x - mean_x), times count * spread, which is positive
-        scaled = sum_y * spread + slope * (count * _characters(record) - sum_x)
-        length = max(scaled // (count * spread), 1) + patches_per_image * len(image_names(record))
-        found.append(min(length, max_length))
-    return found
-
-
-def _characters(record: Record) -> int:
-    return sum(len(turn["value"].replace(DEFAULT_IMAGE_TOKEN, "")) for turn in record["conversations"])
+    # tokens = mean_y + slope / spread * (x - mean_x), times count * spread, which is positive; in Python's integers,
+    # which have no limit, once for each number of characters
+    different, of_record_N = np.unique(characters_N, return_inverse=True)
+    tokens = [max((sum_y * spread + slope * (count * x - sum_x)) // (count * spread), 1) for x in different.tolist()]
+    images_N = dataset.columns.images_N.astype(np.int64)
+    length_N = np.array(tokens, np.int64)[of_record_N] + patches_per_image * images_N
+    return np.minimum(length_N, max_length).tolist()
 
 
 def _tokens(dataset: SupervisedDataset, index: int) -> int:

@@ -173,13 +173,22 @@ def check_fits(records: Iterable[Record], conversation: Conversation, source: st
     Raises:
         InputError: naming file and record.
     """
-    if conversation.sep_style != SeparatorStyle.PLAIN:
-        return
-    for n, record in enumerate(records):
-        try:
-            _texts_in_turn(record["conversations"], conversation)
-        except ValueError as error:
-            raise InputError(f"{source}: {name_of(record, n)}: {error}") from None
+    if is_picky(conversation):
+        for n, record in enumerate(records):
+            check_fit(record, f"{source}: {name_of(record, n)}", conversation)
+
+
+def is_picky(conversation: Conversation) -> bool:
+    """Whether there are valid records that the template cannot express."""
+    return conversation.sep_style == SeparatorStyle.PLAIN
+
+
+def check_fit(record: Record, where: str, conversation: Conversation) -> None:
+    """Refuse a record that the template cannot express. Raises InputError, which starts with `where`."""
+    try:
+        _texts_in_turn(record["conversations"], conversation)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def encode_segments(

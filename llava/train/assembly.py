@@ -4,9 +4,12 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedTokenizer
 from transformers.deepspeed import is_deepspeed_zero3_enabled
@@ -24,7 +27,7 @@ from llava.data.dataset import SupervisedDataset
 from llava.data.first_look import look_at_samples, weight_without_effect
 from llava.data.images import check_image_files
 from llava.data.lengths import estimated_positions
-from llava.data.preprocess import check_fits, check_trainable
+from llava.data.preprocess import check_fit, check_trainable, is_picky
 from llava.data.tokenizer import check_vocabulary, read_tokenizer
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.builder import check_base
@@ -40,7 +43,8 @@ from transformers_patch.checkpoints import STAGING, kind_of
 from transformers_patch.publish import flush
 from transformers_patch.trainer import check_settings
 from visatb.errors import InputError
-from visatb.records import Record, check_records, image_names, name_of, read_records, refuse_missing_folder
+from visatb.record_index import RecordIndex, open_index
+from visatb.records import Record, check_record, name_of, refuse_missing_folder
 from visatb.sampling import WEIGHTS
 
 PAD = "[PAD]"
@@ -81,30 +85,35 @@ def make_weighter(args: TrainingArguments, tasks: list[str]) -> Weighter:
         raise InputError(f"{error}{hint}") from None
 
 
-def load_data(data_args: DataArguments, tasks: list[str], version: str = "v1") -> list[Record]:
+def load_data(data_args: DataArguments, tasks: list[str], version: str = "v1") -> RecordIndex:
     """All records of the annotation file, each checked: turns, task, `<image>` tokens, template, image files.
 
     Raises:
         InputError: naming file, record and field.
     """
-    path = data_args.data_path
-    records = read_records(path)
-    if not data_args.benchmark:
-        records = [record | {"task": SINGLE_TASK} for record in records]
-    check_records(records, path, tasks=tasks)
-    if version in conv_templates:
-        check_fits(records, conv_templates[version], path)
-    with_image = next((n for n, record in enumerate(records) if image_names(record)), None)
-    if with_image is None:
+    path, template = data_args.data_path, conv_templates.get(version)
+    picky = template is not None and is_picky(template)
+    check = partial(check_fit, conversation=template) if picky else None
+    records = open_index(path, template.sep_style.name if picky else "", check)
+    if data_args.benchmark:
+        _refuse_other_tasks(records, tasks)
+    else:
+        records = records.of_task(SINGLE_TASK)
+    if not records.images:
         return records
     if not data_args.image_folder:
-        raise InputError(
-            f"{path}: {name_of(records[with_image], with_image)} has an image. Set --image_folder (IMAGE_FOLDER)."
-        )
+        first = records.images[0][1]
+        raise InputError(f"{path}: {name_of(records[first], first)} has an image. Set --image_folder (IMAGE_FOLDER).")
     refuse_missing_folder(data_args.image_folder)
     if data_args.bad_image == "fail":
         check_image_files(records, data_args.image_folder, path)
     return records
+
+
+def _refuse_other_tasks(records: RecordIndex, tasks: list[str]) -> None:
+    known = [position for position, task in enumerate(records.columns.tasks) if task in tasks]
+    for n in np.flatnonzero(~np.isin(records.columns.task_N, known)).tolist():
+        check_record(records[n], f"{records.path}: {name_of(records[n], n)}", set(), tasks)
 
 
 def load_tokenizer(model_args: ModelArguments, args: TrainingArguments) -> PreTrainedTokenizer:
@@ -276,7 +285,7 @@ def build_trainer(
     model: LlavaLlamaForCausalLM | PeftModel,
     tokenizer: PreTrainedTokenizer,
     conversation: Conversation,
-    records: list[Record],
+    records: Sequence[Record],
     tasks: list[str],
     weighter: Weighter,
     data_args: DataArguments,
@@ -334,7 +343,7 @@ def _report_grouping(tasks: list[str], weighter: Weighter, dataset: SupervisedDa
     message = None
     is_weighted = args.weight_method != "EW" or len(set(weighter.weight_K.tolist())) > 1
     if args.group_by_modality_length:
-        message = weight_without_effect(dataset, tasks) if is_weighted else None
+        message = weight_without_effect(dataset.columns, tasks) if is_weighted else None
     elif args.group_by_length and args.world_size * args.gradient_accumulation_steps == 1:
         message = "--group_by_length has no effect: it groups the micro-batches of a step, and here a step is one."
     if message:

@@ -37,7 +37,8 @@ def run_training(
     """
     set_seed(args.seed)
     weighter = make_weighter(args, tasks)
-    records = load_data(data_args, tasks, model_args.version)
+    # One rank reads and checks the file; the others get the places of its records.
+    records = on_first_rank(args, lambda: load_data(data_args, tasks, model_args.version))
     settle_vision(model_args, args.cache_dir)  # the fingerprint contains the checkpoint's own settings
     is_first = args.process_index == 0
     folder = RunFolder(args.output_dir, fingerprint(model_args, data_args, args, args.world_size, tasks))

@@ -31,6 +31,7 @@ from scripts_visatb.workflow.models import (
     models_of,
     preparation_models,
 )
+from scripts_visatb.workflow.padding import describe_padding
 from visatb.benchmark import PRECISE, SIMPLER, Benchmark, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
@@ -219,7 +220,8 @@ def describe(benchmark: Benchmark, gpus: int, speed: float | None, log: Path | N
     recipe = benchmark.training.get("environment") or {}
     epochs = _number(recipe, "NUM_TRAIN_EPOCHS", 1)
     per_device = _number(recipe, "PER_DEVICE_TRAIN_BATCH_SIZE", 16)
-    batch = round(per_device * _number(recipe, "GRADIENT_ACCUMULATION_STEPS", 1) * max(1, gpus))
+    accumulation = _number(recipe, "GRADIENT_ACCUMULATION_STEPS", 1)
+    batch = round(per_device * accumulation * max(1, gpus))
     sizes, counted = task_sizes(benchmark, "train")
     found = costs(benchmark, sizes, batch, epochs)
     clock = Clock(samples_per_second(log, batch) if log is not None else speed, gpus)
@@ -238,6 +240,7 @@ def describe(benchmark: Benchmark, gpus: int, speed: float | None, log: Path | N
         *_summary(benchmark, found, clock),
         "",
         _disk(benchmark, found),
+        describe_padding(benchmark, round(per_device), round(accumulation), max(1, gpus)),
         "",
         *_smallest_gains(benchmark, runs),
         *[""] * bool(warnings),

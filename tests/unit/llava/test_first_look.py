@@ -7,6 +7,7 @@ import pytest
 from llava.conversation import conv_templates
 from llava.data.dataset import SupervisedDataset
 from llava.data.first_look import look_at_samples, model_positions, weight_without_effect
+from visatb.record_index import columns_of
 
 
 def record(*texts):
@@ -69,7 +70,7 @@ def test_a_task_that_is_alone_in_its_modality_is_named():
     text = [record("One?", "red") | {"task": task} for task in ("Chat", "Code")]
 
     def found(records, tasks):
-        return weight_without_effect(SimpleNamespace(records=records), tasks)
+        return weight_without_effect(columns_of(records), tasks)
 
     assert "All are of task Chat" in found([*with_image, text[0]], ["VQA", "Caption", "Chat"])
     assert "records with images" in found([with_image[0], *text], ["VQA", "Chat", "Code"])

@@ -6,6 +6,7 @@ from llava.conversation import conv_templates
 from llava.data.collator import positions
 from llava.data.dataset import SupervisedDataset
 from llava.data.lengths import estimated_positions
+from visatb.record_index import columns_of
 
 
 @pytest.fixture
@@ -32,5 +33,6 @@ def test_no_length_is_above_the_limit(dataset):
 
 def test_records_of_one_length_have_that_length(dataset):
     dataset.records = [dataset.records[0]] * 3
+    dataset.columns = columns_of(dataset.records)
     exact = positions(dataset.encode(0)["input_ids"], 16)
     assert estimated_positions(dataset, 512, 16) == [exact] * 3
