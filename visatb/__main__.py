@@ -18,6 +18,7 @@ COMMANDS = {
     "the whole method": {
         "show": ("scripts_visatb.workflow.cost", "list benchmarks; samples, steps and cost of a run"),
         "run": ("scripts_visatb.workflow.run", "run all five steps, or resume them"),
+        "status": ("scripts_visatb.workflow.status", "how far a run is, what failed, time left"),
         "look": ("scripts_visatb.workflow.look", "a page of answers in which VisATB and equal weights differ"),
     },
     "1. prepare the data and the N+1 models": {

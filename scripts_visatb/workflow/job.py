@@ -175,6 +175,16 @@ def this_attempt(lines: list[str]) -> list[str]:
     return lines[starts[-1] + 1 :] if starts else lines
 
 
+def lock_file(record: Path) -> Path:
+    """The file that is locked while a step runs, and says since when (seconds since the epoch)."""
+    return record.with_name(f".{record.stem}.lock")
+
+
+def failure_file(record: Path) -> Path:
+    """JSON that is there if the last attempt at a step failed: name, started, code."""
+    return record.with_name(f".{record.stem}.failed.json")
+
+
 def run_step(
     name: str,
     record: Path,
@@ -194,10 +204,12 @@ def run_step(
         settings: stands in the record.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(record.with_name(f".{record.stem}.lock")), open(log_path, "ab", buffering=0) as log:
+    with exclusive(lock_file(record)), open(log_path, "ab", buffering=0) as log:
         mark = str(record.resolve())
         end_processes(leftovers(mark))
         started, clock = time.time(), time.monotonic()
+        failure_file(record).unlink(missing_ok=True)
+        lock_file(record).write_text(f"{started}\n", encoding="utf-8")
         with naming(log_path):
             log.write(f"{HEADER}{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
         print(f"{'':>7}  start  {name}", flush=True)
@@ -215,6 +227,7 @@ def run_step(
     if step.stopped:
         print(f"{'':>7}  stop   {name}", flush=True)
         return code
+    write_json(failure_file(record), {"name": name, "started": started, "code": code})
     print(f"{name} failed with exit code {code}; the end of {log_path}:", file=sys.stderr)
     for line in this_attempt(last_lines(log_path, LOG_LINES)):
         print(f"  | {line}", file=sys.stderr)

@@ -83,7 +83,7 @@ def note_plan(folder: Path, planned: Iterable[Planned]) -> None:
     """Note the steps that are about to run; those of an interrupted plan that are done stay in the count."""
     path = folder / PLAN
     earlier = read_json(path) if path.is_file() else {"steps": []}
-    finished = [step for step in earlier["steps"] if _done(folder, step)]
+    finished = [step for step in earlier["steps"] if is_done(folder, step)]
     now = time.time()
     steps = [asdict(step) | {"since": now} for step in planned]
     if len(finished) < len(earlier["steps"]):
@@ -103,7 +103,7 @@ def progress(plan: Path | None) -> str:
 def count(plan: Path) -> tuple[int, int]:
     """How many of the planned steps are done, and how many there are."""
     steps = read_json(plan)["steps"]
-    return sum(_done(plan.parent, step) for step in steps), len(steps)
+    return sum(is_done(plan.parent, step) for step in steps), len(steps)
 
 
 def show_resumption(folder: Path) -> None:
@@ -135,7 +135,7 @@ def seconds_left(plan: Path) -> float | None:
     samples = _samples(folder, content["steps"])
     for step in content["steps"]:
         kind, size = step["kind"], samples.get((step["seed"], step["data"]), 1)
-        if not _done(folder, step):
+        if not is_done(folder, step):
             ahead[kind] = ahead.get(kind, 0) + size
             continue
         record = read_json(folder / step["record"])
@@ -159,6 +159,7 @@ def _samples(folder: Path, steps: list[dict[str, Any]]) -> dict[tuple[str, str],
     return found
 
 
-def _done(folder: Path, step: dict[str, Any]) -> bool:
+def is_done(folder: Path, step: dict[str, Any]) -> bool:
+    """Whether a step of a plan has succeeded since it was planned."""
     record = folder / step["record"]
     return record.is_file() and record.stat().st_mtime >= step["since"]

@@ -18,6 +18,7 @@ from toy_graph import BASE, COMPARISONS, calls, command, make_toy, plan, run_gra
 
 from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.report_data import omissions
+from scripts_visatb.workflow.status import RUNNING, describe, read_status
 from visatb.benchmark import load_benchmark
 from visatb.records import omitted_file
 
@@ -217,11 +218,14 @@ def test_a_killed_run_leaves_no_process_and_resumes(toy, repository):
             (progress, *_) = models.glob("*/progress")
             descendants = psutil.Process(running.pid).children(recursive=True)
             assert descendants
+            running_steps = [step for step in read_status(toy / "runs/toy") if step.state == RUNNING]
+            assert running_steps and all(step.name.startswith("train ") for step in running_steps)
         finally:
             running.send_signal(signal.SIGKILL)
             running.wait()
     _, alive = psutil.wait_procs(descendants, timeout=30)
     assert not alive
+    assert not [step for step in read_status(toy / "runs/toy") if step.state == RUNNING]
     (toy / "slow").unlink()
     run_graph(toy, repository)
     assert (toy / "runs/toy/report.html").exists()
@@ -235,6 +239,8 @@ def test_failed_training_shows_the_end_of_its_log(toy, repository):
     assert done.returncode != 0
     assert "the card is on fire" in done.stderr
     assert "failed with exit code 3" in done.stderr
+    status = describe(toy / "runs/toy", read_status(toy / "runs/toy"))
+    assert "with exit code 3, log " in status and "  | the card is on fire" in status and "not running" in status
     assert not list(toy.glob("runs/toy/seed0/done/train_*.json"))
 
 
