@@ -26,13 +26,15 @@ from visatb.errors import InputError
 from visatb.files import naming, write_json
 
 POLL_SECONDS = 0.2
-NEWS_SECONDS = 20.0
+NEWS_SECONDS, RAREST_NEWS = 20.0, 600.0  # between lines on a step's progress, at its start and later
 GRACE_SECONDS = 180.0  # a 7B training saves within it
 LOCK_SECONDS = 60.0
 LOG_LINES = 25
 HEADER = "--- "
 # Set for every process of a step, to its record: identifies them after their supervisor has ended.
 MARK_VARIABLE = "VISATB_STEP"
+# Set where the progress of the steps is shown by other means (terminal.py), so that they need not print it.
+LIVE_VARIABLE = "VISATB_LIVE"
 
 
 @contextmanager
@@ -69,7 +71,7 @@ class Step:
         self.peak_bytes = 0
         self._parent = os.getppid()
         self._stopped_by: int | None = None
-        self._news = time.monotonic()
+        self._news, self._pause = time.monotonic(), NEWS_SECONDS
         # The step stays in our process group: a kill of the group must reach it.
         self._process = psutil.Popen(
             command,
@@ -119,12 +121,12 @@ class Step:
 
     def _tell_news(self) -> None:
         now = time.monotonic()
-        if now - self._news < NEWS_SECONDS:
+        if LIVE_VARIABLE in os.environ or now - self._news < self._pause:
             return
-        self._news = now
+        self._news, self._pause = now, min(2 * self._pause, RAREST_NEWS)
         lines = this_attempt(last_lines(self.log_path, 1))
         if lines:
-            print(f"{'':>7}  ...    {self.name}: {lines[0][:120]}", flush=True)
+            say(f"{'':>7}  ...    {self.name}: {lines[0][:120]}")
 
     def _stop(self) -> None:
         end_processes(self._tree())
@@ -153,6 +155,12 @@ def leftovers(mark: str) -> list[psutil.Process]:
 def _signal(process: psutil.Process, number: int) -> None:
     with suppress(psutil.NoSuchProcess):
         process.send_signal(number)
+
+
+def say(text: str) -> None:
+    """Print a line at once; if whoever showed it has been killed, nobody needs it."""
+    with suppress(BrokenPipeError):
+        print(text, flush=True)
 
 
 def last_lines(path: Path, count: int) -> list[str]:
@@ -212,7 +220,7 @@ def run_step(
         lock_file(record).write_text(f"{started}\n", encoding="utf-8")
         with naming(log_path):
             log.write(f"{HEADER}{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
-        print(f"{'':>7}  start  {name}", flush=True)
+        say(f"{'':>7}  start  {name}")
         step = Step(name, command, log, log_path, mark)
         code = step.wait()
         seconds = time.monotonic() - clock
@@ -222,10 +230,10 @@ def run_step(
             content |= {} if settings is None else {"settings": settings}
             write_json(record, content | {"seconds": round(seconds, 3), "peak_mib": round(peak_mib, 1)})
             left = f", {remaining}" if (remaining := time_left(plan)) else ""
-            print(f"{progress(plan):>7}  done   {name}  {seconds:.1f} s{left}", flush=True)
+            say(f"{progress(plan):>7}  done   {name}  {seconds:.1f} s{left}")
             return 0
     if step.stopped:
-        print(f"{'':>7}  stop   {name}", flush=True)
+        say(f"{'':>7}  stop   {name}")
         return code
     write_json(failure_file(record), {"name": name, "started": started, "code": code})
     print(f"{name} failed with exit code {code}; the end of {log_path}:", file=sys.stderr)

@@ -24,9 +24,11 @@ import psutil
 
 from scripts_visatb.workflow.cluster import executor, explained, status_flags
 from scripts_visatb.workflow.graph import TARGETS, Run, seeds_of
+from scripts_visatb.workflow.job import LIVE_VARIABLE
 from scripts_visatb.workflow.plan import LOCK, PID_VARIABLE, PLAN, count, lock_run, runs_folder
 from scripts_visatb.workflow.report import print_table
 from scripts_visatb.workflow.step import ROOT
+from scripts_visatb.workflow.terminal import is_live, next_commands, shown
 from visatb.benchmark import load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
@@ -176,16 +178,19 @@ class Stop:
 
 def run_snakemake(command: list[str], folder: Path) -> int:
     """Run snakemake without its noise; returns its exit code, 128 + n if signal n ended it or us."""
-    environment = os.environ | {PID_VARIABLE: str(os.getpid())}
+    live = is_live()
+    environment = os.environ | {PID_VARIABLE: str(os.getpid())} | ({LIVE_VARIABLE: "1"} if live else {})
+    pipes = {"stderr": subprocess.PIPE} | ({"stdout": subprocess.PIPE} if live else {})
     # preexec_fn is safe here: this process has no other thread.
     snakemake = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, bufsize=1, env=environment, preexec_fn=die_with_parent
+        command, **pipes, text=True, bufsize=1, errors="replace", env=environment, preexec_fn=die_with_parent
     )
     stop = Stop(snakemake)
-    for line in explained(snakemake.stderr):
-        if stop.number is None:
-            print(without_noise(line), end="", file=sys.stderr, flush=True)
-    code = snakemake.wait()
+    with shown(snakemake, folder) as view:
+        for line in explained(snakemake.stderr):
+            if stop.number is None and (text := without_noise(line)):
+                view.line(text)
+        code = snakemake.wait()
     signal.alarm(0)
     if stop.number is not None and code != 0:
         print(stopped(folder), file=sys.stderr)
@@ -271,6 +276,8 @@ def main() -> int:
             print(f"{weights}\n{format_weights(read_json(weights))}")
     elif report.is_file():
         print_table(read_json(report), report.with_name("report.html"))
+    for command in next_commands(benchmark, args.benchmark, args.cores, len(seeds), targets):
+        print(f"Next: {command}")
     return code
 
 

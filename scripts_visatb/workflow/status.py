@@ -66,6 +66,14 @@ def read_status(folder: Path) -> list[Step]:
     return sorted(steps, key=lambda step: (step.state == LEFT, step.since or 0.0))
 
 
+def running_steps(folder: Path) -> list[Step]:
+    """The steps that run now; reads less than `read_status`."""
+    planned = read_json(folder / PLAN)["steps"]
+    ahead = [step for step in planned if is_locked(lock_file(folder / step["record"])) and not is_done(folder, step)]
+    steps = (_step(folder, step) for step in ahead)
+    return sorted((step for step in steps if step.state == RUNNING), key=lambda step: step.since or 0.0)
+
+
 def _step(folder: Path, planned: dict[str, Any]) -> Step:
     record = folder / planned["record"]
     seed = record.relative_to(folder).parts[0].removeprefix("seed") if planned["seed"] is not None else None
