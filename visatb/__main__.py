@@ -22,6 +22,8 @@ COMMANDS = {
         "look": ("scripts_visatb.workflow.look", "a page of answers in which VisATB and equal weights differ"),
     },
     "1. prepare the data and the N+1 models": {
+        "data": ("scripts_visatb.data.inventory", "what data a benchmark needs, and what of it is missing"),
+        "new": ("scripts_visatb.data.new_benchmark", "write a benchmark file from annotation files"),
         "label": ("scripts_visatb.data.label_tasks", "label the records of an instruction mix with their tasks"),
         "refcoco": ("scripts_visatb.data.refcoco", "build annotation files from RefCOCO's own files"),
         "split": ("scripts_visatb.data.split", "split annotation files into train, val and test"),

@@ -150,7 +150,14 @@ def assign(units: Units, seed: int, wanted: dict[str, Wanted]) -> np.ndarray:
 
 
 def split_file(
-    source: Path, output: Path, seed: int, wanted: dict[str, Wanted], by: str, across_tasks: bool, task: str | None
+    source: Path,
+    output: Path,
+    seed: int,
+    wanted: dict[str, Wanted],
+    by: str,
+    across_tasks: bool,
+    task: str | None,
+    plain_names: bool = False,
 ) -> tuple[dict[tuple[str, str], Path], Counter]:
     """Split a file; returns the file of each (task, split), and the number of omitted records by task.
 
@@ -161,6 +168,7 @@ def split_file(
         by: one of BY.
         across_tasks: whether an image stays in one split across all tasks.
         task: task of records without one; None requires `task` fields.
+        plain_names: leave the size out of the file names, so that a benchmark file can name them beforehand.
 
     Raises:
         InputError: see `assign`; an invalid record; an input file that an output file would replace.
@@ -177,7 +185,7 @@ def split_file(
     names = list(units.tasks)
     amounts = Counter((names[t], s) for t, s in zip(units.task_of, split_of.tolist(), strict=True))
     paths = {
-        (name, split): output / f"{name}_{split}-{size_label(amounts[name, s])}.json"
+        (name, split): output / f"{name}_{split}{'' if plain_names else f'-{size_label(amounts[name, s])}'}.json"
         for name in names
         for s, split in enumerate(SPLITS)
         if amounts[name, s]
@@ -253,6 +261,9 @@ def _parse() -> Namespace:
         help="keep an image in one split across all tasks; records that then fit nowhere are omitted",
     )
     parser.add_argument("--task", help="task of records without a task field")
+    parser.add_argument(
+        "--plain-names", action="store_true", help="write {task}_{split}.json, as mix665k.yaml has them"
+    )
     return parser.parse_args()
 
 
@@ -262,7 +273,8 @@ def main() -> None:
     if args.across_tasks and args.by == "record":
         raise InputError("--across-tasks keeps images together, --by record does not. Use one of them.")
     wanted = {split: Wanted.parse(getattr(args, split), f"--{split}") for split in HELD_OUT}
-    paths, left_out = split_file(args.input, args.output, args.seed, wanted, args.by, args.across_tasks, args.task)
+    units = (args.by, args.across_tasks, args.task, args.plain_names)
+    paths, left_out = split_file(args.input, args.output, args.seed, wanted, *units)
     for path in paths.values():
         print(path)
     for name, count in left_out.items():

@@ -63,8 +63,8 @@ def test_a_stopped_run_says_what_is_saved_and_resumes_its_count(toy, repository,
     again = run_graph(toy, repository).stdout
     counts = re.findall(r"^ *(\d+)/(\d+)  (\w+)", again, re.MULTILINE)
     assert counts[0] == (done, total, "resume")
-    # Two steps that end together may be printed in either order.
-    assert min(int(count) for count, _, _ in counts[1:]) == int(done) + 1
+    # Two steps that end together may be printed in either order, or both after both are counted.
+    assert min(int(count) for count, _, _ in counts[1:]) - int(done) in (1, 2)
     assert counts[-1] == (total, total, "done")
 
 

@@ -12,7 +12,7 @@ from visatb.errors import InputError
 
 NAMES = """run show check label split refcoco subsets gradients train ask score weigh overall suite chat merge convert
 plot-log"""
-NAMES += " look status"  # at a finished run
+NAMES += " look status data new"
 MODULES = {name: module for commands in COMMANDS.values() for name, (module, _) in commands.items()}
 
 
