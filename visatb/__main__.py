@@ -45,7 +45,8 @@ COMMANDS = {
         "overall": ("eval.overall", "dI% and dE% against single-task models (Eq. 9)"),
         "suite": ("llava.eval.suite", "ask and score the zero-shot benchmarks"),
     },
-    "models": {
+    "models and benchmark files": {
+        "schema": ("visatb.benchmark_schema", "print the JSON schema of a benchmark file, for editors"),
         "chat": ("llava.serve.cli", "talk to a model about an image"),
         "merge": ("scripts_visatb.checkpoints.merge_lora_weights", "merge an adapter or projector into its base model"),
         "convert": ("scripts_visatb.checkpoints.convert_hf", "convert to or from Hugging Face's layout"),

@@ -6,27 +6,28 @@
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from visatb.benchmark_values import (
-    check_flags,
-    check_keys,
-    check_kinds,
-    check_word,
-    label,
-    list_of,
-    mapping_of,
-    names,
+from visatb.errors import InputError, shown
+from visatb.flag_section import check_flags, flags
+from visatb.schema import (
+    ALPHA,
+    LABEL,
+    NAMES,
+    POSITIVE,
+    RATE,
+    TEMPERATURE,
+    TEXT,
+    Before,
+    BrokenError,
+    Check,
     one_of,
-    positive,
-    rate,
-    shares,
-    temperature_of,
-    text,
+    read,
+    refuse_unknown,
+    section,
     whole,
 )
-from visatb.errors import InputError, shown
-from visatb.training_section import read_training
+from visatb.training_section import TRAINING
 from visatb.weighting import settings
 from visatb.weighting.settings import BASE, FORMS, FULL, MINI, ON_FAILED, PRECISE, SIMPLER, STANDARD  # noqa: F401
 from visatb.yaml_files import read_yaml
@@ -48,13 +49,6 @@ _TAKEN = (MINI, BASE, FULL, "model", "superseded")
 
 METHODS = ("EW", "equal", "EWTB", "TLA", "RLW", "DWA", "IGB", "IGBv1", "UW")  # of --weight_method, with file.py:Class
 
-# The keys of each mapping.
-_TOP_KEYS = (
-    "name tasks data_folder image_folder mini_rate large_rate form temperature alpha on_failed baselines ablations "
-    "bootstrap judge zero_shot seed prepare training inference"
-)
-_TASK_KEYS = "name metric also files weight group max_new_tokens"
-_ABLATION_KEYS = "name form alpha temperature"
 _JUDGE_KINDS = {
     "judge-model": "text",
     "judge-url": "text",
@@ -88,7 +82,58 @@ ZERO_SHOT_KINDS = _GENERATION_KINDS | {
     "num-chunks": "count",
     "chunk-idx": "whole",
 }
-_PLACE_KINDS = {"script": "text", "launcher": "text", "gpus": "any", "threads": "any"}
+_PLACE_KINDS = {"script": "text", "launcher": "text", "gpus": "place", "threads": "place"}
+
+
+def _check_inference(given: dict) -> None:
+    own = "script" in given  # a program of the user's own has flags of its own
+    check_flags(given, _PLACE_KINDS | ({} if own else INFERENCE_KINDS), known=not own)
+
+
+def _check_zero_shot(given: dict) -> None:
+    check_flags(given, ZERO_SHOT_KINDS)
+
+
+def _check_judge(given: dict) -> None:
+    kinds = dict(_JUDGE_KINDS)
+    if isinstance(contexts := given.get("context-file"), dict):
+        files = {f"context-file.{split}": "text" for split in SPLITS}
+        check_flags({f"context-file.{split}": file for split, file in contexts.items()}, files)
+        kinds["context-file"] = "any"
+    plain = {key: None if isinstance(value, dict) and key == "context-file" else value for key, value in given.items()}
+    check_flags(plain, kinds, numbers_as_text=False)
+
+
+def _check_files(files: Any) -> dict[str, str]:
+    if not isinstance(files, dict):
+        raise BrokenError(f" must be a mapping, got {shown(files)}. Correct it.")
+    refuse_unknown(files, SPLITS)
+    for split, file in files.items():
+        if not isinstance(file, str) or not file or "\0" in file:
+            raise BrokenError(f" must be text, got {shown(file)}. Put it in quotes.", split)
+    return files
+
+
+def _check_baselines(methods: tuple[str, ...]) -> tuple[str, ...]:
+    for method in methods:
+        path, _, name = method.rpartition(":")
+        if method not in METHODS and not (path and name.isidentifier()):
+            known = ", ".join(METHODS)
+            raise BrokenError(f" must be of {known} or file.py:Class, got {shown(method)}. Correct it.")
+    return methods
+
+
+def _check_also(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in METRICS:
+            raise BrokenError(f" must be one of {', '.join(METRICS)}, got {shown(name)}. Correct it.")
+    return names
+
+
+_FILES = Check(
+    _check_files,
+    {"type": "object", "properties": {split: {"type": "string"} for split in SPLITS}, "additionalProperties": False},
+)
 
 
 @dataclass(frozen=True)
@@ -105,13 +150,13 @@ class Task:
         max_new_tokens: maximum length of an answer in evaluation.
     """
 
-    name: str
-    metric: str | None
-    files: dict[str, str]
-    weight: float | None = None
-    group: str | None = None
-    max_new_tokens: int = 128
-    also: tuple[str, ...] = ()
+    name: Annotated[str, LABEL]
+    metric: Annotated[str | None, one_of(*METRICS).or_default()]
+    files: Annotated[dict[str, str], _FILES]
+    weight: Annotated[float | None, POSITIVE.or_default()] = None
+    group: Annotated[str | None, LABEL.or_default()] = None
+    max_new_tokens: Annotated[int, whole(1)] = 128
+    also: Annotated[tuple[str, ...], NAMES.then(_check_also).or_default(())] = ()
 
     @property
     def measured(self) -> bool:
@@ -128,10 +173,27 @@ class Ablation:
         form, temperature, alpha: as in `Benchmark`, which gives the defaults.
     """
 
-    name: str
-    form: str
-    temperature: float | None
-    alpha: tuple[float, float, float]
+    name: Annotated[str, LABEL]
+    form: Annotated[str, one_of(*FORMS)]
+    temperature: Annotated[float | None, TEMPERATURE]
+    alpha: Annotated[tuple[float, float, float], ALPHA]
+
+
+def _check_tasks(entries: Any) -> list:
+    if not isinstance(entries, list) or not entries:
+        raise BrokenError(" must be a list of tasks in id order. Add at least one.")
+    return entries
+
+
+def _check_ablations(entries: Any) -> list:
+    if not isinstance(entries, list | None):
+        raise BrokenError(f" must be a list of {_OF_ABLATIONS}, got {shown(entries)}. Correct it.")
+    return entries or []
+
+
+_OF_ABLATIONS = "mappings with name, form, alpha, temperature"
+_TASK, _TASKS = section(Task, "a mapping with name, metric, files"), Before(_check_tasks)
+_ABLATION, _ABLATIONS = section(Ablation, f"one of {_OF_ABLATIONS}"), Before(_check_ablations)
 
 
 @dataclass(frozen=True)
@@ -156,26 +218,28 @@ class Benchmark:
         inference: flags of inference_visatb.py by name.
     """
 
-    path: Path
-    name: str
-    tasks: tuple[Task, ...]
-    mini_rate: float
-    large_rate: float
-    temperature: float | None
-    alpha: tuple[float, float, float]
-    data_folder: str
-    image_folder: str
-    form: str = STANDARD
-    on_failed: str = ON_FAILED[0]
-    baselines: tuple[str, ...] = ()
-    ablations: tuple[Ablation, ...] = ()
-    bootstrap: int = BOOTSTRAP
-    judge: dict[str, Any] = field(default_factory=dict)
-    zero_shot: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    prepare: str | None = None
-    training: dict[str, Any] = field(default_factory=dict)
-    inference: dict[str, Any] = field(default_factory=dict)
+    name: Annotated[str, LABEL]
+    tasks: Annotated[tuple[Annotated[Task, _TASK], ...], _TASKS]
+    data_folder: Annotated[str, TEXT]
+    image_folder: Annotated[str, TEXT]
+    mini_rate: Annotated[float, RATE] = 1.0
+    large_rate: Annotated[float, RATE] = 1.0
+    form: Annotated[str, one_of(*FORMS)] = STANDARD
+    temperature: Annotated[float | None, TEMPERATURE] = settings.DEFAULT_TEMPERATURE
+    alpha: Annotated[tuple[float, float, float], ALPHA] = settings.DEFAULT_ALPHA
+    on_failed: Annotated[str, one_of(*ON_FAILED)] = ON_FAILED[0]
+    baselines: Annotated[tuple[str, ...], NAMES.then(_check_baselines).or_default(())] = ()
+    ablations: Annotated[tuple[Annotated[Ablation, _ABLATION], ...], _ABLATIONS] = ()
+    bootstrap: Annotated[int, whole()] = BOOTSTRAP
+    judge: Annotated[dict[str, Any], flags(_JUDGE_KINDS, _check_judge)] = field(default_factory=dict)
+    zero_shot: Annotated[dict[str, Any], flags(ZERO_SHOT_KINDS, _check_zero_shot)] = field(default_factory=dict)
+    seed: Annotated[int, whole()] = 0
+    prepare: Annotated[str | None, TEXT.or_default()] = None
+    training: Annotated[dict[str, Any], TRAINING] = field(default_factory=dict)
+    inference: Annotated[dict[str, Any], flags(_PLACE_KINDS | INFERENCE_KINDS, _check_inference)] = field(
+        default_factory=dict
+    )
+    path: Path = Path()
 
     @property
     def task_names(self) -> list[str]:
@@ -205,35 +269,38 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise InputError(f"{file}: must be a mapping with name, tasks, ...; see benchmarks/demo.yaml.")
-    check_keys(content, _TOP_KEYS, file, "")
-    tasks = _tasks(content.get("tasks"), file)
-    form = one_of(content.get("form", STANDARD), FORMS, "form", file)
-    temperature = temperature_of(content.get("temperature", settings.DEFAULT_TEMPERATURE), "temperature", file)
-    alpha = shares(content.get("alpha", list(settings.DEFAULT_ALPHA)), "alpha", file)
-    benchmark = Benchmark(
-        path=file,
-        name=label(content, "name", file),
-        tasks=tasks,
-        mini_rate=rate(content, "mini_rate", file),
-        large_rate=rate(content, "large_rate", file),
-        temperature=temperature,
-        alpha=alpha,
-        form=form,
-        on_failed=one_of(content.get("on_failed", ON_FAILED[0]), ON_FAILED, "on_failed", file),
-        baselines=_baselines(content, file),
-        ablations=_ablations(content, Ablation("", form, temperature, alpha), file),
-        bootstrap=_bootstrap(content, tasks, file),
-        judge=_judge(content, tasks, file),
-        zero_shot=_zero_shot(content, file),
-        data_folder=text(content, "data_folder", file),
-        image_folder=text(content, "image_folder", file),
-        seed=whole(content.get("seed", 0), "seed", file),
-        prepare=None if content.get("prepare") is None else text(content, "prepare", file),
-        training=read_training(content, file),
-        inference=_inference(content, file),
-    )
+    benchmark = replace(read(_BENCHMARK, _with_own_settings(content), file), path=file)
+    for n, task in enumerate(benchmark.tasks):
+        _check_task(task, f"{file}: tasks[{n}]")
+    _check_tasks_together(benchmark)
     _check_names(benchmark)
     return benchmark
+
+
+_BENCHMARK = Annotated[Benchmark, section(Benchmark, given=("path",))]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a benchmark file, for editors."""
+    from pydantic import TypeAdapter
+
+    schema = TypeAdapter(Benchmark).json_schema()
+    del schema["properties"]["path"]
+    for part in (schema, *schema["$defs"].values()):
+        part["additionalProperties"] = False
+    schema["$defs"]["Ablation"]["required"] = ["name"]
+    schema["$defs"]["Task"]["required"] = ["name", "files"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+def _with_own_settings(content: dict) -> dict:
+    """The content with the benchmark's form, temperature and alpha where an ablation has none."""
+    own = {"form": STANDARD, "temperature": settings.DEFAULT_TEMPERATURE, "alpha": list(settings.DEFAULT_ALPHA)}
+    own |= {key: content[key] for key in own if key in content}
+    entries = content.get("ablations")
+    if not isinstance(entries, list):
+        return content
+    return content | {"ablations": [own | entry if isinstance(entry, dict) else entry for entry in entries]}
 
 
 def method_name(method: str) -> str:
@@ -267,17 +334,29 @@ def _check_names(benchmark: Benchmark) -> None:
             raise InputError(f"{benchmark.path}: {name!r} is the name of {other} of a run. Rename the task or group.")
 
 
-def _tasks(entries: Any, file: Path) -> tuple[Task, ...]:
-    if not isinstance(entries, list) or not entries:
-        raise InputError(f"{file}: tasks must be a list of tasks in id order. Add at least one.")
-    tasks = tuple(_task(entry, f"tasks[{n}]", file) for n, entry in enumerate(entries))
-    listed = [task.name for task in tasks]
+def _check_task(task: Task, where: str) -> None:
+    if (task.metric is None) == (task.weight is None):
+        raise InputError(f"{where} ({task.name}) must have a metric or a fixed weight, one of the two.")
+    for more in task.also:
+        if task.metric in (None, more):
+            raise InputError(f"{where}.also must add to metric, got {more!r} beside {task.metric!r}. Correct it.")
+    missing = [split for split in (SPLITS if task.measured else ("train",)) if split not in task.files]
+    if missing:
+        raise InputError(f"{where}.files ({task.name}) lacks {', '.join(missing)}. Name the annotation file.")
+
+
+def _check_tasks_together(benchmark: Benchmark) -> None:
+    file, listed = benchmark.path, benchmark.task_names
     answered: dict[tuple[str, str], tuple[str, str]] = {}
-    for task in tasks:
+    for task in benchmark.tasks:
         if listed.count(task.name) > 1:
             raise InputError(f"{file}: task {task.name!r} is listed twice. Name every task once.")
         if task.group in listed:
             raise InputError(f"{file}: {task.group!r} names a task and a group. Rename the group.")
+        if benchmark.bootstrap and task.metric in CORPUS_METRICS:
+            raise InputError(f"{file}: bootstrap must be 0: {task.name}'s {task.metric} is no mean of records. Set it.")
+        if "judge" in (task.metric, *task.also) and "judge-model" not in benchmark.judge:
+            raise InputError(f"{file}: judge must name a judge-model, for {task.name} is judged. Set it.")
         for split, name in task.files.items():
             # Answer files are called by the stem of the question file (inference_visatb.py).
             stem = (split, Path(name).stem.replace("_", "-"))
@@ -287,113 +366,6 @@ def _tasks(entries: Any, file: Path) -> tuple[Task, ...]:
                     f"{file}: the {split} files of {owner} ({shown(first)}) and {task.name} ({shown(name)}) would "
                     "give answer files of one name. Rename one."
                 )
-    return tasks
-
-
-def _task(entry: Any, key: str, file: Path) -> Task:
-    if not isinstance(entry, dict):
-        raise InputError(f"{file}: {key} must be a mapping with name, metric, files. Correct it.")
-    check_keys(entry, _TASK_KEYS, file, key + ".")
-    name = label(entry, "name", file, key + ".")
-    metric, weight = entry.get("metric"), entry.get("weight")
-    if (metric is None) == (weight is None):
-        raise InputError(f"{file}: {key} ({name}) must have a metric or a fixed weight, one of the two.")
-    if metric is not None:
-        one_of(metric, METRICS, f"{key}.metric", file)
-    also = names(entry, "also", file, key + ".")
-    for more in also:
-        one_of(more, METRICS, f"{key}.also", file)
-        if metric is None or more == metric:
-            raise InputError(f"{file}: {key}.also must add to metric, got {more!r} beside {metric!r}. Correct it.")
-    group = None if entry.get("group") is None else label(entry, "group", file, key + ".")
-    files = mapping_of(entry, "files", file, key + ".")
-    check_keys(files, " ".join(SPLITS), file, f"{key}.files.")
-    needed = SPLITS if metric is not None else ("train",)
-    missing = [split for split in needed if files.get(split) is None]
-    if missing:
-        raise InputError(f"{file}: {key}.files ({name}) lacks {', '.join(missing)}. Name the annotation file.")
-    for split in files:
-        check_word(text(files, split, file, f"{key}.files."), f"{key}.files.{split}", file)
-    return Task(
-        name=name,
-        metric=metric,
-        files=dict(files),
-        weight=None if weight is None else positive(weight, f"{key}.weight", file),
-        group=group,
-        also=also,
-        max_new_tokens=whole(entry.get("max_new_tokens", 128), f"{key}.max_new_tokens", file, least=1),
-    )
-
-
-def _inference(content: dict, file: Path) -> dict[str, Any]:
-    inference = mapping_of(content, "inference", file)
-    for key in ("gpus", "threads"):
-        whole(inference.get(key, 0), f"inference.{key}", file)
-    own = "script" in inference  # a program of the user's own has flags of its own
-    kinds = _PLACE_KINDS | ({} if own else INFERENCE_KINDS)
-    check_flags(inference, None if own else kinds, file, "inference.")
-    check_kinds(inference, kinds, file, "inference.")
-    return inference
-
-
-def _zero_shot(content: dict, file: Path) -> dict[str, Any]:
-    flags = mapping_of(content, "zero_shot", file)
-    check_flags(flags, ZERO_SHOT_KINDS, file, "zero_shot.")
-    check_kinds(flags, ZERO_SHOT_KINDS, file, "zero_shot.")
-    return flags
-
-
-def _baselines(content: dict, file: Path) -> tuple[str, ...]:
-    methods = names(content, "baselines", file)
-    for method in methods:
-        path, _, name = method.rpartition(":")
-        if method not in METHODS and not (path and name.isidentifier()):
-            known = ", ".join(METHODS)
-            raise InputError(f"{file}: baselines must be of {known} or file.py:Class, got {shown(method)}. Correct it.")
-    return methods
-
-
-def _bootstrap(content: dict, tasks: tuple[Task, ...], file: Path) -> int:
-    resamples = whole(content.get("bootstrap", BOOTSTRAP), "bootstrap", file)
-    for task in tasks:
-        if resamples and task.metric in CORPUS_METRICS:
-            raise InputError(f"{file}: bootstrap must be 0: {task.name}'s {task.metric} is no mean of records. Set it.")
-    return resamples
-
-
-def _ablations(content: dict, own: Ablation, file: Path) -> tuple[Ablation, ...]:
-    """The ablations; `own` has the benchmark's settings, which are the defaults of an entry."""
-    shape = "mappings with name, form, alpha, temperature"
-    found: list[Ablation] = []
-    for n, entry in enumerate(list_of(content, "ablations", file, of=shape)):
-        key = f"ablations[{n}]"
-        if not isinstance(entry, dict):
-            raise InputError(f"{file}: {key} must be one of {shape}, got {shown(entry)}. Correct it.")
-        check_keys(entry, _ABLATION_KEYS, file, key + ".")
-        name = label(entry, "name", file, key + ".")
-        if name in [other.name for other in found]:
-            raise InputError(f"{file}: {key}.name must be used once, got {name!r} again. Rename it.")
-        changes: dict[str, Any] = {}
-        if "form" in entry:
-            changes["form"] = one_of(entry["form"], FORMS, f"{key}.form", file)
-        if "temperature" in entry:
-            changes["temperature"] = temperature_of(entry["temperature"], f"{key}.temperature", file)
-        if "alpha" in entry:
-            changes["alpha"] = shares(entry["alpha"], f"{key}.alpha", file)
-        found.append(replace(own, name=name, **changes))
-    return tuple(found)
-
-
-def _judge(content: dict, tasks: tuple[Task, ...], file: Path) -> dict[str, Any]:
-    judge = mapping_of(content, "judge", file)
-    check_keys(judge, " ".join(_JUDGE_KINDS), file, "judge.")
-    kinds = dict(_JUDGE_KINDS)
-    if isinstance(contexts := judge.get("context-file"), dict):
-        check_keys(contexts, " ".join(SPLITS), file, "judge.context-file.")
-        check_kinds(contexts, dict.fromkeys(SPLITS, "text"), file, "judge.context-file.")
-        del kinds["context-file"]
-    check_kinds(judge, kinds, file, "judge.", numbers_as_text=False)
-    judged = [task.name for task in tasks if "judge" in (task.metric, *task.also)]
-    if judged and "judge-model" not in judge:
-        raise InputError(f"{file}: judge must name a judge-model, for {judged[0]} is judged. Set it.")
-    return judge
+    for n, ablation in enumerate(benchmark.ablations):
+        if ablation.name in [other.name for other in benchmark.ablations[:n]]:
+            raise InputError(f"{file}: ablations[{n}].name must be used once, got {ablation.name!r} again. Rename it.")

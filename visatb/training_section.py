@@ -5,23 +5,14 @@ not by the first training. Custom scripts may read any variable.
 """
 
 import re
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
-from visatb.benchmark_values import (
-    broken_rule,
-    check_keys,
-    check_word,
-    cut,
-    mapping_of,
-    number_of,
-    switch,
-    text,
-    whole,
-)
-from visatb.errors import InputError, shown
+from visatb.errors import shown
+from visatb.flag_section import broken_rule, check_flags, check_word, flags
+from visatb.schema import BrokenError, cut, number_of
 
-_KEYS = "script environment gpus threads keep_models"
+_KEYS = {"script": "text", "environment": "any", "gpus": "place", "threads": "place", "keep_models": "any"}
 
 # Set by the run graph for every training.
 OWN_VARIABLES = (
@@ -39,7 +30,7 @@ _RESERVED = frozenset((*OWN_VARIABLES, "PYTHON", "PYTHONPATH", "PATH", "VISATB_S
 # What a training starts from: the graph reads these too, for any script.
 BASE_VARIABLES = ("BASE_MODEL_PATH", "VISION_TOWER", "PRETRAIN_MM_MLP_ADAPTER", "LORA_WEIGHT_PATH")
 
-# Variable of the shipped scripts -> kind (benchmark_values.broken_rule).
+# Variable of the shipped scripts -> kind (flag_section.broken_rule).
 _KINDS = {
     "BASE_MODEL_PATH": "text",
     "VISION_TOWER": "text",
@@ -57,6 +48,7 @@ _KINDS = {
     "LR_SCHEDULER_TYPE": "text",
     "MODEL_MAX_LENGTH": "count",
     "LOSS_NORMALIZATION": "text",
+    "TASK_SAMPLING": "text",
     "MM_PROJECTOR_LR": "number",
     "GRADIENT_CHECKPOINTING": "truth",
     "SAVE_STRATEGY": "text",
@@ -99,23 +91,17 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SHIPPED = re.compile(r"(?:.*/)?scripts_visatb/(finetune\w*\.sh)")
 
 
-def read_training(content: dict, file: Path) -> dict[str, Any]:
-    """The checked section of a benchmark file.
-
-    Raises:
-        InputError: naming file, key and rule.
-    """
-    training = mapping_of(content, "training", file)
-    check_keys(training, _KEYS, file, "training.")
-    if "script" in training:
-        text(training, "script", file, "training.")
-    for key in ("gpus", "threads"):
-        whole(training.get(key, 0), f"training.{key}", file)
-    switch(training, "keep_models", True, file, "training.")
+def check_training(training: dict[str, Any]) -> None:
+    """Refuse an invalid section by BrokenError."""
+    environment = training.get("environment")
+    check_flags({key: value for key, value in training.items() if key != "environment"}, _KEYS)
+    if not isinstance(training.get("keep_models", True), bool):
+        raise BrokenError(f" must be true or false, got {shown(training['keep_models'])}. Correct it.", "keep_models")
+    if environment is not None and not isinstance(environment, dict):
+        raise BrokenError(f" must be a mapping, got {shown(environment)}. Correct it.", "environment")
     kinds = variables_of(training.get("script"))
-    for name, value in mapping_of(training, "environment", file, "training.").items():
-        _check_variable(name, value, kinds, training.get("script"), file)
-    return training
+    for name, value in (environment or {}).items():
+        _check_variable(name, value, kinds, training.get("script"))
 
 
 def variables_of(script: str | None) -> dict[str, str] | None:
@@ -139,23 +125,26 @@ def as_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _check_variable(name: Any, value: Any, kinds: dict[str, str] | None, script: str | None, file: Path) -> None:
-    key = f"training.environment.{cut(name)}"
+def _check_variable(name: Any, value: Any, kinds: dict[str, str] | None, script: str | None) -> None:
+    key = f"environment.{cut(name)}"
     if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
-        raise InputError(f"{file}: {key} must be the name of a variable: letters, digits, '_'. Rename it.")
+        raise BrokenError(" must be the name of a variable: letters, digits, '_'. Rename it.", key)
     if name in _RESERVED:
-        raise InputError(f"{file}: {key} is set by the run graph. Remove it.")
+        raise BrokenError(" is set by the run graph. Remove it.", key)
     if value is None or isinstance(value, list) and None in value:
-        raise InputError(f"{file}: {key} has no value. Give it one, or remove it for the script's default.")
+        raise BrokenError(" has no value. Give it one, or remove it for the script's default.", key)
     if name in BASE_VARIABLES and not isinstance(value, str):
-        raise InputError(f"{file}: {key} must be text, got {shown(value)}. Put it in quotes.")
-    check_word(value, key, file)
+        raise BrokenError(f" must be text, got {shown(value)}. Put it in quotes.", key)
+    check_word(value, key)
     if kinds is None:
         return
     if isinstance(value, list):
-        raise InputError(f"{file}: {key} must be one value, got {shown(value)}. Correct it.")
+        raise BrokenError(f" must be one value, got {shown(value)}. Correct it.", key)
     if name not in kinds and not _LIBRARY_VARIABLE.fullmatch(name):
-        raise InputError(f"{file}: {key} is not a variable that {script} reads. Correct the name (docs/training.md).")
+        raise BrokenError(f" is not a variable that {script} reads. Correct the name (docs/training.md).", key)
     rule = broken_rule(value, kinds.get(name, "any"))
     if rule:
-        raise InputError(f"{file}: {key} must be {rule}, got {shown(value)}. Correct it.")
+        raise BrokenError(f" must be {rule}, got {shown(value)}. Correct it.", key)
+
+
+TRAINING = flags(_KEYS, check_training)

@@ -28,9 +28,9 @@ from typing import Any
 from scripts_visatb.data.subsets import mixes
 from scripts_visatb.workflow.models import BASE, VISATB, Model, drawn_forms
 from visatb.benchmark import SPLITS, Ablation, Benchmark, Task
-from visatb.benchmark_values import AUTO
 from visatb.errors import InputError
 from visatb.files import read_json
+from visatb.schema import AUTO
 from visatb.training_section import BASE_VARIABLES, PLACEMENT_VARIABLES, plain_value
 from visatb.yaml_files import read_yaml
 

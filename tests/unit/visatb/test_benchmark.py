@@ -1,12 +1,13 @@
 """Benchmark files: one definition of tasks, checked."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from visatb.benchmark import load_benchmark
+from visatb.benchmark import METRICS, json_schema, load_benchmark
 from visatb.errors import InputError
 
 FILES = {"train": "a.json", "val": "b.json", "test": "c.json"}
@@ -90,7 +91,7 @@ TASK, OTHER = GOOD["tasks"][0], GOOD["tasks"][2]
         ({"inference": {"launcher": ["torchrun"]}}, "inference.launcher must be text"),
         ({"inference": {"batch-size": "many"}}, "inference.batch-size must be a whole number >= 1, got 'many'"),
         ({"inference": {"batch-size": 0}}, "inference.batch-size must be a whole number >= 1, got 0"),
-        ({"inference": {"batch-size": 4, "batch_size": 8}}, "inference.batch_size is inference.batch-size again"),
+        ({"inference": {"batch-size": 4, "batch_size": 8}}, "inference.batch_size is batch-size again"),
         ({"inference": {"script": "x.py", "speed": {"a": 1}}}, "inference.speed must be text, a number"),
         ({"zero_shot": {"num_beams": 1.5}}, "zero_shot.num_beams must be a whole number >= 1"),
         ({"judge": {"concurrency": "4"}}, "judge.concurrency must be a whole number >= 1, got '4'"),
@@ -186,6 +187,36 @@ def test_variables_of_scripts_libraries_and_of_ones_own_script_are_taken(tmp_pat
     assert load_benchmark(write(tmp_path, training=lora)).training == lora
     own = {"script": "mine.sh", "environment": {"SPEED": "high", "LAYERS": [1, 2], "LEARNING_RATE": "cosine"}}
     assert load_benchmark(write(tmp_path, training=own)).training == own
+
+
+def test_the_shipped_json_schema_is_that_of_the_classes(repository):
+    folder = repository / "scripts_visatb/benchmarks"
+    assert json.loads((folder / "benchmark.schema.json").read_text()) == json_schema()  # else: visatb schema
+    for file in folder.glob("*.yaml"):
+        assert file.read_text().startswith("# yaml-language-server: $schema=benchmark.schema.json\n"), file
+
+
+def test_the_json_schema_knows_every_key_and_refuses_others(repository):
+    schema = json_schema()
+    assert schema["required"] == ["name", "tasks", "data_folder", "image_folder"]
+    assert schema["additionalProperties"] is False and "path" not in schema["properties"]
+    for file in (repository / "scripts_visatb/benchmarks").glob("*.yaml"):
+        content = yaml.safe_load(file.read_text())
+        assert content.keys() <= schema["properties"].keys(), file
+        for task in content["tasks"]:
+            assert task.keys() <= schema["$defs"]["Task"]["properties"].keys(), file
+    assert schema["$defs"]["Task"]["properties"]["metric"]["enum"] == list(METRICS)
+
+
+def test_a_key_of_the_reader_cannot_be_set(tmp_path):
+    with pytest.raises(InputError, match="unknown key path. Known: ablations, alpha"):
+        load_benchmark(write(tmp_path, path="elsewhere.yaml"))
+
+
+def test_without_pydantic_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    with pytest.raises(InputError, match="pip install pydantic"):
+        load_benchmark(write(tmp_path))
 
 
 def test_no_message_prints_a_long_value(tmp_path):
