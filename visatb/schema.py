@@ -22,7 +22,7 @@ class BrokenError(ValueError):
     """A value that violates a rule.
 
     Args:
-        message: what follows the key; or the file, if it does not begin with a space, "." or "[".
+        message: what follows the key of the value.
         key: of the part of the value that violates it.
     """
 
@@ -158,7 +158,7 @@ def _line(error: Any) -> str:
     place += "" if cause.key is None else f".{cut(cause.key)}"
     if isinstance(cause, UnknownKeyError):
         return f"unknown key {place.removeprefix('.')}.{cause}"
-    return place.removeprefix(".") + str(cause) if str(cause)[:1] in (" ", ".", "[") else str(cause)
+    return (place.removeprefix(".") + str(cause)).lstrip()
 
 
 def cut(key: Any) -> str:

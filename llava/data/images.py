@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from visatb.array_cache import ArrayCache
@@ -32,17 +32,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 8192 * 8192
 
 _CHECK = "1"  # of image files: what passed another one is checked again
-
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def load_image(path: str | os.PathLike, where: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -76,7 +65,7 @@ def read_image(stream: BinaryIO, where: str, max_pixels: int = MAX_PIXELS) -> Im
 
     def pixels(image: Image.Image) -> Image.Image:
         image.load()
-        return _upright(_to_rgb(image, where), _orientation(image))
+        return _to_rgb(upright(image), where)
 
     return _read(stream, where, max_pixels, pixels)
 
@@ -270,18 +259,14 @@ def _check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
         raise InputError(f"{where}: {width}x{height} is larger than {side} pixels a side. Make the image smaller.")
 
 
-def _orientation(image: Image.Image) -> int:
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; as it is where EXIF data cannot be read."""
     try:
-        return image.getexif().get(_EXIF_ORIENTATION, 1)
+        return ImageOps.exif_transpose(image)
     except Exception as error:
         # The pixels are valid; only the EXIF data is not.
         warnings.warn(f"EXIF data not readable ({error}): taken as upright", stacklevel=2)
-        return 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    method = _UPRIGHT.get(orientation)
-    return image if method is None else image.transpose(method)
+        return image
 
 
 def _to_rgb(image: Image.Image, where: str) -> Image.Image:

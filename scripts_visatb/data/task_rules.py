@@ -17,24 +17,48 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from visatb.errors import InputError
+from visatb.errors import InputError, shown
 from visatb.files import read_text
 from visatb.records import IMAGE_TOKEN, Record, image_names
+from visatb.schema import TEXT, Before, BrokenError, Check, read, rule, section, whole
 from visatb.yaml_files import read_yaml
 
 NO_IMAGE = "none"
-_LISTS = (
-    "image",
-    "question_is",
-    "question_contains",
-    "question_ends",
-    "question_regex",
-    "question_list",
-    "answer_regex",
-)
-_COUNTS = ("min_questions", "max_questions")
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(text, str) and text for text in values):
+        raise BrokenError(f" must be a text or a list of texts, got {shown(value)}. Fix the key.")
+    return tuple(values)
+
+
+def _patterns(texts: tuple[str, ...]) -> tuple[re.Pattern, ...]:
+    patterns = []
+    for text in texts:
+        try:
+            patterns.append(re.compile(text))
+        except re.error as error:
+            message = f": {shown(text)} is not a valid regular expression: {error}. Fix the key."
+            raise BrokenError(message) from None
+    return tuple(patterns)
+
+
+def _list(value: Any) -> list:
+    if value is not None and not isinstance(value, list):
+        raise BrokenError(" must be a list of rules. Add one.")
+    return value or []
+
+
+_TEXTS = Check(_texts, {"type": ["string", "array"]})
+_PATTERNS = _TEXTS.then(_patterns)
+_NAMES = rule(
+    "a mapping of task names to task names",
+    lambda value: isinstance(value, dict) and all(isinstance(name, str) for pair in value.items() for name in pair),
+    remedy="Fix the key",
+).or_default({})
 
 
 @dataclass(frozen=True)
@@ -52,27 +76,29 @@ class Rule:
     Attributes:
         task: the task it assigns.
         image: patterns with `*`, `?` and `[...]` for the (first) image; NO_IMAGE for text-only records.
-        question_is: complete questions; question_list: text files with one question per line, case-insensitive.
+        question_is: complete questions; question_list: the questions of text files, one per line, case-insensitive (in
+            a rule file: their names).
         question_contains, question_ends: parts of the question.
         question_regex, answer_regex: regular expressions that match anywhere in it.
         min_questions, max_questions: number of questions of the conversation.
     """
 
-    task: str
-    image: tuple[str, ...] = ()
-    question_is: tuple[str, ...] = ()
-    question_contains: tuple[str, ...] = ()
-    question_ends: tuple[str, ...] = ()
-    question_regex: tuple[re.Pattern, ...] = ()
-    question_list: tuple[frozenset[str], ...] = ()
-    answer_regex: tuple[re.Pattern, ...] = ()
-    min_questions: int = 0
-    max_questions: int | None = None
+    task: Annotated[str, TEXT]
+    image: Annotated[tuple[str, ...], _TEXTS] = ()
+    question_is: Annotated[tuple[str, ...], _TEXTS] = ()
+    question_contains: Annotated[tuple[str, ...], _TEXTS] = ()
+    question_ends: Annotated[tuple[str, ...], _TEXTS] = ()
+    question_regex: Annotated[tuple[re.Pattern, ...], _PATTERNS] = ()
+    question_list: Annotated[tuple[frozenset[str] | str, ...], _TEXTS] = ()
+    answer_regex: Annotated[tuple[re.Pattern, ...], _PATTERNS] = ()
+    min_questions: Annotated[int, whole(1)] = 0
+    max_questions: Annotated[int | None, whole(1)] = None
 
     @property
     def reads_text(self) -> bool:
         """Whether the rule has a condition on question or answer, so that it can apply within a conversation."""
-        return any(getattr(self, name) for name in _LISTS if name != "image")
+        names = ("question_is", "question_contains", "question_ends", "question_regex", "question_list", "answer_regex")
+        return any(getattr(self, name) for name in names)
 
     def fits(self, image: str | None, questions: int) -> bool:
         """Whether a record with this first image and number of questions meets the record-level conditions."""
@@ -123,6 +149,17 @@ def questions_of(record: Record) -> list[Question]:
     ]
 
 
+@dataclass(frozen=True)
+class _RuleFile:
+    """The content of a rule file."""
+
+    rules: Annotated[
+        tuple[Annotated[Rule, section(Rule, "a mapping with task and conditions")], ...], Before(_list)
+    ] = ()
+    rename: Annotated[dict[str, str], _NAMES] = None
+    include: Annotated[str | None, TEXT.or_default()] = None
+
+
 def load_rules(path: Path) -> list[Rule]:
     """Read and check a rule file and those that it includes.
 
@@ -135,57 +172,18 @@ def load_rules(path: Path) -> list[Rule]:
 def _load(path: Path, includers: tuple[Path, ...]) -> list[Rule]:
     if path.resolve() in includers:
         raise InputError(f"{path}: includes itself. Remove the include.")
-    content = read_yaml(path)
-    if not isinstance(content, dict) or not content.keys() <= {"include", "rename", "rules"}:
-        raise InputError(f"{path}: must be a mapping with the keys rules, include and rename only. Fix the file.")
-    entries, rename, include = content.get("rules") or [], content.get("rename") or {}, content.get("include")
-    if not isinstance(entries, list) or not (entries or include):
+    found = read(Annotated[_RuleFile, section(_RuleFile)], read_yaml(path), path)
+    if not (found.rules or found.include):
         raise InputError(f"{path}: rules must be a list of rules. Add one.")
-    if not isinstance(rename, dict) or not all(isinstance(name, str) for pair in rename.items() for name in pair):
-        raise InputError(f"{path}: rename must map task names to task names, got {rename!r}. Fix the key.")
-    if include is not None and not isinstance(include, str):
-        raise InputError(f"{path}: include must be the name of a file, got {include!r}. Fix the key.")
-    rules = [_rule(entry, f"{path}: rules[{n}]", path.parent) for n, entry in enumerate(entries)]
-    if include is not None:
-        rules += _load(path.parent / include, (*includers, path.resolve()))
-    return [replace(rule, task=rename.get(rule.task, rule.task)) for rule in rules]
+    rules = [replace(rule, question_list=_questions(path.parent, rule.question_list)) for rule in found.rules]
+    if found.include is not None:
+        rules += _load(path.parent / found.include, (*includers, path.resolve()))
+    return [replace(rule, task=(found.rename or {}).get(rule.task, rule.task)) for rule in rules]
 
 
-def _rule(entry: Any, where: str, folder: Path) -> Rule:
-    if not isinstance(entry, dict) or not isinstance(entry.get("task"), str) or not entry["task"]:
-        raise InputError(f"{where} must be a mapping with task and conditions, got {entry!r}. Fix the rule.")
-    values: dict[str, Any] = {}
-    for key, value in entry.items():
-        if key in _LISTS:
-            values[key] = _texts(value, f"{where}.{key}")
-        elif key in _COUNTS:
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{where}.{key} must be a whole number >= 1, got {value!r}. Fix the key.")
-            values[key] = value
-        elif key != "task":
-            known = ", ".join(("task", *_LISTS, *_COUNTS))
-            raise InputError(f"{where}: unknown key {key}. Known: {known}.")
-    for key in ("question_regex", "answer_regex"):
-        if key in values:
-            values[key] = tuple(_compiled(text, f"{where}.{key}") for text in values[key])
-    if "question_list" in values:
-        lists = (read_text(folder / name) for name in values["question_list"])
-        values["question_list"] = tuple(frozenset(map(_listed, text.splitlines())) - {""} for text in lists)
-    return Rule(task=entry["task"], **values)
-
-
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(text, str) and text for text in values):
-        raise InputError(f"{where} must be a text or a list of texts, got {value!r}. Fix the key.")
-    return tuple(values)
-
-
-def _compiled(text: str, where: str) -> re.Pattern:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise InputError(f"{where}: {text!r} is not a valid regular expression: {error}. Fix the key.") from None
+def _questions(folder: Path, names: Iterable[str]) -> tuple[frozenset[str], ...]:
+    lists = (read_text(folder / name) for name in names)
+    return tuple(frozenset(map(_listed, text.splitlines())) - {""} for text in lists)
 
 
 def _listed(question: str) -> str:
