@@ -19,7 +19,7 @@ from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json
 
 _EXAMPLE = """example:
-  visatb gradients --model-path checkpoints/mini --data_path subsets/academic-mini_train-15k.json \\
+  python -m llava.train.contributions --model-path checkpoints/mini --data_path subsets/academic-mini_train-15k.json \\
       --benchmark scripts_visatb/benchmarks/academic.yaml --output gradients.json
   visatb weigh --contributions gradients.json --scores base_and_mini.csv --output weights.json
 """
