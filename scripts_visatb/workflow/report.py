@@ -8,7 +8,7 @@ import base64
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eval.overall_table import format_table
 from scripts_visatb.workflow.findings import is_clear, overall_sentences, seed_sentence, weight_sentence
@@ -20,6 +20,9 @@ from visatb.files import read_json, write_json, write_text
 from visatb.layout import lay_out
 from visatb.weighting.report import format_weights, unit_weights
 from visatb.weighting.uncertainty import NOT_DISTINGUISHABLE
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["duration", "print_table", "tables", "write_report"]
 
@@ -124,8 +127,8 @@ def _embedded(svg: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
 
-def print_table(data: dict[str, Any], page: Path) -> None:
-    """Print weights, test scores and findings on the terminal."""
+def print_table(data: dict[str, Any], page: Path, console: "Console | None" = None) -> None:
+    """Print weights, test scores and findings on the terminal, or on another console."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -155,7 +158,7 @@ def print_table(data: dict[str, Any], page: Path) -> None:
             if spread := data["overall_spread"]["models"]:
                 errors = [f"± {spread[model][key + '_error']:.2f}" for model in ("EW", "VisATB")]
                 table.add_row("  error", "", "", "", "", "", *errors)
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     console.print(table)
     for sentence in [*overall_sentences(data), weight_sentence(data), seed_sentence(data)]:
         console.print(sentence, markup=False, soft_wrap=True)

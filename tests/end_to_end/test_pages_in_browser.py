@@ -129,14 +129,18 @@ def test_pages_follow_the_rules_of_accessibility(page, folder, name, dark):
     assert found == []
 
 
-def test_the_printed_report_is_black_on_white_and_has_no_controls(page, folder, tmp_path):
-    page.open(folder / "answers.html", dark=True)
-    page.send("Emulation.setEmulatedMedia", media="print")
-    assert page.evaluate("getComputedStyle(document.querySelector('.filters')).display") == "none"
+@pytest.mark.parametrize("name", ["report", "answers"])
+def test_printed_pages_are_black_on_white_and_have_no_controls(page, folder, tmp_path, name):
+    page.open(folder / f"{name}.html", width=760)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    page.send("Emulation.setEmulatedMedia", media="print", features=dark)
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert page.evaluate("[...document.images].every(i => i.currentSrc === i.getAttribute('src'))"), "dark figures"
+    hidden = "[...document.querySelectorAll('nav, .filters')].every(e => getComputedStyle(e).display === 'none')"
+    assert page.evaluate(hidden)
     page.send("Emulation.setEmulatedMedia", media="")
-    page.pdf(tmp_path / "answers.pdf")
-    assert (tmp_path / "answers.pdf").read_bytes().startswith(b"%PDF")
+    page.pdf(tmp_path / "page.pdf")
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_look_writes_the_page_of_a_finished_run(folder, repository, tmp_path):
@@ -147,3 +151,27 @@ def test_look_writes_the_page_of_a_finished_run(folder, repository, tmp_path):
     done = subprocess.run(command, cwd=folder.parents[1], capture_output=True, text=True, env=None)
     assert done.returncode == 0 and done.stdout == f"{run}/answers.html\n", done.stderr
     assert (run / "answers.html").read_bytes() == written
+
+
+def test_pictures_of_a_run_are_drawn_and_taken(folder, repository, tmp_path):
+    command = [sys.executable, "-m", "scripts_visatb.pictures.screenshots", str(folder), "--output", str(tmp_path)]
+    subprocess.run(command, cwd=repository, check=True)
+    names = ("report", "report-dark", "answers", "answers-phone", "terminal")
+    sizes = {}
+    for name in names:
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            sizes[name] = picture.size
+            assert len(picture.convert("RGB").resize((64, 64)).getcolors(4096)) > 20, "an empty picture"
+        assert (tmp_path / f"{name}.png").stat().st_size <= 300_000
+    assert sizes["report"] == sizes["answers"] == (1280, 860) and sizes["answers-phone"] == (400, 860)
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert {path.name for path in tmp_path.iterdir()} == {*(f"{name}.png" for name in names), "report.pdf"}
+
+
+def test_the_picture_of_contributions_and_weights_exists_for_light_and_dark_pages(folder, repository, tmp_path):
+    command = [sys.executable, "-m", "scripts_visatb.pictures.contributions", str(folder), "--output"]
+    subprocess.run([*command, str(tmp_path / "c.svg")], cwd=repository, check=True)
+    texts = [(tmp_path / name).read_text() for name in ("c.svg", "c-dark.svg")]
+    assert texts[0] != texts[1] and all("<svg" in text and len(text) < 300_000 for text in texts)
+    done = subprocess.run([*command, "c.gif"], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 2 and "must end in .svg" in done.stderr
