@@ -93,7 +93,7 @@ def run_once(output: Path, at_first_step: Callable[[], None] = lambda: None, **a
     settings |= {"per_device_train_batch_size": 8, "save_safetensors": True} | arguments
     weighter = EqualWeighting(3, (0.6, 1.7, 1.1))
     trainer = make_trainer(output, weighter, callbacks=[AtFirstStep(at_first_step)], **settings)
-    trainer.args.vocabulary_grew = False
+    trainer.vocabulary_grew = False
     trainer.run_digest = folder.digest
     folder.begin()
     (output.parent / "began").write_text(str(checkpoint))

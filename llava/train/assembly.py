@@ -5,9 +5,10 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from peft import PeftModel
@@ -129,8 +130,25 @@ def load_tokenizer(model_args: ModelArguments, args: TrainingArguments) -> PreTr
     return tokenizer
 
 
-def settle_vision(model_args: ModelArguments, cache_dir: str | None = None) -> LlavaConfig:
-    """The base's configuration; completes the arguments of tower and projector.
+class Built(NamedTuple):
+    """What a training starts with.
+
+    Attributes:
+        model: with its vision tower and projector; wrapped in a PeftModel with --lora_enable.
+        tokenizer, conversation: of its text.
+        vocabulary_grew: embeddings and lm_head have other rows than the base's, so they are saved beside an adapter.
+        base_digest: of the base, to be saved with an adapter; None without one, and on other ranks than the first.
+    """
+
+    model: LlavaLlamaForCausalLM | PeftModel
+    tokenizer: PreTrainedTokenizer
+    conversation: Conversation
+    vocabulary_grew: bool = False
+    base_digest: dict[str, Any] | None = None
+
+
+def settle_vision(model_args: ModelArguments, cache_dir: str | None = None) -> tuple[ModelArguments, LlavaConfig]:
+    """The arguments with those of tower and projector completed, and the base's configuration.
 
     A LLaVA checkpoint keeps its own settings, a language model gets LLaVA's defaults.
 
@@ -140,15 +158,15 @@ def settle_vision(model_args: ModelArguments, cache_dir: str | None = None) -> L
     base = model_args.model_name_or_path
     config = read_base_config(base, cache_dir)
     is_llava = bool(getattr(config, "mm_vision_tower", None))
+    settled = {}
     for name, (key, default) in _VISION.items():
         given, own = getattr(model_args, name), getattr(config, key, default) if is_llava else default
-        if given in (None, ""):
-            setattr(model_args, name, own)
-        elif is_llava and given != own and not _may_differ(name, given, own):
+        settled[name] = own if given in (None, "") else given
+        if given not in (None, "") and is_llava and given != own and not _may_differ(name, given, own):
             raise InputError(f"{name} must be {own}, that of {base}, got {given}. Leave out --{name} ({name.upper()}).")
         if is_llava:
-            setattr(config, key, getattr(model_args, name))
-    return config
+            setattr(config, key, settled[name])
+    return replace(model_args, **settled), config
 
 
 def _may_differ(name: str, given: Any, own: Any) -> bool:
@@ -163,25 +181,28 @@ def _may_differ(name: str, given: Any, own: Any) -> bool:
 
 
 def build_model(
-    model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments
-) -> tuple[LlavaLlamaForCausalLM | PeftModel, PreTrainedTokenizer, Conversation]:
-    """The model to train with its vision tower and projector, the tokenizer, and the conversation template.
+    model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments, config: LlavaConfig | None = None
+) -> Built:
+    """The model to train, the tokenizer and the conversation template.
 
-    The model is built after the arguments (ZeRO-3 partitions it while it is made) and after the seed is set. With
-    --lora_enable it comes wrapped in a PeftModel.
+    The model is built after the arguments (ZeRO-3 partitions it while it is made) and after the seed is set.
+
+    Args:
+        model_args, config: of `settle_vision`; it is called for what has no `config` yet.
+        data_args, args: of the training.
     """
     conversation = conversation_for_version(model_args.version)
     if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
         raise InputError("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD lets weight files run code. Unset it.")
-    config = settle_vision(model_args, args.cache_dir)
+    if config is None:
+        model_args, config = settle_vision(model_args, args.cache_dir)
     _check_projector(model_args, args, has_own=bool(getattr(config, "mm_vision_tower", None)))
     tokenizer = load_tokenizer(model_args, args)
     check_vocabulary(tokenizer, config.vocab_size, model_args.model_name_or_path, _tokens_to_come(model_args))
     check_trainable(conversation, tokenizer, model_args.tune_mm_mlp_adapter)
     base = model_args.model_name_or_path
     weights = check_base(base, config, bool(model_args.pretrain_mm_mlp_adapter), args.cache_dir)
-    if args.lora_enable:
-        note_base(base, weights, args)
+    digest = note_base(base, weights, args) if args.lora_enable else None
     model = LlavaLlamaForCausalLM.from_pretrained(
         base, config=config, cache_dir=args.cache_dir, **loading_arguments(args)
     )
@@ -196,13 +217,12 @@ def build_model(
         _add_pad_token(model, tokenizer)
     if model_args.vision_tower:
         _add_vision(model, tokenizer, model_args, data_args, args)
-    args.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
-    args.vocabulary_grew = (len(tokenizer), model.config.vocab_size) != (pieces, rows)
+    grew = (len(tokenizer), model.config.vocab_size) != (pieces, rows)
     if args.gradient_checkpointing:
         model.enable_input_require_grads()  # of the final embeddings: adding tokens replaces the module
     if args.lora_enable:
-        model = _add_adapters(model, model_args, args)
-    return model, tokenizer, conversation
+        model = _add_adapters(model, model_args, args, grew)
+    return Built(model, tokenizer, conversation, grew, digest)
 
 
 def _tokens_to_come(model_args: ModelArguments) -> list[str]:
@@ -228,9 +248,11 @@ def _check_projector(model_args: ModelArguments, args: TrainingArguments, has_ow
         print("warning: the projector starts at random, without --pretrain_mm_mlp_adapter of stage 1.", file=sys.stderr)
 
 
-def _add_adapters(model: LlavaLlamaForCausalLM, model_args: ModelArguments, args: TrainingArguments) -> PeftModel:
+def _add_adapters(
+    model: LlavaLlamaForCausalLM, model_args: ModelArguments, args: TrainingArguments, grew: bool
+) -> PeftModel:
     """The model with LoRA adapters. Says so if the vocabulary must be saved beside them."""
-    if args.vocabulary_grew and args.process_index == 0:
+    if grew and args.process_index == 0:
         print(f"The vocabulary grew to {model.config.vocab_size}: embed_tokens and lm_head are saved with the adapter.")
     if args.ddp_find_unused_parameters is None:
         args.ddp_find_unused_parameters = False  # all are used; True, transformers' choice, breaks checkpointing
@@ -282,9 +304,7 @@ def _add_vision(
 
 
 def build_trainer(
-    model: LlavaLlamaForCausalLM | PeftModel,
-    tokenizer: PreTrainedTokenizer,
-    conversation: Conversation,
+    built: Built,
     records: Sequence[Record],
     tasks: list[str],
     weighter: Weighter,
@@ -292,6 +312,7 @@ def build_trainer(
     args: TrainingArguments,
 ) -> LLaVATrainer:
     """The trainer over the records. Prints each task with its weight and number of records."""
+    model, tokenizer, conversation = built[:3]
     tower = model.get_vision_tower()
     patches = 0 if tower is None else tower.num_patches
     dataset = SupervisedDataset(
@@ -324,6 +345,9 @@ def build_trainer(
         log_file=Path(args.output_dir) / LOG_FILE,
         decay_norm_weights=args.decay_norm_weights,
         padded_batches=args.padded_batches,
+        projector_only=bool(getattr(model.config, "tune_mm_mlp_adapter", False)),
+        vocabulary_grew=built.vocabulary_grew,
+        base_digest=built.base_digest,
         sample_lengths=None if args.padded_batches else estimated_positions(dataset, args.model_max_length, patches),
     )
 
@@ -395,7 +419,7 @@ def save_final_model(trainer: LLaVATrainer) -> None:
         trainer.save_model(str(staging))
     with trainer.writing(output):
         if trainer.is_world_process_zero():
-            check_saved(trainer.model, staging, args.vocabulary_grew)
+            check_saved(trainer.model, staging, trainer.vocabulary_grew)
             trainer.state.save_to_json(str(staging / "trainer_state.json"))
             flush(staging)
             for file in sorted(staging.iterdir()):

@@ -41,11 +41,29 @@ def task_sampler(dataset: SupervisedDataset, num_tasks: int, args: "TrainingArgu
 class LLaVATrainer(Trainer):
     """`transformers_patch.Trainer` for LLaVA's training modes.
 
-    Uses of the arguments: `mm_projector_lr`, `task_sampling`, `group_by_length`, `group_by_modality_length`,
-    `tune_mm_mlp_adapter`, `vocabulary_grew`, `base_digest`.
+    Uses of the arguments: `mm_projector_lr`, `task_sampling`, `group_by_length`, `group_by_modality_length`.
+
+    Args:
+        projector_only: train and save the projector alone; None: `tune_mm_mlp_adapter` of the arguments, where LLaVA's
+            own script puts it.
+        vocabulary_grew, base_digest: of `llava.train.assembly.Built`.
     """
 
     _unsupervised = 0
+
+    def __init__(
+        self,
+        *args: Any,
+        projector_only: bool | None = None,
+        vocabulary_grew: bool = False,
+        base_digest: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        own = getattr(self.args, "tune_mm_mlp_adapter", False)
+        self.projector_only = own if projector_only is None else projector_only
+        self.vocabulary_grew = vocabulary_grew
+        self.base_digest = base_digest
 
     def _get_train_sampler(self) -> Sampler | None:
         by_modality = self.args.group_by_modality_length
@@ -108,15 +126,15 @@ class LLaVATrainer(Trainer):
         if not isinstance(self.model, PeftModel):
             super().save_model(output_dir, _internal_call)
             return
-        state = lora.saved_state(self.model, self.args.vocabulary_grew)
+        state = lora.saved_state(self.model, self.vocabulary_grew)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             lora.save(self.model, state, folder, self.args.save_safetensors)
-            write_json(folder / BASE_FILE, self.args.base_digest)
+            write_json(folder / BASE_FILE, self.base_digest)
             self.tokenizer.save_pretrained(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        if not self.args.tune_mm_mlp_adapter:
+        if not self.projector_only:
             super()._save(output_dir, state_dict)
             # transformers pickles its arguments here; visatb_run.json has the same information and cannot execute code.
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
@@ -134,9 +152,9 @@ class LLaVATrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if isinstance(self.model, PeftModel):
-            lora.restore(self.model, resume_from_checkpoint, self.args.vocabulary_grew)
+            lora.restore(self.model, resume_from_checkpoint, self.vocabulary_grew)
             return
-        if not self.args.tune_mm_mlp_adapter:
+        if not self.projector_only:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         file = Path(resume_from_checkpoint) / PROJECTOR_FILE

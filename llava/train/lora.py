@@ -91,23 +91,22 @@ def _pass_over_quantisation_state(_model: nn.Module, keys: Any) -> None:
     keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if ".base_layer.weight." not in key]
 
 
-def note_base(base: str, weights: Mapping[str, torch.Tensor], args: TrainingArguments) -> None:
-    """Take the base's digest, to be saved with the adapter, and check that an adapter to start from is the base's.
+def note_base(base: str, weights: Mapping[str, torch.Tensor], args: TrainingArguments) -> dict[str, Any] | None:
+    """The base's digest, to be saved with the adapter on rank 0; checks that an adapter to start from is the base's.
 
     Args:
         base: folder or Hub name of the base model.
         weights: as they are on the disk, before ZeRO-3 splits or bitsandbytes quantises them.
-        args: gets `base_digest` on the process that saves.
+        args: of the training.
 
     Raises:
         InputError: lora_weight_path was trained on another base.
     """
-    if args.process_index == 0:
-        args.base_digest = {"base": base, **base_digest(weights)}
     if args.lora_weight_path:
         doubt = check_base_of(args.lora_weight_path, base, weights)
         if doubt and args.process_index == 0:
             print(f"warning: {doubt}", file=sys.stderr)
+    return {"base": base, **base_digest(weights)} if args.process_index == 0 else None
 
 
 def add_adapters(model: PreTrainedModel, base: str, freeze_projector: bool, args: TrainingArguments) -> Any:

@@ -39,7 +39,7 @@ def run_training(
     weighter = make_weighter(args, tasks)
     # One rank reads and checks the file; the others get the places of its records.
     records = on_first_rank(args, lambda: load_data(data_args, tasks, model_args.version))
-    settle_vision(model_args, args.cache_dir)  # the fingerprint contains the checkpoint's own settings
+    model_args, config = settle_vision(model_args, args.cache_dir)  # the fingerprint has the checkpoint's own settings
     is_first = args.process_index == 0
     folder = RunFolder(args.output_dir, fingerprint(model_args, data_args, args, args.world_size, tasks))
 
@@ -54,8 +54,8 @@ def run_training(
         return 0
     started = time.monotonic()
     try:
-        model, tokenizer, conversation = build_model(model_args, data_args, args)
-        trainer = build_trainer(model, tokenizer, conversation, records, tasks, weighter, data_args, args)
+        built = build_model(model_args, data_args, args, config)
+        trainer = build_trainer(built, records, tasks, weighter, data_args, args)
     except InputError:
         if is_first:
             folder.leave()

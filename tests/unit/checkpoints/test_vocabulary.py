@@ -91,7 +91,7 @@ def test_tokens_of_llava_without_rows_need_the_flag_that_makes_them(tiny_checkpo
 @pytest.mark.parametrize("flags", [(), ("--mm_use_im_patch_token", "True", "--mm_use_im_start_end", "True")])
 def test_training_keeps_padded_embeddings(tiny_checkpoint, base, edit, flags):
     pad(base, edit)
-    model, tokenizer, _ = build_model(*arguments(base, tiny_checkpoint, *flags))
+    model, tokenizer, *_ = build_model(*arguments(base, tiny_checkpoint, *flags))
     rows, end = model.get_input_embeddings().weight.detach(), len(tokenizer)
     assert len(rows) == model.config.vocab_size == 400 and end == 390 + (3 if flags else 0)
     if flags:
@@ -102,11 +102,9 @@ def test_training_keeps_padded_embeddings(tiny_checkpoint, base, edit, flags):
 def test_a_vocabulary_that_grew_into_padding_is_saved_with_the_adapter(tiny_checkpoint, base, edit):
     pad(base, edit)
     groups = arguments(base, tiny_checkpoint, "--lora_enable", "True", "--mm_use_im_start_end", "True")
-    build_model(*groups)
-    assert groups[2].vocabulary_grew
+    assert build_model(*groups).vocabulary_grew
     groups = arguments(base, tiny_checkpoint, "--lora_enable", "True")
-    build_model(*groups)
-    assert not groups[2].vocabulary_grew
+    assert not build_model(*groups).vocabulary_grew
 
 
 def test_padded_embeddings_load(whole, edit):

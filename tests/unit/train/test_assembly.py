@@ -86,8 +86,7 @@ def parsed(base, *flags):
 def test_a_llava_model_keeps_its_tower_layer_and_projector_type(place, tmp_path):
     moved = shutil.copytree(place / "vision_tower", tmp_path / "moved")
     for flags, tower in (((), place / "vision_tower"), (("--vision_tower", moved), moved)):
-        model_args = parsed(place / "llava-tiny", *flags)
-        config = settle_vision(model_args)
+        model_args, config = settle_vision(parsed(place / "llava-tiny", *flags))
         assert (model_args.vision_tower, model_args.mm_projector_type) == (str(tower), "mlp2x_gelu")
         assert (model_args.mm_vision_select_layer, model_args.mm_vision_select_feature) == (-2, "patch")
         assert (config.mm_vision_tower, config.mm_vision_select_layer) == (str(tower), -2)
@@ -100,8 +99,7 @@ def test_a_llava_model_is_tuned_further_with_its_own_image_tokens(place, tmp_pat
     content = json.loads((base / "config.json").read_text()) | own
     content = {key: value for key, value in content.items() if not (key in own and value is None)}
     (base / "config.json").write_text(json.dumps(content))
-    model_args = parsed(base)
-    config = settle_vision(model_args)
+    model_args, config = settle_vision(parsed(base))
     expected = (bool(start_end), patch is not False)
     assert (model_args.mm_use_im_start_end, model_args.mm_use_im_patch_token) == expected
     assert (config.mm_use_im_start_end, config.mm_use_im_patch_token) == expected
@@ -125,7 +123,7 @@ def test_a_local_copy_of_the_tower_is_accepted(place, tmp_path, own, given):
     base = shutil.copytree(place / "llava-tiny", tmp_path / "base")
     content = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(content | {"mm_vision_tower": own}))
-    assert settle_vision(parsed(base, "--vision_tower", given)).mm_vision_tower == given
+    assert settle_vision(parsed(base, "--vision_tower", given))[1].mm_vision_tower == given
 
 
 @pytest.mark.parametrize(
@@ -143,8 +141,7 @@ def test_settings_of_images_that_are_not_the_checkpoints_are_refused(place, flag
 
 
 def test_a_language_model_gets_llavas_defaults_where_flags_are_left_out(place):
-    model_args = parsed(place / "llama", "--vision_tower", place / "vision_tower")
-    settle_vision(model_args)
+    model_args, _ = settle_vision(parsed(place / "llama", "--vision_tower", place / "vision_tower"))
     assert (model_args.mm_vision_select_layer, model_args.mm_vision_select_feature) == (-1, "patch")
     assert model_args.mm_projector_type == "linear"
     assert (model_args.mm_use_im_start_end, model_args.mm_use_im_patch_token) == (False, True)

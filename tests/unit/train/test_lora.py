@@ -66,11 +66,11 @@ def batch() -> dict:
 def train(place, weighter, output, *flags):
     groups = arguments(place, "--max_steps", "3", "--save_strategy", "no", *flags, output=output)
     _, data_args, args = groups
-    model, tokenizer, conversation = build_model(*groups)
+    built = build_model(*groups)
     data_args.benchmark = "tiny"  # keeps the records' own tasks
     records = load_data(data_args, TASKS)
-    trainer = build_trainer(model, tokenizer, conversation, records, TASKS, weighter, data_args, args)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer = build_trainer(built, records, TASKS, weighter, data_args, args)
+    before = {name: p.detach().clone() for name, p in built.model.named_parameters()}
     trainer.train()
     return trainer, before
 
@@ -257,9 +257,10 @@ def test_a_folder_without_an_adapter_is_nothing_to_start_from(place, tmp_path):
 
 def test_embeddings_are_saved_when_tokens_were_added(place, tmp_path, capsys):
     groups = arguments(place, "--mm_use_im_start_end", "True", output=tmp_path)
-    model, _, _ = build_model(*groups)
+    built = build_model(*groups)
+    model = built.model
     assert "The vocabulary grew to 392" in capsys.readouterr().out
-    assert groups[2].vocabulary_grew
+    assert built.vocabulary_grew
     names = {name.rpartition(".model.")[2] for name in lora.saved_parameters(model, True) if "lora_" not in name}
     assert {"embed_tokens.weight", "lm_head.weight"} <= names
     assert not any("embed_tokens" in name for name in trained(model))  # as LLaVA: with tune_mm_mlp_adapter only
@@ -305,10 +306,10 @@ def test_the_final_folder_of_a_training_is_a_lora_folder(place, tmp_path):
 def test_batches_by_length_read_no_sample(place, tmp_path, monkeypatch, capsys, flag, signs):
     groups = arguments(place, flag, "True", output=tmp_path)
     _, data_args, args = groups
-    model, tokenizer, conversation = build_model(*groups)
+    built = build_model(*groups)
     records = load_data(data_args, ["all"])
     weighter = EqualWeighting(1)
-    trainer = build_trainer(model, tokenizer, conversation, records, ["all"], weighter, data_args, args)
+    trainer = build_trainer(built, records, ["all"], weighter, data_args, args)
     assert ("--group_by_length has no effect" in capsys.readouterr().err) == (flag == "--group_by_length")  # 1 batch
     monkeypatch.setattr(type(trainer.train_dataset), "__getitem__", None)
     assert isinstance(trainer, LLaVATrainer)
@@ -327,9 +328,9 @@ def test_sampled_epochs_have_the_tasks_counts_whatever_the_split(place, tmp_path
         data_args.benchmark = "tiny"  # keeps the records' own tasks
         weighter = make_weighter(args, TASKS)
         assert weighter.weight_K.tolist() == [1.0] * 4
-        model, tokenizer, conversation = build_model(*groups)
+        built = build_model(*groups)
         records = load_data(data_args, TASKS)
-        trainer = build_trainer(model, tokenizer, conversation, records, TASKS, weighter, data_args, args)
+        trainer = build_trainer(built, records, TASKS, weighter, data_args, args)
         orders.append([trainer.epoch_order(epoch) for epoch in (0, 1)])
     assert "8 records, 14 drawn per epoch" in capsys.readouterr().out  # 24 * 24 / 40 of 8, 8, 4, 4 records
     assert orders[0] == orders[1] and orders[0][0] != orders[0][1]
@@ -345,8 +346,9 @@ def test_a_run_without_a_vision_tower_saves_its_model(place, tmp_path):
     shutil.rmtree(tmp_path)
     groups = arguments(place, output=tmp_path)
     groups[0].vision_tower = None
-    model, _, _ = build_model(*groups)
-    assert groups[2].tune_mm_mlp_adapter is False
+    built = build_model(*groups)
+    model = built.model
+    assert not getattr(model.config, "tune_mm_mlp_adapter", False)
     save(model, tmp_path)
     assert torch.load(tmp_path / "non_lora_trainables.bin", weights_only=True) == {}
 

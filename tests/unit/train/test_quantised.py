@@ -133,16 +133,17 @@ def test_qlora_trains_saves_and_resumes_on_a_quantised_base(place, tmp_path, mon
     given += ["--gradient_checkpointing", "True", "--per_device_train_batch_size", "4", "--save_steps", "1"]
     groups = parse_arguments([str(word) for word in given])
     groups[2].bits = bits
-    model, tokenizer, conversation = build_model(*groups)
+    built = build_model(*groups)
+    model = built.model
     layer = model.get_base_model().model.layers[0].self_attn.q_proj.base_layer
     assert isinstance(layer, bitsandbytes.nn.Linear4bit if bits == 4 else bitsandbytes.nn.Linear8bitLt)
     assert type(model.get_model().mm_projector[0]) is torch.nn.Linear
     del model.get_base_model().hf_device_map  # accelerate counts on a GPU's number there
     records = load_data(groups[1], ["all"])
-    trainer = build_trainer(model, tokenizer, conversation, records, ["all"], EqualWeighting(1), *groups[1:])
+    trainer = build_trainer(built, records, ["all"], EqualWeighting(1), *groups[1:])
     trainer.train()
     save_final_model(trainer)
-    assembly.check_saved(model, tmp_path, groups[2].vocabulary_grew)
+    assembly.check_saved(model, tmp_path, built.vocabulary_grew)
     trained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer._load_from_checkpoint(str(tmp_path / "checkpoint-2"))
     assert all(torch.equal(p, trained[name]) for name, p in model.named_parameters() if p.requires_grad)
