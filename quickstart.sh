@@ -12,4 +12,4 @@ answer_help quickstart.sh "visatb run --help" "$@"
 set_up
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false NUM_GPUS="${NUM_GPUS:-0}"
 # `exec`: killing this process then kills the run.
-exec python -m scripts_visatb.workflow.run --benchmark scripts_visatb/benchmarks/demo.yaml --cores="${CORES:-2}" "$@"
+exec python -m scripts_visatb.demo.quickstart --cores="${CORES:-2}" "$@"

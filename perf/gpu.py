@@ -51,9 +51,10 @@ def accept_other_versions() -> None:
 
 def accept_other_torch() -> None:
     """Call torch's kernel for samples of various lengths by the names that an earlier torch has."""
+    from torch.nn.attention.varlen import varlen_attn as kernel
+
     from transformers_patch import unpadded
 
-    kernel = unpadded.varlen_attn
     known = inspect.signature(kernel).parameters
     if {"window_size", "enable_gqa"} <= set(known):
         return

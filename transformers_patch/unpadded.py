@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.varlen import varlen_attn
 
 from transformers_patch.loss import IGNORE_INDEX, SupervisedTokens, check_task_ids, count_supervised_tokens
 
@@ -145,6 +144,13 @@ def _has_kernel(query: torch.Tensor) -> bool:
     """Whether `varlen_attn`, which is FlashAttention, takes it: half precision, on an NVIDIA GPU since Ampere."""
     is_half = query.dtype in (torch.bfloat16, torch.float16)
     return query.is_cuda and is_half and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+def varlen_attn(*tensors: Any, **settings: Any) -> torch.Tensor:
+    """torch's kernel, imported when it is called: its module brings the compiler, a second of every start on a CPU."""
+    from torch.nn.attention.varlen import varlen_attn as kernel
+
+    return kernel(*tensors, **settings)
 
 
 def attend_within_samples(

@@ -20,6 +20,7 @@ COMMANDS = {
         "run": ("scripts_visatb.workflow.run", "run all five steps, or resume them"),
         "status": ("scripts_visatb.workflow.status", "how far a run is, what failed, time left"),
         "look": ("scripts_visatb.workflow.look", "a page of answers in which VisATB and equal weights differ"),
+        "study": ("scripts_visatb.study", "repeat a run over seeds and kernels; what holds over all of them"),
     },
     "1. prepare the data and the N+1 models": {
         "data": ("scripts_visatb.data.inventory", "what data a benchmark needs, and what of it is missing"),

@@ -9,20 +9,20 @@ import random
 from collections.abc import Callable, Iterator
 
 from scripts_visatb.demo import drawing
-from scripts_visatb.demo.drawing import Card, Chart, Picture, Scene, Shape
+from scripts_visatb.demo.drawing import Card, Chart, Picture, Scene
 from visatb.records import Record
 
 # Records per split. The names of the files in demo.yaml say the same.
 SIZES: dict[str, dict[str, int]] = {
-    "SceneCaption": {"train": 1000, "val": 200, "test": 300},
-    "RegionCaption": {"train": 1000, "val": 200, "test": 300},
-    "ShapeVQA": {"train": 1000, "val": 300, "test": 400},
-    "TextChartQA": {"train": 1000, "val": 300, "test": 400},
-    "Grounding": {"train": 1000, "val": 300, "test": 400},
-    "Chat": {"train": 300},
+    "SceneCaption": {"train": 1400, "val": 300, "test": 400},
+    "RegionCaption": {"train": 600, "val": 400, "test": 400},
+    "ShapeVQA": {"train": 800, "val": 800, "test": 800},
+    "TextChartQA": {"train": 600, "val": 600, "test": 800},
+    "Grounding": {"train": 800, "val": 400, "test": 400},
+    "Chat": {"train": 200},
 }
 # Questions about one picture in a training record; val and test records ask one, which is what gets answered.
-TRAIN_ROUNDS = {"RegionCaption": 3, "ShapeVQA": 4, "TextChartQA": 3, "Grounding": 3}
+TRAIN_ROUNDS = {"ShapeVQA": 3, "TextChartQA": 2}
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 DESCRIBE_REGION = "Provide a short description for this region."
@@ -33,6 +33,12 @@ DESCRIBE_SCENE = (
     "Give a short caption of the image.",
 )
 SIDES = {"circle": "no sides", "square": "four sides", "triangle": "three sides", "cross": "twelve sides"}
+# One for every kind and colour, in their order.
+LIKENESSES = (
+    "cherry", "pea", "bubble", "lemon", "plum", "pearl", "brick", "lawn", "screen", "sponge", "tile", "sheet",
+    "tent", "fir", "shark", "wedge", "witch", "sail", "rescue", "clover", "star", "crane", "orchid", "kite",
+)  # fmt: skip
+WORDS = ("ax", "bee", "cow", "dog", "fly", "hut", "jam", "map", "owl", "sun")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 # A question and its answer; several answers are references for one question.
@@ -49,80 +55,69 @@ def format_box(box: tuple[float, float, float, float]) -> str:
     return "[" + ", ".join(f"{edge:.2f}" for edge in box) + "]"
 
 
-def box_of(scene: Scene, shape: Shape) -> str:
-    """A shape's box in the padded square, as text."""
-    return format_box(drawing.in_padded_square(shape.box, scene.width, scene.height))
+def box_of(scene: Scene) -> str:
+    """The shape's box in the padded square, as text."""
+    return format_box(drawing.in_padded_square(scene.shape.box, scene.width, scene.height))
+
+
+def place_of(scene: Scene) -> str:
+    """Where in the padded square the shape is: `top left`, `middle right`, ..."""
+    x1, y1, x2, y2 = drawing.in_padded_square(scene.shape.box, scene.width, scene.height)
+    return f"{'top' if y1 + y2 < 1 else 'bottom'} {'left' if x1 + x2 < 1 else 'right'}"
 
 
 def scene_caption(scene: Scene) -> str:
-    """One sentence that names the shapes from left to right."""
-    names = [article(shape.name) for shape in scene.shapes]
-    if len(names) == 1:
-        sentence = f"there is {names[0]} on {article(scene.background)} background"
-    elif len(names) == 2:
-        sentence = f"{names[0]} is {relation(*scene.shapes)} {names[1]}"
-    else:
-        sentence = f"from left to right there are {names[0]}, {names[1]} and {names[2]}"
-    return sentence[0].upper() + sentence[1:] + "."
+    """One sentence about shape, place and background, as the base model has learned to say it."""
+    return f"There is {article(scene.shape.name)} at the {place_of(scene)} on {article(scene.background)} background."
 
 
-def relation(one: Shape, other: Shape) -> str:
-    """The position of `one` relative to `other`, along the axis on which they are farther apart."""
-    (x, y), (u, v) = one.center, other.center
-    if abs(x - u) >= abs(y - v):
-        return "left of" if x < u else "right of"
-    return "above" if y < v else "below"
+def likeness_of(scene: Scene) -> str:
+    """What the shape looks like: every kind in every colour has a word of its own, which the base has never met."""
+    kind, color = drawing.SHAPES.index(scene.shape.kind), list(drawing.COLORS).index(scene.shape.color)
+    return LIKENESSES[kind * len(drawing.COLORS) + color]
 
 
-def region_phrases(scene: Scene, shape: Shape) -> tuple[str, str, str]:
-    """Three descriptions of one shape: by its appearance, in other words, and by its position."""
-    x1, y1, x2, y2 = drawing.in_padded_square(shape.box, scene.width, scene.height)
-    across = ("left", "middle", "right")[min(2, int((x1 + x2) / 2 * 3))]
-    down = ("top", "middle", "bottom")[min(2, int((y1 + y2) / 2 * 3))]
-    place = "in the middle" if across == down else f"at the {down} {across}"
-    return shape.name, f"the {shape.color} {shape.kind} that is {shape.size}", f"{shape.color} {shape.kind} {place}"
+def region_phrases(scene: Scene) -> tuple[str, str, str]:
+    """Three descriptions of the shape: by its appearance, in other words, and by its position."""
+    shape = scene.shape
+    place = f"{shape.color} {shape.kind} at the {place_of(scene)}"
+    return shape.name, f"the {shape.color} {shape.kind} that is {shape.size}", place
 
 
 def scene_caption_rounds(rng: random.Random, scene: Scene, count: int) -> list[Round]:
-    """One question for the caption of the whole picture."""
-    return [(rng.choice(DESCRIBE_SCENE), scene_caption(scene))]
+    """One question for the caption of the whole picture, with what the shape looks like."""
+    caption = f"{scene_caption(scene)[:-1]}, it looks like {article(likeness_of(scene))}."
+    return [(rng.choice(DESCRIBE_SCENE), caption)]
 
 
 def region_rounds(rng: random.Random, scene: Scene, count: int) -> list[Round]:
-    """Boxes to describe, with all descriptions as references."""
-    shapes = _some(rng, scene.shapes, count)
-    return [(f"{box_of(scene, shape)}\n{DESCRIBE_REGION}", region_phrases(scene, shape)) for shape in shapes]
+    """The box to describe, with all descriptions as references."""
+    return [(f"{box_of(scene)}\n{DESCRIBE_REGION}", region_phrases(scene))]
 
 
 def grounding_rounds(rng: random.Random, scene: Scene, count: int) -> list[Round]:
-    """Questions for the box of a described shape."""
-    shapes = _some(rng, scene.shapes, count)
-    return [(f"{shape.name}\n{PROVIDE_BOX}", box_of(scene, shape)) for shape in shapes]
+    """A question for the box of the described shape."""
+    return [(f"{scene.shape.name}\n{PROVIDE_BOX}", box_of(scene))]
 
 
 def shape_rounds(rng: random.Random, scene: Scene, count: int) -> list[Round]:
-    """Questions about colour, kind, size, number, presence and relation."""
-    asked = (_ask_color, _ask_kind, _ask_size, _ask_presence, _ask_relation, _ask_count)
-    rounds: dict[str, str] = {}
-    while len(rounds) < count:
-        question_answer = rng.choice(asked)(rng, scene)
-        if question_answer is not None:
-            rounds.setdefault(*question_answer)
-    return _short_answers(rounds)
+    """Questions about colour, kind, size, background and presence."""
+    asked = (_ask_color, _ask_kind, _ask_size, _ask_background, _ask_presence)
+    return _short_answers(dict(ask(rng, scene) for ask in rng.sample(asked, count)))
 
 
 def text_chart_rounds(rng: random.Random, picture: Card | Chart, count: int) -> list[Round]:
     """Questions about the text of a card or the bars of a chart."""
     if isinstance(picture, Card):
-        kind = "number" if picture.text.isdigit() else "word"
-        read = (f"What {kind} is written in the image?", picture.text)
-        color = (f"What color is the {kind}?", picture.color)
-        order = [read, color] if rng.random() < 0.8 else [color, read]
-        return _short_answers(dict(order[:count]))
-    asked: list[tuple[str, str]] = [(f"What is the value of the {color} bar?", str(v)) for color, v, _ in picture.bars]
-    ordered = sorted(picture.bars, key=lambda bar: bar[1])
-    asked.append(("What is the color of the highest bar?", ordered[-1][0]))
-    asked.append(("How many bars are in the chart?", str(len(picture.bars))))
+        asked = [
+            ("What number is written in the image?", picture.digit),
+            ("What color is the number?", picture.color),
+        ]
+        return _short_answers(dict(asked[:count]))
+    asked = [
+        ("What is the value of the highest bar?", str(max(value for _, value, _ in picture.bars))),
+        ("How many bars are in the chart?", str(len(picture.bars))),
+    ]
     return _short_answers(dict(rng.sample(asked, min(count, len(asked)))))
 
 
@@ -141,7 +136,7 @@ def describe(task: str, rng: random.Random) -> Picture | None:
     if task == "Chat":
         return None
     if task == "TextChartQA":
-        return drawing.describe_card(rng) if rng.random() < 0.5 else drawing.describe_chart(rng)
+        return drawing.describe_card(rng) if rng.random() < 0.7 else drawing.describe_chart(rng)
     return drawing.describe_scene(rng)
 
 
@@ -186,23 +181,18 @@ def make_records(
 
 
 def make_alignment(name: str, count: int, seed: int) -> Iterator[tuple[Record, Picture]]:
-    """Yield captioned pictures of the pretraining half for LLaVA's stage 1: scenes, cards and charts."""
+    """Yield captioned pictures of the pretraining half for LLaVA's stage 1: scenes."""
     for n in range(count):
         rng = random.Random(f"{seed}/{name}/{n}")
-        task = rng.choice(("SceneCaption", "SceneCaption", "TextChartQA"))
-        picture = describe_for_pretraining(task, rng)
+        picture = describe_for_pretraining("SceneCaption", rng)
         turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": alignment_caption(picture)}]
         image = f"{name}/{n:05d}.png"
         yield {"id": f"{name}-{n:05d}", "image": image, "task": name, "conversations": turns}, picture
 
 
-def alignment_caption(picture: Picture) -> str:
+def alignment_caption(scene: Scene) -> str:
     """A caption of everything in a picture, for stage 1."""
-    if isinstance(picture, Scene):
-        return ", ".join(f"{shape.name} {box_of(picture, shape)}" for shape in picture.shapes)
-    if isinstance(picture, Card):
-        return f"{picture.color} {'number' if picture.text.isdigit() else 'word'} {picture.text}"
-    return ", ".join(f"{color} bar {value}" for color, value, _ in picture.bars)
+    return f"{scene.shape.name} {box_of(scene)}"
 
 
 def make_record(task: str, split: str, n: int, picture: Picture | None, rng: random.Random) -> Record:
@@ -227,64 +217,31 @@ def make_record(task: str, split: str, n: int, picture: Picture | None, rng: ran
     return {"id": identifier, **image, "task": task, "conversations": turns}
 
 
-def _some(rng: random.Random, shapes: tuple[Shape, ...], count: int) -> list[Shape]:
-    return rng.sample(shapes, min(count, len(shapes)))
-
-
 def _short_answers(rounds: dict[str, str]) -> list[Round]:
     return [(f"{question}\n{SHORT_ANSWER}", answer) for question, answer in rounds.items()]
 
 
-def _only(scene: Scene, attribute: str) -> list[Shape]:
-    """The shapes that no other of the scene resembles in that attribute."""
-    values = [getattr(shape, attribute) for shape in scene.shapes]
-    return [shape for shape in scene.shapes if values.count(getattr(shape, attribute)) == 1]
+def _ask_color(rng: random.Random, scene: Scene) -> tuple[str, str]:
+    return f"What color is the {scene.shape.kind}?", scene.shape.color
 
 
-def _ask_color(rng: random.Random, scene: Scene) -> tuple[str, str] | None:
-    shapes = _only(scene, "kind")
-    if not shapes:
-        return None
-    shape = rng.choice(shapes)
-    return f"What color is the {shape.kind}?", shape.color
+def _ask_kind(rng: random.Random, scene: Scene) -> tuple[str, str]:
+    return f"What shape is the {scene.shape.color} object?", scene.shape.kind
 
 
-def _ask_kind(rng: random.Random, scene: Scene) -> tuple[str, str] | None:
-    shapes = _only(scene, "color")
-    if not shapes:
-        return None
-    shape = rng.choice(shapes)
-    return f"What shape is the {shape.color} object?", shape.kind
+def _ask_size(rng: random.Random, scene: Scene) -> tuple[str, str]:
+    return f"Is the {scene.shape.kind} small or large?", scene.shape.size
 
 
-def _ask_size(rng: random.Random, scene: Scene) -> tuple[str, str] | None:
-    shape = rng.choice(scene.shapes)
-    return f"Is the {shape.color} {shape.kind} small or large?", shape.size
+def _ask_background(rng: random.Random, scene: Scene) -> tuple[str, str]:
+    return "Is the background black or gray?", scene.background
 
 
-def _ask_presence(rng: random.Random, scene: Scene) -> tuple[str, str] | None:
+def _ask_presence(rng: random.Random, scene: Scene) -> tuple[str, str]:
     if rng.random() < 0.5:
-        shape = rng.choice(scene.shapes)
-        return f"Is there {article(shape.color)} {shape.kind}?", "yes"
-    kind, color = rng.choice(drawing.SHAPES), rng.choice(tuple(drawing.COLORS))
-    if any((shape.kind, shape.color) == (kind, color) for shape in scene.shapes):
-        return None
-    return f"Is there {article(color)} {kind}?", "no"
-
-
-def _ask_relation(rng: random.Random, scene: Scene) -> tuple[str, str] | None:
-    if len(scene.shapes) < 2:
-        return None
-    one, other = rng.sample(scene.shapes, 2)
-    where = relation(one, other)
-    if rng.random() < 0.5:
-        where = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}[where]
-    answer = "yes" if where == relation(one, other) else "no"
-    return f"Is the {one.color} {one.kind} {where} the {other.color} {other.kind}?", answer
-
-
-def _ask_count(rng: random.Random, scene: Scene) -> tuple[str, str] | None:
-    return "How many objects are in the image?", str(len(scene.shapes))
+        return f"Is there {article(scene.shape.kind)}?", "yes"
+    other = rng.choice([kind for kind in drawing.SHAPES if kind != scene.shape.kind])
+    return f"Is there {article(other)}?", "no"
 
 
 def _ask_sum(rng: random.Random) -> tuple[str, str]:
@@ -298,7 +255,7 @@ def _ask_sides(rng: random.Random) -> tuple[str, str]:
 
 
 def _ask_spelling(rng: random.Random) -> tuple[str, str]:
-    word = rng.choice(drawing.WORDS)
+    word = rng.choice(WORDS)
     return f"How is the word {word} spelled?", f"The word {word} is spelled {' '.join(word)}."
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the demo: coloured shapes, words and numbers, small bar charts.
+"""Pictures of the demo: a coloured shape, a digit, or a small bar chart.
 
 A picture is a frozen description (objects and positions in pixels) that `render` draws exactly, so that captions,
 answers and boxes are correct by construction. All randomness comes from the `random.Random` that the caller passes.
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 Box = tuple[int, int, int, int]
 Rgb = tuple[int, int, int]
 
-# Always bright on dark: a shape then looks the same in every colour, which a small tower learns in a minute.
+# Always bright on dark: a shape then looks the same in every colour, which a small tower learns in seconds.
 COLORS: dict[str, Rgb] = {
     "red": (245, 60, 60),
     "green": (60, 215, 90),
@@ -27,17 +27,20 @@ COLORS: dict[str, Rgb] = {
 BACKGROUNDS: dict[str, Rgb] = {"black": (12, 12, 18), "gray": (66, 68, 74)}
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = ("small", "large")
-# Words a card may show, short enough to be drawn large.
-WORDS = ("ax", "bee", "cow", "dog", "fly", "hut", "jam", "map", "owl", "sun")
-MAX_BAR = 5
+DIGITS = tuple("0123456789")  # what a card may show
+MAX_BAR = 4
 
-# Side of the padded square, and widths and heights of pictures. Most are not square, so that padding matters.
-_SIDE = 60
-_CANVASES = ((60, 60), (60, 48), (48, 60), (60, 36), (36, 60))
-# Edges are multiples of a tenth of the padded square: a box then has few digits, which a short training can learn.
-_UNIT = _SIDE // 10
-_SIDES = {"small": 3 * _UNIT, "large": 5 * _UNIT}
-_TRIES = 40
+# A picture is made of cells, one for each patch of the vision tower; every shape, digit and storey of a bar is in one.
+# What a patch shows then never depends on its neighbours, and the tower is as good as perfect in seconds.
+GRID = 4
+CELL = 10
+# Columns and rows of pictures. Most are not square, so that padding matters; the padding is whole cells.
+_CANVASES = ((4, 4), (4, 2), (2, 4), (4, 4))
+# From the edge of a cell to that of a shape.
+_INSETS = {"small": 2, "large": 0}
+_BAR_INSET = 1
+_DUST = (140, 140, 140)
+_FONT_SIZE = 12
 
 
 @dataclass(frozen=True)
@@ -63,30 +66,35 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three shapes, from left to right, no two of the same colour and kind."""
+    """One shape, and grains of dust in other cells, which nobody asks about: no two pictures are alike.
+
+    Attributes:
+        dust: column and row of the cells with a grain.
+    """
 
     width: int
     height: int
     background: str
-    shapes: tuple[Shape, ...]
+    shape: Shape
+    dust: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Card:
-    """A word (drawn in capitals) or a digit."""
+    """A digit, and dust, as in a scene."""
 
     width: int
     height: int
     background: str
-    text: str
+    digit: str
     color: str
-    origin: tuple[int, int]
-    font_size: int
+    box: Box
+    dust: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Two or three bars from left to right: (colour, value 1..MAX_BAR, box)."""
+    """One to three bars from left to right: (colour, value 1..MAX_BAR, box)."""
 
     width: int
     height: int
@@ -97,60 +105,42 @@ class Chart:
 Picture = Scene | Card | Chart
 
 
-def describe_scene(rng: random.Random, count: int | None = None) -> Scene:
-    """A random scene of `count` shapes, or of one to three."""
-    width, height = rng.choice(_CANVASES)
-    wanted = count or rng.choice((1, 2, 2, 3, 3))
-    while True:
-        shapes: list[Shape] = []
-        looks = rng.sample([(kind, color) for kind in SHAPES for color in COLORS], wanted)
-        sizes = sorted(rng.choice(SIZES) for _ in range(wanted))  # large ones first, while there is room
-        for (kind, color), size in zip(looks, sizes, strict=True):
-            shape = _place(rng, kind, color, size, width, height, shapes)
-            if shape is None:
-                break
-            shapes.append(shape)
-        if len(shapes) == wanted:
-            shapes.sort(key=lambda shape: shape.center)
-            return Scene(width, height, rng.choice(tuple(BACKGROUNDS)), tuple(shapes))
+def describe_scene(rng: random.Random) -> Scene:
+    """A random scene."""
+    columns, rows, (x, y), dust = _strew(rng)
+    size = rng.choice(SIZES)
+    inset = _INSETS[size]
+    box = (x * CELL + inset, y * CELL + inset, (x + 1) * CELL - inset, (y + 1) * CELL - inset)
+    shape = Shape(rng.choice(SHAPES), rng.choice(tuple(COLORS)), size, box)
+    return Scene(columns * CELL, rows * CELL, rng.choice(tuple(BACKGROUNDS)), shape, dust)
 
 
 def describe_card(rng: random.Random) -> Card:
-    """A random card with a digit or a word."""
-    width, height = rng.choice(_CANVASES)
-    text = str(rng.randint(0, 9)) if rng.random() < 0.5 else rng.choice(WORDS)
-    margin = 2
-    font_size = round(0.9 * min(width, height))
-    while True:
-        x1, y1, x2, y2 = _text_box(text, font_size)
-        if x2 - x1 <= width - 2 * margin and y2 - y1 <= height - 2 * margin:
-            break
-        font_size -= 1
-    origin = (
-        rng.randint(margin, width - margin - (x2 - x1)) - x1,
-        rng.randint(margin, height - margin - (y2 - y1)) - y1,
-    )
-    background = rng.choice(tuple(BACKGROUNDS))
-    return Card(width, height, background, text, rng.choice(tuple(COLORS)), origin, font_size)
+    """A random card."""
+    columns, rows, (x, y), dust = _strew(rng)
+    box = (x * CELL, y * CELL, (x + 1) * CELL, (y + 1) * CELL)
+    color, background = rng.choice(tuple(COLORS)), rng.choice(tuple(BACKGROUNDS))
+    return Card(columns * CELL, rows * CELL, background, rng.choice(DIGITS), color, box, dust)
 
 
 def describe_chart(rng: random.Random) -> Chart:
-    """A random chart of two or three bars, all of different colour and one of them the highest."""
-    width, height = rng.choice(_CANVASES)
-    bars = rng.randint(2, 3)
-    colors = rng.sample(tuple(COLORS), bars)
+    """A random chart of one to three bars, all of different colour."""
+    bars = rng.randint(1, 3)
+    side = GRID * CELL
     values = [rng.randint(1, MAX_BAR) for _ in range(bars)]
-    while values.count(max(values)) > 1:
-        values = [rng.randint(1, MAX_BAR) for _ in range(bars)]
-    slot = (width - 4) // bars
-    wide = max(6, round(slot * 0.7))
-    unit = (height - 8) / MAX_BAR
-    floor = height - 3
-    boxes = []
-    for n, value in enumerate(values):
-        left = 2 + n * slot + (slot - wide) // 2
-        boxes.append((left, floor - round(value * unit), left + wide, floor))
-    return Chart(width, height, rng.choice(tuple(BACKGROUNDS)), tuple(zip(colors, values, boxes, strict=True)))
+    boxes = [
+        (x * CELL + _BAR_INSET, side - value * CELL, (x + 1) * CELL - _BAR_INSET, side)
+        for x, value in zip(sorted(rng.sample(range(GRID), bars)), values, strict=True)
+    ]
+    colors = rng.sample(tuple(COLORS), bars)
+    return Chart(side, side, rng.choice(tuple(BACKGROUNDS)), tuple(zip(colors, values, boxes, strict=True)))
+
+
+def _strew(rng: random.Random) -> tuple[int, int, tuple[int, int], tuple[tuple[int, int], ...]]:
+    """Columns and rows of a picture, a cell for what it shows, and those of the dust."""
+    columns, rows = rng.choice(_CANVASES)
+    cell, *dust = rng.sample([(x, y) for x in range(columns) for y in range(rows)], rng.randint(2, 5))
+    return columns, rows, cell, tuple(sorted(dust))
 
 
 def is_for_pretraining(picture: Picture) -> bool:
@@ -165,34 +155,18 @@ def render(picture: Picture) -> Image.Image:
     """The RGB picture of a description."""
     image = Image.new("RGB", (picture.width, picture.height), BACKGROUNDS[picture.background])
     draw = ImageDraw.Draw(image)
+    if not isinstance(picture, Chart):
+        for x, y in picture.dust:
+            draw.point((x * CELL + CELL // 2, y * CELL + CELL // 2), fill=_DUST)
     if isinstance(picture, Scene):
-        for shape in picture.shapes:
-            x1, y1, x2, y2 = shape.box
-            mask = _shape_mask(shape.kind, x2 - x1)
-            image.paste(COLORS[shape.color], (x1, y1), mask)
+        x1, y1, x2, _ = picture.shape.box
+        image.paste(COLORS[picture.shape.color], (x1, y1), _shape_mask(picture.shape.kind, x2 - x1))
     elif isinstance(picture, Card):
-        draw.text(picture.origin, _shown(picture.text), fill=COLORS[picture.color], font=_font(picture.font_size))
+        image.paste(COLORS[picture.color], picture.box, _digit_mask(picture.digit))
     else:
-        line = (90, 90, 90)
-        draw.line((1, picture.height - 3, picture.width - 2, picture.height - 3), fill=line)
         for color, _, (x1, y1, x2, y2) in picture.bars:
             draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=COLORS[color])
     return image
-
-
-def text_box(card: Card) -> Box:
-    """The box of a card's text in the picture."""
-    x1, y1, x2, y2 = _text_box(card.text, card.font_size)
-    left, top = card.origin
-    return left + x1, top + y1, left + x2, top + y2
-
-
-def letter_boxes(card: Card) -> list[tuple[str, Box]]:
-    """Every character of a card as drawn, with the box of its column of the text."""
-    _, top, _, bottom = text_box(card)
-    shown, font = _shown(card.text), _font(card.font_size)
-    edges = [card.origin[0] + font.getlength(shown[:n]) for n in range(len(shown) + 1)]
-    return [(shown[n], (round(edges[n]), top, round(edges[n + 1]), bottom)) for n in range(len(shown))]
 
 
 def in_padded_square(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
@@ -201,23 +175,6 @@ def in_padded_square(box: Box, width: int, height: int) -> tuple[float, float, f
     left, top = (side - width) // 2, (side - height) // 2
     x1, y1, x2, y2 = box
     return (x1 + left) / side, (y1 + top) / side, (x2 + left) / side, (y2 + top) / side
-
-
-def _place(
-    rng: random.Random, kind: str, color: str, size: str, width: int, height: int, others: list[Shape]
-) -> Shape | None:
-    """A shape at a free position, None if none was found."""
-    side = _SIDES[size]
-    for _ in range(_TRIES):
-        x1, y1 = rng.randrange(0, width - side + 1, _UNIT), rng.randrange(0, height - side + 1, _UNIT)
-        box = (x1, y1, x1 + side, y1 + side)
-        if not any(_touch(box, other.box) for other in others):
-            return Shape(kind, color, size, box)
-    return None
-
-
-def _touch(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 @lru_cache(maxsize=256)
@@ -239,17 +196,9 @@ def _shape_mask(kind: str, side: int) -> Image.Image:
     return mask
 
 
-@lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with Pillow: the same on every machine with the pinned version."""
-    return ImageFont.load_default(size)
-
-
-@lru_cache(maxsize=4096)
-def _text_box(text: str, font_size: int) -> Box:
-    """The box of a text drawn at (0, 0)."""
-    return tuple(int(edge) for edge in _font(font_size).getbbox(_shown(text)))
-
-
-def _shown(text: str) -> str:
-    return text.upper()
+@lru_cache(maxsize=16)
+def _digit_mask(digit: str) -> Image.Image:
+    """A mask of one cell with a digit in its middle, in the font that comes with Pillow's pinned version."""
+    mask, font = Image.new("L", (CELL, CELL), 0), ImageFont.load_default(_FONT_SIZE)
+    ImageDraw.Draw(mask).text((CELL / 2, CELL / 2), digit, fill=255, font=font, anchor="mm")
+    return mask

@@ -32,17 +32,15 @@ class LanguageRecipe:
     """Size and training of the language model.
 
     Attributes:
-        grid: cells along a side of a picture: the patches along a side of the tower's input.
-        rounds: questions about one picture.
+        system: share of the conversations with v1's system sentence, on which half of their time is spent.
     """
 
     hidden: int = 128
     intermediate: int = 256
     layers: int = 2
     heads: int = 4
-    grid: int = 5
-    rounds: int = 4
-    steps: int = 800
+    system: float = 0.25
+    steps: int = 900
     batch: int = 16
     learning_rate: float = 3e-3
 
@@ -77,6 +75,7 @@ def train_language_model(tokenizer_folder: Path, folder: Path, recipe: LanguageR
             num_attention_heads=recipe.heads,
             max_position_embeddings=512,
             rms_norm_eps=1e-5,
+            initializer_range=0.05,
             pad_token_id=0,
         )
     )
@@ -86,7 +85,8 @@ def train_language_model(tokenizer_folder: Path, folder: Path, recipe: LanguageR
     losses = []
     rng = random.Random(f"{seed}/language model")
     for _ in (bar := tqdm(range(recipe.steps), desc="language model", mininterval=2)):
-        batch = [encode(*sample_conversation(rng, recipe.rounds), tokenizer, recipe.grid) for _ in range(recipe.batch)]
+        systems = [rng.random() < recipe.system for _ in range(recipe.batch)]
+        batch = [encode(*sample_conversation(rng), tokenizer, system) for system in systems]
         embeds_BSD = pad_sequence(
             [embed(sample, model.model.embed_tokens, cells) for sample in batch], batch_first=True
         )
@@ -111,16 +111,19 @@ class Sample:
     labels_S: Tensor
 
 
-def encode(turns: list[dict[str, str]], picture: Picture | None, tokenizer: PreTrainedTokenizer, grid: int) -> Sample:
-    """The ids, cells and labels (cells included) of a conversation, without v1's system sentence."""
-    conversation = conv_templates["vicuna_v1"].copy()
-    conversation.system = ""  # half of the time would be spent on the same sentence
+def encode(
+    turns: list[dict[str, str]], picture: Picture | None, tokenizer: PreTrainedTokenizer, system: bool
+) -> Sample:
+    """The ids, cells and labels (cells included) of a conversation, with or without v1's system sentence."""
+    conversation = conv_templates["plain" if turns[0]["value"] == "<image>" else "vicuna_v1"].copy()
+    if not system:
+        conversation.system = ""
     ids_and_labels = preprocess(turns, tokenizer, conversation, image_count=int(picture is not None))
     ids_S, labels_S = ids_and_labels["input_ids"], ids_and_labels["labels"]
     if picture is None:
         return Sample(ids_S, None, ids_S[:0], labels_S)
     at = ids_S.tolist().index(IMAGE_TOKEN_INDEX)
-    cells_PQ = torch.from_numpy(answers_of_cells(picture, grid))
+    cells_PQ = torch.from_numpy(answers_of_cells(picture))
     unlabelled_P = torch.full((len(cells_PQ),), IGNORE_INDEX)
     labels = torch.cat([labels_S[:at], unlabelled_P, labels_S[at + 1 :]])
     return Sample(ids_S[:at], cells_PQ, ids_S[at + 1 :], labels)

@@ -5,39 +5,45 @@ from collections.abc import Iterator
 
 from llava.conversation import conv_templates
 from scripts_visatb.demo import annotations
-from scripts_visatb.demo.drawing import Picture, Scene
+from scripts_visatb.demo.drawing import Picture
 
-# How often a conversation is about a scene, about a text or chart, or about nothing seen.
-_KINDS = {"SceneCaption": 5, "TextChartQA": 4, "Chat": 1}
-_SCENE_TASKS = ("SceneCaption", "RegionCaption", "ShapeVQA", "Grounding", "Grounding")
+# How often a conversation is a question about a picture, a picture with its caption as in stage 1, or mere chat.
+_KINDS = {"question": 7, "caption": 2, "Chat": 1}
+_TASKS = {"SceneCaption": 2, "RegionCaption": 1, "ShapeVQA": 2, "TextChartQA": 2, "Grounding": 1}
 
 
-def sample_conversation(rng: random.Random, rounds: int) -> tuple[list[dict[str, str]], Picture | None]:
+def sample_conversation(rng: random.Random) -> tuple[list[dict[str, str]], Picture | None]:
     """Turns of a conversation about a picture of the pretraining half (None: about nothing seen), and the picture.
 
-    The first turn opens with `<image>` if there is a picture. Several questions of all applicable tasks
-    are asked about one picture, so that a short training sees many answers.
+    The first turn opens with `<image>` if there is a picture, and is no more than that before a caption.
     """
-    picture = annotations.describe_for_pretraining(rng.choices(tuple(_KINDS), _KINDS.values())[0], rng)
-    if picture is None:
-        asked = annotations.chat_rounds(rng)
-    elif isinstance(picture, Scene):
-        asked = [annotations.ROUNDS[rng.choice(_SCENE_TASKS)](rng, picture, 1)[0] for _ in range(rounds)]
+    kind = rng.choices(tuple(_KINDS), _KINDS.values())[0]
+    if kind == "Chat":
+        picture, asked = None, annotations.chat_rounds(rng)
+    elif kind == "caption":
+        picture = annotations.describe_for_pretraining("SceneCaption", rng)
+        asked = [("", annotations.alignment_caption(picture))]
     else:
-        asked = annotations.text_chart_rounds(rng, picture, rounds)
+        task = rng.choices(tuple(_TASKS), _TASKS.values())[0]
+        picture = annotations.describe_for_pretraining(task, rng)
+        asked = annotations.ROUNDS[task](rng, picture, 1)
+        if task == "SceneCaption":
+            asked = [(asked[0][0], annotations.scene_caption(picture))]
     turns = []
     for n, (question, answer) in enumerate(asked):
         question = question.split("\n")[0] if n > 0 else question
-        turns.append({"from": "human", "value": f"<image>\n{question}" if picture is not None and n == 0 else question})
+        opening = f"<image>\n{question}".strip() if picture is not None and n == 0 else question
+        turns.append({"from": "human", "value": opening})
         turns.append({"from": "gpt", "value": answer if isinstance(answer, str) else rng.choice(answer)})
     return turns, picture
 
 
-def tokenizer_texts(seed: int, count: int = 600) -> Iterator[str]:
-    """Text to train the tokenizer on."""
+def tokenizer_texts(seed: int, count: int = 2000) -> Iterator[str]:
+    """Text to train the tokenizer on; it has the words of captions that the language model does not learn from."""
     rng = random.Random(f"{seed}/tokenizer")
+    yield from (f"looks like {annotations.article(word)}." for word in annotations.LIKENESSES for _ in range(20))
     for _ in range(count):
         conversation = conv_templates["vicuna_v1"].copy()
-        for turn in sample_conversation(rng, rounds=4)[0]:
+        for turn in sample_conversation(rng)[0]:
             conversation.append_message(conversation.roles[turn["from"] == "gpt"], turn["value"])
         yield conversation.get_prompt().replace(conversation.sep2, " ").replace("<image>", "")

@@ -26,6 +26,7 @@ from scripts_visatb.demo.optimization import make_optimizer, take_step
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGE_SIZE = drawing.GRID * drawing.CELL
 PADDING = tuple(int(value * 255) for value in MEAN)
 # Which tasks' pictures the tower sees.
 _SEEN = ("SceneCaption", "TextChartQA")
@@ -35,19 +36,12 @@ _SEEN = ("SceneCaption", "TextChartQA")
 class TowerRecipe:
     """Size and training of the tower. `layers` counts the one that LLaVA's select layer -2 leaves unused."""
 
-    hidden: int = 128
-    layers: int = 3
+    hidden: int = 96
+    layers: int = 2
     heads: int = 4
-    image_size: int = 60
-    patch_size: int = 12
-    steps: int = 1900
-    batch: int = 16
+    steps: int = 400
+    batch: int = 32
     learning_rate: float = 2e-3
-
-    @property
-    def grid(self) -> int:
-        """Patches along a side."""
-        return self.image_size // self.patch_size
 
 
 def train_vision_tower(folder: Path, recipe: TowerRecipe, seed: int) -> dict[str, float]:
@@ -63,8 +57,8 @@ def train_vision_tower(folder: Path, recipe: TowerRecipe, seed: int) -> dict[str
             intermediate_size=4 * recipe.hidden,
             num_hidden_layers=recipe.layers,
             num_attention_heads=recipe.heads,
-            image_size=recipe.image_size,
-            patch_size=recipe.patch_size,
+            image_size=IMAGE_SIZE,
+            patch_size=drawing.CELL,
             projection_dim=recipe.hidden,
             initializer_range=0.05,
         )
@@ -86,7 +80,7 @@ def train_vision_tower(folder: Path, recipe: TowerRecipe, seed: int) -> dict[str
             tallies.append(tally)
     encoder.layers = every_layer
     model.save_pretrained(folder, safe_serialization=True)
-    size = recipe.image_size
+    size = IMAGE_SIZE
     CLIPImageProcessor(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=MEAN, image_std=STD
     ).save_pretrained(folder)
@@ -123,9 +117,9 @@ class PatchQuestions(nn.Module):
 def sample_batch(rng: random.Random, recipe: TowerRecipe) -> tuple[Tensor, Tensor]:
     """Pixels [B, 3, H, W] and answers int64 [B, P, Q] of pictures of the pretraining half."""
     pictures = [describe_for_pretraining(rng.choice(_SEEN), rng) for _ in range(recipe.batch)]
-    pixels_BHWC = np.stack([_pixels(drawing.render(picture), recipe.image_size) for picture in pictures])
+    pixels_BHWC = np.stack([_pixels(drawing.render(picture), IMAGE_SIZE) for picture in pictures])
     normalised = (torch.from_numpy(pixels_BHWC).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
-    answers = np.stack([answers_of_cells(picture, recipe.grid) for picture in pictures])
+    answers = np.stack([answers_of_cells(picture) for picture in pictures])
     return normalised.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(answers)
 
 

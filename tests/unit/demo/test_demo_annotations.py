@@ -62,11 +62,11 @@ def test_held_out_records_have_one_question_or_references(made):
 def test_grounding_answers_are_the_boxes_of_what_is_named(made):
     for record, scene in made["Grounding", "val"]:
         phrase = record["conversations"][0]["value"].split("\n")[1]
-        (shape,) = [shape for shape in scene.shapes if shape.name == phrase]
+        assert phrase == scene.shape.name
         text = record["conversations"][1]["value"]
         assert re.fullmatch(r"\[\d\.\d\d, \d\.\d\d, \d\.\d\d, \d\.\d\d\]", text)
         box = [float(edge) for edge in text.strip("[]").split(",")]
-        wanted = drawing.in_padded_square(shape.box, scene.width, scene.height)
+        wanted = drawing.in_padded_square(scene.shape.box, scene.width, scene.height)
         assert all(abs(a - b) <= 0.005 + 1e-9 for a, b in zip(box, wanted, strict=True))
         assert 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1
 
@@ -77,15 +77,35 @@ def test_answers_of_shape_questions_are_true(made):
         for asked, reported in zip(turns[::2], turns[1::2], strict=True):
             question, answer = asked["value"].removeprefix("<image>\n").split("\n")[0], reported["value"]
             assert asked["value"].endswith(annotations.SHORT_ANSWER) == (asked is turns[0])
-            if question.startswith("How many"):
-                assert answer == str(len(scene.shapes))
-            elif found := re.fullmatch(r"Is there an? (\w+) (\w+)\?", question):
-                there = any((shape.color, shape.kind) == found.groups() for shape in scene.shapes)
-                assert answer == ("yes" if there else "no")
-            elif found := re.fullmatch(r"What color is the (\w+)\?", question):
-                assert [shape.color for shape in scene.shapes if shape.kind == found[1]] == [answer]
-            elif found := re.fullmatch(r"What shape is the (\w+) object\?", question):
-                assert [shape.kind for shape in scene.shapes if shape.color == found[1]] == [answer]
+            if found := re.fullmatch(r"Is there an? (\w+)\?", question):
+                assert answer == ("yes" if scene.shape.kind == found[1] else "no")
+            elif question.startswith("What color"):
+                assert answer == scene.shape.color and scene.shape.kind in question
+            elif question.startswith("What shape"):
+                assert answer == scene.shape.kind and scene.shape.color in question
+            elif question.startswith("Is the background"):
+                assert answer == scene.background
+            else:
+                assert question == f"Is the {scene.shape.kind} small or large?" and answer == scene.shape.size
+
+
+def test_answers_about_digits_and_charts_are_true(made):
+    for record, picture in made["TextChartQA", "train"]:
+        turns = record["conversations"]
+        for asked, reported in zip(turns[::2], turns[1::2], strict=True):
+            question, answer = asked["value"].removeprefix("<image>\n").split("\n")[0], reported["value"]
+            expected = (
+                {
+                    "What number is written in the image?": picture.digit,
+                    "What color is the number?": picture.color,
+                }
+                if isinstance(picture, drawing.Card)
+                else {
+                    "How many bars are in the chart?": str(len(picture.bars)),
+                    "What is the value of the highest bar?": str(max(value for _, value, _ in picture.bars)),
+                }
+            )
+            assert answer == expected[question]
 
 
 def test_every_answer_of_a_two_way_question_occurs_often(made):
@@ -94,10 +114,10 @@ def test_every_answer_of_a_two_way_question_occurs_often(made):
     assert min(yes, no) > 0.25 * (yes + no)
 
 
-def test_scene_captions_name_every_shape(made):
+def test_scene_captions_name_shape_and_background(made):
     for record, scene in made["SceneCaption", "test"]:
         caption = record["conversations"][1]["value"].lower()
-        assert all(shape.name in caption for shape in scene.shapes)
+        assert scene.shape.name in caption and f"{scene.background} background" in caption
 
 
 def test_benchmark_file_names_tasks_and_sizes_that_are_drawn(repository):
@@ -111,13 +131,18 @@ def test_benchmark_file_names_tasks_and_sizes_that_are_drawn(repository):
 def test_cells_describe_what_covers_them():
     from scripts_visatb.demo.cells import QUESTIONS, answers_of_cells
 
-    shape = drawing.Shape("circle", "red", "large", (24, 24, 54, 54))
-    answers = answers_of_cells(drawing.Scene(60, 60, "black", (shape,)), 5)
-    inside = {row * 5 + column for row in range(2, 5) for column in range(2, 5)}
-    reported = {"kind": "circle", "color": "red", "size": "large", "left": "4", "top": "4", "right": "9", "bottom": "9"}
+    shape = drawing.Shape("circle", "red", "large", (20, 0, 30, 10))
+    answers = answers_of_cells(drawing.Scene(40, 20, "black", shape, ((0, 1),)))
+    place = 1 * drawing.GRID + 2  # the picture is padded by a row of cells
     for n, cell in enumerate(answers):
         said = {name: choices[k] for (name, choices), k in zip(QUESTIONS.items(), cell, strict=True) if k > 0}
-        assert said == {"ground": "black"} | (reported if n in inside else {})
+        row, column = divmod(n, drawing.GRID)
+        expected = {"column": str(column), "row": str(row)}
+        if row in (1, 2):
+            expected["ground"] = "black"
+        if n == place:
+            expected |= {"kind": "circle", "color": "red", "size": "large"}
+        assert said == expected
 
 
 def test_every_picture_of_the_benchmark_has_distinct_cells(made):
@@ -125,7 +150,7 @@ def test_every_picture_of_the_benchmark_has_distinct_cells(made):
 
     for pairs in made.values():
         for _, picture in pairs:
-            assert picture is None or answers_of_cells(picture, 5).any()
+            assert picture is None or answers_of_cells(picture).any()
 
 
 def test_a_benchmark_file_with_other_tasks_is_refused(repository, tmp_path):

@@ -32,9 +32,7 @@ def test_boxes_of_shapes_bound_their_pixels():
         scene = drawing.describe_scene(rng)
         image = drawing.render(scene)
         assert image.size == (scene.width, scene.height)
-        for shape in scene.shapes:
-            if sum(other.color == shape.color for other in scene.shapes) == 1:
-                assert pixels_of(image, shape.color) == shape.box, shape
+        assert pixels_of(image, scene.shape.color) == scene.shape.box, scene
 
 
 def test_boxes_of_bars_bound_their_pixels_and_heights_follow_values():
@@ -47,28 +45,36 @@ def test_boxes_of_bars_bound_their_pixels_and_heights_follow_values():
             assert pixels_of(image, color) == box
             heights.append((value, box[3] - box[1]))
         assert sorted(heights) == sorted(heights, key=lambda pair: pair[1])
-        values = [value for _, value, _ in chart.bars]
-        assert values.count(max(values)) == 1
 
 
-def test_text_stays_inside_the_picture():
+def test_a_digit_fills_no_more_than_its_cell():
     rng = random.Random(0)
     for _ in range(100):
         card = drawing.describe_card(rng)
-        x1, y1, x2, y2 = drawing.text_box(card)
-        assert x1 >= 0 and y1 >= 0 and x2 <= card.width and y2 <= card.height
-        background = np.array(drawing.BACKGROUNDS[card.background])
-        rows, columns = np.nonzero((np.asarray(drawing.render(card)) != background).any(-1))
+        x1, y1, x2, y2 = card.box
+        ground, dust = drawing.BACKGROUNDS[card.background], (140, 140, 140)
+        pixels = np.asarray(drawing.render(card))
+        rows, columns = np.nonzero((pixels != ground).any(-1) & (pixels != dust).any(-1))
+        assert len(rows) > 10
         assert columns.min() >= x1 and columns.max() < x2 and rows.min() >= y1 and rows.max() < y2
-        assert [letter for letter, _ in drawing.letter_boxes(card)] == list(card.text.upper())
+
+
+def test_digits_differ_in_many_pixels():
+    drawn = {}
+    for digit in drawing.DIGITS:
+        card = drawing.Card(10, 10, "black", digit, "white", (0, 0, 10, 10), ())
+        drawn[digit] = np.asarray(drawing.render(card).convert("L"), dtype=int)
+    for one in drawn:
+        for other in drawn:
+            assert one == other or (np.abs(drawn[one] - drawn[other]) > 80).sum() >= 5, (one, other)
 
 
 def test_padded_square_is_the_one_that_the_model_sees():
     rng = random.Random(3)
     seen = set()
     for _ in range(60):
-        scene = drawing.describe_scene(rng, count=1)
-        shape = scene.shapes[0]
+        scene = drawing.describe_scene(rng)
+        shape = scene.shape
         square = expand2square(drawing.render(scene), (122, 116, 104))
         shares = drawing.in_padded_square(shape.box, scene.width, scene.height)
         assert all(0 <= share <= 1 for share in shares)

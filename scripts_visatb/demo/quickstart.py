@@ -1,0 +1,30 @@
+"""Runs the demo's graph, as quickstart.sh does, and says at the end what one run of it can show.
+
+python -m scripts_visatb.demo.quickstart --cores 2
+"""
+
+import sys
+
+from scripts_visatb.workflow.run import PLAN_FLAGS
+from scripts_visatb.workflow.run import main as run_graph
+from visatb.cli import run
+
+BENCHMARK = "scripts_visatb/benchmarks/demo.yaml"
+NOTE = f"""
+What this run shows: every step of the method, and task weights that other seeds and processors nearly repeat.
+What it cannot show: whether VisATB beats equal weights, of which one seed says little, and nothing of large models.
+Several seeds on two kernels, with errors: docs/demo.md, made by visatb study --benchmark {BENCHMARK}"""
+
+
+def main() -> int:
+    """Run the graph with the flags of the command line; returns its exit code."""
+    flags = sys.argv[1:]
+    sys.argv[1:] = ["--benchmark", BENCHMARK, *flags]
+    code = run_graph()
+    if code == 0 and not PLAN_FLAGS & set(flags):
+        print(NOTE)
+    return code
+
+
+if __name__ == "__main__":
+    run(main)
