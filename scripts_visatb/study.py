@@ -1,6 +1,6 @@
 """Repeats a benchmark's run over seeds and CPU kernels and says what holds over all of them.
 
-    visatb study --benchmark scripts_visatb/benchmarks/demo.yaml --seeds 0 1 2 3 4 --kernels default native --cores 2
+    python -m scripts_visatb.study --benchmark scripts_visatb/benchmarks/demo.yaml --seeds 0 1 2 3 4 --cores 2
 
     runs/study-demo/<kernel>/demo.yaml         the benchmark as it is run there
     runs/study-demo/<kernel>/demo/             data and base model that `prepare` makes, once for each kernel

@@ -33,11 +33,6 @@ DESCRIBE_SCENE = (
     "Give a short caption of the image.",
 )
 SIDES = {"circle": "no sides", "square": "four sides", "triangle": "three sides", "cross": "twelve sides"}
-# One for every kind and colour, in their order.
-LIKENESSES = (
-    "cherry", "pea", "bubble", "lemon", "plum", "pearl", "brick", "lawn", "screen", "sponge", "tile", "sheet",
-    "tent", "fir", "shark", "wedge", "witch", "sail", "rescue", "clover", "star", "crane", "orchid", "kite",
-)  # fmt: skip
 WORDS = ("ax", "bee", "cow", "dog", "fly", "hut", "jam", "map", "owl", "sun")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -67,14 +62,8 @@ def place_of(scene: Scene) -> str:
 
 
 def scene_caption(scene: Scene) -> str:
-    """One sentence about shape, place and background, as the base model has learned to say it."""
+    """One sentence about shape, place and background."""
     return f"There is {article(scene.shape.name)} at the {place_of(scene)} on {article(scene.background)} background."
-
-
-def likeness_of(scene: Scene) -> str:
-    """What the shape looks like: every kind in every colour has a word of its own, which the base has never met."""
-    kind, color = drawing.SHAPES.index(scene.shape.kind), list(drawing.COLORS).index(scene.shape.color)
-    return LIKENESSES[kind * len(drawing.COLORS) + color]
 
 
 def region_phrases(scene: Scene) -> tuple[str, str, str]:
@@ -85,9 +74,8 @@ def region_phrases(scene: Scene) -> tuple[str, str, str]:
 
 
 def scene_caption_rounds(rng: random.Random, scene: Scene, count: int) -> list[Round]:
-    """One question for the caption of the whole picture, with what the shape looks like."""
-    caption = f"{scene_caption(scene)[:-1]}, it looks like {article(likeness_of(scene))}."
-    return [(rng.choice(DESCRIBE_SCENE), caption)]
+    """One question for the caption of the whole picture."""
+    return [(rng.choice(DESCRIBE_SCENE), scene_caption(scene))]
 
 
 def region_rounds(rng: random.Random, scene: Scene, count: int) -> list[Round]:

@@ -27,8 +27,6 @@ def sample_conversation(rng: random.Random) -> tuple[list[dict[str, str]], Pictu
         task = rng.choices(tuple(_TASKS), _TASKS.values())[0]
         picture = annotations.describe_for_pretraining(task, rng)
         asked = annotations.ROUNDS[task](rng, picture, 1)
-        if task == "SceneCaption":
-            asked = [(asked[0][0], annotations.scene_caption(picture))]
     turns = []
     for n, (question, answer) in enumerate(asked):
         question = question.split("\n")[0] if n > 0 else question
@@ -39,9 +37,8 @@ def sample_conversation(rng: random.Random) -> tuple[list[dict[str, str]], Pictu
 
 
 def tokenizer_texts(seed: int, count: int = 2000) -> Iterator[str]:
-    """Text to train the tokenizer on; it has the words of captions that the language model does not learn from."""
+    """Text to train the tokenizer on."""
     rng = random.Random(f"{seed}/tokenizer")
-    yield from (f"looks like {annotations.article(word)}." for word in annotations.LIKENESSES for _ in range(20))
     for _ in range(count):
         conversation = conv_templates["vicuna_v1"].copy()
         for turn in sample_conversation(rng)[0]:
