@@ -23,12 +23,11 @@ from torch import nn
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from transformers_patch.compat import rng_state_loadable, save_deepspeed
-from transformers_patch.publish import checkpoint_folders, discard, publish, random_state_name, seal
+from transformers_patch.publish import STAGING, checkpoint_folders, discard, publish, random_state_name, seal
 from transformers_patch.stopping import StopSignals
 from transformers_patch.tensor_files import load_tensors, save_tensors, weights_only_loading
 
 STOP_REQUESTS = 3  # numbers in `ResumableTrainer.stop_requests`
-STAGING = ".saving"  # the folder inside output_dir where a checkpoint is written before it is renamed into place
 WEIGHTER_FILE = "weighter.pt"
 _FULL_DISK = 2**20  # bytes free
 

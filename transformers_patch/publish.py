@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+STAGING = ".saving"  # the folder inside output_dir where a checkpoint is written before it is renamed into place
 MANIFEST = "manifest.json"
 _HASHING_THREADS = 8
 

@@ -15,10 +15,9 @@ import transformers
 from accelerate.utils import gather_object
 from torch import nn
 
-from transformers_patch.publish import checkpoint_folders, discard, publish, seal
+from transformers_patch.publish import STAGING, checkpoint_folders, discard, publish, seal
 from transformers_patch.tensor_files import load_tensors, save_tensors, stage_by_value, weights_only_loading
 
-STAGING = ".saving"
 WEIGHTER_FILE = "weighter.pt"
 _TRAINER_STATE = "trainer_state.json"
 
