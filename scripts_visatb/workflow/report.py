@@ -204,6 +204,7 @@ def write_answers_page(benchmark: Benchmark, folder: Path, seed: int) -> Sequenc
     try:
         found = gather(current, trained_models(current)[0])
     except InputError as error:
+        (folder / PAGE).unlink(missing_ok=True)  # one of other answers would mislead
         return [f"there is no page of answers: {error}"]
     write_answers(found, benchmark.name, benchmark.image_folder, folder / PAGE)
     return []

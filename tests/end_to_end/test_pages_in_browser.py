@@ -1,6 +1,7 @@
 """The pages of a run in a real browser: nothing breaks, nothing is wider than the page, no answer runs as code."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,30 @@ HOSTILE = (
     "<base href=https://example.invalid/><iframe srcdoc='<script>parent.pwned=7</script>'>" + "W" * 4000,
 )
 IMAGE = "o'ne\"><b onload=x>&.png"
+
+
+# Texts with a contrast below 4.5 to the colour they stand on (WCAG 2.2), which axe cannot judge over a gradient.
+PALE = """
+(() => {
+  const channels = color => color.match(/[\\d.]+/g).map(Number);
+  const luminance = color => channels(color).slice(0, 3).map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
+  const ground = element => {
+    for (; element; element = element.parentElement) {
+      const color = getComputedStyle(element).backgroundColor;
+      if ((channels(color)[3] ?? 1) > 0) return color;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  return [...document.body.querySelectorAll("*")].filter(element => {
+    const text = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    if (!text || !element.offsetHeight || element.closest("script, style, option")) return false;
+    const [a, b] = [getComputedStyle(element).color, ground(element)].map(luminance);
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5;
+  }).map(element => element.outerHTML.slice(0, 120));
+})()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +149,7 @@ def test_pages_follow_the_rules_of_accessibility(page, folder, name, dark):
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(heading => +heading.tagName[1])")
     assert levels[0] == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
     assert page.evaluate("[...document.images].every(image => image.alt.length > 5)")
+    assert page.evaluate(PALE) == []
     page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
     found = page.evaluate("axe.run().then(found => found.violations.map(v => [v.id, v.nodes[0].html]))")
     assert found == []
@@ -148,9 +174,22 @@ def test_look_writes_the_page_of_a_finished_run(folder, repository, tmp_path):
     written = (run / "answers.html").read_bytes()
     (run / "answers.html").unlink()
     command = [sys.executable, "-m", "visatb", "look", str(run)]
-    done = subprocess.run(command, cwd=folder.parents[1], capture_output=True, text=True, env=None)
+    done = subprocess.run(command, cwd=folder.parents[1], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == f"{run}/answers.html\n", done.stderr
     assert (run / "answers.html").read_bytes() == written
+
+
+def test_a_report_is_written_without_answers_and_says_why(folder, repository, tmp_path):
+    run = Path(shutil.copytree(folder, tmp_path / "toy"))
+    (answers,) = run.glob("seed0/answers/EW_test/Box*_EW.json")
+    answers.unlink()
+    command = [sys.executable, "-m", "scripts_visatb.workflow.report", "--benchmark", "toy.yaml", "--run", str(run)]
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    done = subprocess.run(command, cwd=folder.parents[1], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "Answers to look at" not in done.stdout, done.stderr
+    page = (run / "report.html").read_text()
+    assert f"there is no page of answers: {answers}: no such file" in page and "answers.html" not in page
+    assert not (run / "answers.html").exists()
 
 
 def test_pictures_of_a_run_are_drawn_and_taken(folder, repository, tmp_path):
