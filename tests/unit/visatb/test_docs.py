@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from tests.external_links import external_links
+
 DOCUMENTS = ("README.md", "CHANGELOG.md", "docs/*.md")
 NAMING = ("*.py", "*.sh", "*.sbatch", "*.yaml", "*.md", "Snakefile")
 FOLDERS = ("docs", "eval", "llava", "perf", "scripts_visatb", "tests", "transformers_patch", "visatb", "visatb_hf")
@@ -39,3 +41,9 @@ def test_documents_that_code_names_are_there(repository, folder):
         if not (repository / name).is_file()
     ]
     assert not lost
+
+
+def test_addresses_outside_the_repository_are_listed_in_one_place(repository):
+    found = external_links(repository)
+    assert "docs/real_data.md" in found["https://huggingface.co/datasets/YanqiDai/VisATB"]
+    assert len(found) > 50 and not [address for address in found if "{" in address or "example." in address]
