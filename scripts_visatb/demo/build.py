@@ -53,7 +53,7 @@ class Recipe:
     """
 
     sizes: dict[str, dict[str, int]] = field(default_factory=lambda: SIZES)
-    alignment: int = 1400
+    alignment: int = 2500
     tower: dict[str, Any] = field(default_factory=dict)
     language: dict[str, Any] = field(default_factory=dict)
     stage1: dict[str, str] = field(
