@@ -13,7 +13,7 @@ BENCHMARK = "scripts_visatb/benchmarks/demo.yaml"
 NOTE = f"""
 What this run shows: every step of the method, and task weights that other seeds and processors nearly repeat.
 What it cannot show: whether VisATB beats equal weights, of which one seed says little, and nothing of large models.
-Several seeds on two kernels, with errors: docs/demo.md, made by visatb study --benchmark {BENCHMARK}"""
+Several seeds on two kernels, with errors: visatb study --benchmark {BENCHMARK}"""
 
 
 def main() -> int:
