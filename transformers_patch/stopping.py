@@ -19,6 +19,13 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_WISH_S = 3.0
 
 
+class NonFiniteLossError(RuntimeError):
+    """The loss or the gradient of a step is NaN or infinite (with fp16: of 17 steps in a row).
+
+    Raised on all ranks, before anything of the step is saved.
+    """
+
+
 class StopSignals:
     """In this context the first signal is only recorded; another one seconds later ends the process immediately.
 

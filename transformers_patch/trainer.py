@@ -28,20 +28,13 @@ from transformers_patch.modeling_llama import LlamaForCausalLM
 from transformers_patch.progress import LossOnProgressBar
 from transformers_patch.settings import BATCH, SMALL_MICRO_BATCH, STEP, check_settings
 from transformers_patch.step_loader import Batch, ReadError, StepLayout, StepLoader, refuse_unread
-from transformers_patch.stopping import start_worker
+from transformers_patch.stopping import NonFiniteLossError, start_worker
 from transformers_patch.task_log import TaskLog, tracker_values
 from transformers_patch.unpadded import UnpaddedCollator, count_batch
 from transformers_patch.weighter import Weighter, refuse_bad_weights, refuse_parameters
 
 # A loss scaler begins at 65536 and halves in each step that it skips: 17 in a row, or more if it had grown.
 LOWEST_LOSS_SCALE = 1.0
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss or the gradient of a step is NaN or infinite (with fp16: of 17 steps in a row).
-
-    Raised on all ranks, before anything of the step is saved.
-    """
 
 
 class Trainer(ResumableTrainer):

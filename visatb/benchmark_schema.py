@@ -7,10 +7,14 @@ import json
 
 from visatb.cli import ArgumentParser, run
 
+_EXAMPLE = """example:
+  python -m visatb.benchmark_schema > benchmark.schema.json
+"""
+
 
 def main() -> int:
     """Command line."""
-    ArgumentParser(description=__doc__, epilog="example:\n  visatb schema > benchmark.schema.json").parse_args()
+    ArgumentParser(description=__doc__, epilog=_EXAMPLE).parse_args()
     from visatb.benchmark import json_schema
 
     print(json.dumps(json_schema(), indent=1, sort_keys=True))

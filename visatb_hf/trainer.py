@@ -21,16 +21,12 @@ from torch import nn
 
 from transformers_patch.loss import IGNORE_INDEX, count_supervised_tokens, task_loss_sums
 from transformers_patch.step_loader import StepLayout, StepLoader
-from transformers_patch.stopping import StopSignals, start_worker
+from transformers_patch.stopping import NonFiniteLossError, StopSignals, start_worker
 from transformers_patch.task_log import TaskLog, tracker_values
 from transformers_patch.weighter import Weighter, refuse_bad_weights, refuse_parameters
 from visatb_hf.checkpoints import WholeCheckpoints
 
 _NOT_FOR_THE_MODEL = ("task_ids", "token_count_K", "sample_indices")
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss or the gradient of a step is not finite; raised on all ranks, before the optimizer step."""
 
 
 class TaskWeighting(WholeCheckpoints):

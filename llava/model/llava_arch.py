@@ -3,11 +3,9 @@
 Shapes: B batch, S tokens, N images, P patches of an image, L positions after inserting image features, D hidden.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
 
 from llava.constants import (
     DEFAULT_IM_END_TOKEN,
@@ -16,9 +14,11 @@ from llava.constants import (
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
 )
+from llava.model.gathering import gathered
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
+from llava.model.projector_file import load_projector
 from llava.model.weights import read_tensors
 from visatb.errors import InputError
 
@@ -66,33 +66,6 @@ class LlavaMetaModel:
             self.mm_projector.requires_grad_(True)  # LoRA freezes it
         if model_args.pretrain_mm_mlp_adapter:
             load_projector(self.mm_projector, model_args.pretrain_mm_mlp_adapter)
-
-
-def load_projector(projector: nn.Module, path: str) -> None:
-    """Fill a projector from stage 1's `mm_projector.bin`. Raises InputError if its names or shapes differ."""
-    weights = projector_weights(read_tensors(path))
-    with gathered(*projector.parameters()):
-        wanted = projector.state_dict()
-        if _shapes(weights) != _shapes(wanted):
-            raise InputError(
-                f"{path}: holds {_listing(weights)}; the projector needs {_listing(wanted)}. "
-                f"Check --mm_projector_type and the file."
-            )
-        projector.load_state_dict(weights)
-
-
-def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in weights.items()}
-
-
-def _listing(weights: dict[str, torch.Tensor]) -> str:
-    return ", ".join(f"{key} {shape}" for key, shape in _shapes(weights).items()) or "no projector weight"
-
-
-def projector_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The projector's own names (`0.weight`) of a file that has `model.mm_projector.0.weight`."""
-    marker = "mm_projector."
-    return {key.split(marker, 1)[1]: value for key, value in weights.items() if marker in key}
 
 
 class LlavaMetaForCausalLM:
@@ -385,15 +358,6 @@ def _mask_with_cache(attention_mask: torch.Tensor | None, past_key_values: Any) 
     if lacking <= 0:
         return attention_mask
     return torch.cat([attention_mask, attention_mask.new_ones(len(attention_mask), lacking)], dim=1)
-
-
-def gathered(*parameters: nn.Parameter) -> AbstractContextManager:
-    """A context in which parameters can be written: under ZeRO-3 each rank holds a part of them only."""
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0)
 
 
 def _read_new_embeddings(embeddings: torch.Tensor, added: int, end: int, path: str) -> None:

@@ -1,7 +1,6 @@
-"""The parts of a training run, made from its arguments: tasks, records, weighter, model, trainer, saved model."""
+"""The parts of a training run, made from its arguments: tasks, records, weighter, model, trainer."""
 
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -33,15 +32,12 @@ from llava.data.tokenizer import check_vocabulary, read_tokenizer
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.builder import check_base
 from llava.model.config_file import read_base_config
-from llava.model.llava_arch import gathered
-from llava.model.weights import read_state_dict, read_tensors
+from llava.model.gathering import gathered
 from llava.train.arguments import SINGLE_TASK, DataArguments, ModelArguments, TrainingArguments
-from llava.train.llava_trainer import PROJECTOR_FILE, LLaVATrainer, task_sampler
-from llava.train.lora import add_adapters, half_dtype, loading_arguments, note_base, prepare_quantised, unsaved
+from llava.train.llava_trainer import LLaVATrainer, task_sampler
+from llava.train.lora import add_adapters, half_dtype, loading_arguments, note_base, prepare_quantised
 from llava.train.run_folder import LOG_FILE
 from transformers_patch import Weighter, build_weighter
-from transformers_patch.checkpoints import STAGING, kind_of
-from transformers_patch.publish import flush
 from transformers_patch.trainer import check_settings
 from visatb.errors import InputError
 from visatb.record_index import RecordIndex, open_index
@@ -372,56 +368,3 @@ def _report_grouping(tasks: list[str], weighter: Weighter, dataset: SupervisedDa
         message = "--group_by_length has no effect: it groups the micro-batches of a step, and here a step is one."
     if message:
         print(f"warning: {message}", file=sys.stderr)
-
-
-def check_saved(model: LlavaLlamaForCausalLM | PeftModel, folder: Path, vocabulary_grew: bool = False) -> None:
-    """Reopen the saved files: all parameters, or those of a LoRA folder, or of the projector, must be present.
-
-    Their shapes and dtypes are checked too, of ZeRO-3's parameters as well.
-
-    Args:
-        model: the trained model.
-        folder: where it was saved.
-        vocabulary_grew: a LoRA folder must hold embeddings and lm_head.
-
-    Raises:
-        RuntimeError: naming the parameters that are not.
-    """
-    wrong = unsaved(model, folder, vocabulary_grew) if isinstance(model, PeftModel) else _unsaved(model, folder)
-    if wrong:
-        raise RuntimeError(
-            f"{folder}: {len(wrong)} parameters are missing or of another shape or dtype: {', '.join(wrong[:5])}"
-        )
-
-
-def _unsaved(model: LlavaLlamaForCausalLM, folder: Path) -> list[str]:
-    projector = folder / PROJECTOR_FILE
-    saved = read_tensors(projector) if projector.exists() else read_state_dict(folder)
-    return [
-        name
-        for name, parameter in model.named_parameters()
-        if ("mm_projector" in name or not projector.exists())
-        and (name not in saved or kind_of(saved[name]) != kind_of(parameter))
-    ]
-
-
-def save_final_model(trainer: LLaVATrainer) -> None:
-    """Save the trained model into the output folder: written to temporary files, then renamed one by one.
-
-    Raises:
-        SaveError: on all ranks, if one could not write.
-    """
-    args = trainer.args
-    output = Path(args.output_dir)
-    staging = output / STAGING / "final"
-    trainer.model.config.use_cache = True
-    with trainer.writing(output):
-        trainer.save_model(str(staging))
-    with trainer.writing(output):
-        if trainer.is_world_process_zero():
-            check_saved(trainer.model, staging, trainer.vocabulary_grew)
-            trainer.state.save_to_json(str(staging / "trainer_state.json"))
-            flush(staging)
-            for file in sorted(staging.iterdir()):
-                os.replace(file, output / file.name)
-            shutil.rmtree(output / STAGING)

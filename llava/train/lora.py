@@ -27,7 +27,7 @@ from llava.model.adapter import (
 )
 from llava.model.adapter_config import read_adapter_config
 from llava.model.base_digest import base_digest, check_base_of
-from llava.model.llava_arch import gathered
+from llava.model.gathering import gathered
 from llava.train.arguments import TrainingArguments
 from transformers_patch.checkpoints import kind_of
 from visatb.errors import InputError

@@ -14,11 +14,11 @@ from llava.train.assembly import (
     build_trainer,
     load_data,
     make_weighter,
-    save_final_model,
     settle_vision,
 )
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.run_folder import LOG_FILE, RunFolder, fingerprint, leave_together, on_first_rank
+from llava.train.saving import save_final_model
 from transformers_patch.checkpoints import SaveError
 from transformers_patch.step_loader import ReadError
 from transformers_patch.stopping import StopSignals

@@ -15,7 +15,7 @@ from tiny import make_tiny_checkpoint, make_tiny_dataset
 
 from llava.model.adapter import read_adapter
 from llava.model.builder import load_pretrained_model
-from llava.train import assembly, training
+from llava.train import saving, training
 from llava.train import train as entry
 from llava.train.llava_trainer import LLaVATrainer
 
@@ -43,7 +43,7 @@ def place(tmp_path_factory):
 def trainers(monkeypatch):
     """The trainers of the trainings of a test, as they were when their model was saved."""
     found = []
-    monkeypatch.setattr(training, "save_final_model", lambda t: found.append(t) or assembly.save_final_model(t))
+    monkeypatch.setattr(training, "save_final_model", lambda t: found.append(t) or saving.save_final_model(t))
     return found
 
 

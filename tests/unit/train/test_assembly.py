@@ -13,7 +13,8 @@ from llava.model import LlavaLlamaForCausalLM
 from llava.model.builder import check_base
 from llava.model.config_file import read_base_config
 from llava.train.arguments import load_tasks, parse_arguments
-from llava.train.assembly import build_model, check_saved, load_data, make_weighter, settle_vision
+from llava.train.assembly import build_model, load_data, make_weighter, settle_vision
+from llava.train.saving import check_saved
 from llava.train.training_arguments import check_machine
 from visatb.errors import InputError
 

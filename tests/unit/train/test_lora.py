@@ -14,8 +14,9 @@ from llava.model.adapter import fill_adapter, read_adapter, wrap
 from llava.model.builder import load_pretrained_model
 from llava.train import lora
 from llava.train.arguments import parse_arguments
-from llava.train.assembly import build_model, build_trainer, check_saved, load_data, make_weighter, save_final_model
+from llava.train.assembly import build_model, build_trainer, load_data, make_weighter
 from llava.train.llava_trainer import LLaVATrainer
+from llava.train.saving import check_saved, save_final_model
 from transformers_patch import EqualWeighting, build_weighter
 from transformers_patch.strategies import STRATEGIES
 from visatb.errors import InputError

@@ -10,9 +10,10 @@ import torch
 from tiny import make_tiny_checkpoint, make_tiny_dataset
 
 from llava.model import LlavaLlamaForCausalLM
-from llava.train import assembly, lora, training_arguments
+from llava.train import lora, training_arguments
 from llava.train.arguments import parse_arguments
-from llava.train.assembly import build_model, build_trainer, load_data, save_final_model
+from llava.train.assembly import build_model, build_trainer, load_data
+from llava.train.saving import check_saved, save_final_model
 from transformers_patch import EqualWeighting
 from visatb.errors import InputError
 
@@ -143,7 +144,7 @@ def test_qlora_trains_saves_and_resumes_on_a_quantised_base(place, tmp_path, mon
     trainer = build_trainer(built, records, ["all"], EqualWeighting(1), *groups[1:])
     trainer.train()
     save_final_model(trainer)
-    assembly.check_saved(model, tmp_path, built.vocabulary_grew)
+    check_saved(model, tmp_path, built.vocabulary_grew)
     trained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer._load_from_checkpoint(str(tmp_path / "checkpoint-2"))
     assert all(torch.equal(p, trained[name]) for name, p in model.named_parameters() if p.requires_grad)

@@ -103,7 +103,8 @@ def _compare(case, tolerance, scale=3.0, autocast=False):
 def test_gradients_made_in_the_forward_equal_autograds(monkeypatch, tokens, vocabulary, bias):
     monkeypatch.setattr(loss_module, "CHUNK_LOGITS", 1)
     monkeypatch.setattr(loss_module, "LEAST_CHUNK", 2)
-    _compare(_head_case(tokens, vocabulary, torch.float32, bias), 3e-6)
+    # Both round sums of V terms, each processor's kernels in an order of their own.
+    _compare(_head_case(tokens, vocabulary, torch.float32, bias), 3e-6 * max(1, vocabulary / 320) ** 0.5)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
