@@ -18,8 +18,9 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -40,6 +41,7 @@ from visatb.yaml_files import read_yaml
 
 KERNELS = ("default", "avx2", "avx512", "native")
 VARIABLE = "ATEN_CPU_CAPABILITY"
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ def repetitions(benchmark: Benchmark, output: Path, seeds: Sequence[int], files:
     ]
 
 
-def make(repetition: Repetition, target: str) -> int:
-    """Make or resume one run up to a target; returns its exit code."""
+def start(repetition: Repetition, target: str) -> subprocess.Popen:
+    """Start or resume one run up to a target."""
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     if repetition.kernel != "native":
         environment[VARIABLE] = repetition.kernel
@@ -125,11 +127,10 @@ def make(repetition: Repetition, target: str) -> int:
     command += ["--cores", "1", "--seeds", str(repetition.seed), "--runs", str(repetition.runs), target]
     repetition.log.parent.mkdir(parents=True, exist_ok=True)
     with open(repetition.log, "ab") as log:
-        # preexec_fn: it asks the kernel alone, and a killed study must leave no run behind.
-        ended = subprocess.run(
+        # preexec_fn is safe here, where there is one thread: a killed study leaves no run behind.
+        return subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
         )
-    return ended.returncode
 
 
 def make_all(wanted: Sequence[Repetition], target: str, cores: int) -> None:
@@ -138,13 +139,23 @@ def make_all(wanted: Sequence[Repetition], target: str, cores: int) -> None:
     Raises:
         InputError: naming the runs that failed and the log of the first; the others are finished.
     """
-    failed = []
-    with ThreadPoolExecutor(cores) as pool, tqdm(total=len(wanted), desc=target, unit="run") as bar:
-        started = {pool.submit(make, repetition, target): repetition for repetition in wanted}
-        for future in as_completed(started):
-            if future.result():
-                failed.append(started[future])
-            bar.update()
+    waiting, running, failed = deque(wanted), {}, []
+    with tqdm(total=len(wanted), desc=target, unit="run") as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < cores:
+                    repetition = waiting.popleft()
+                    running[start(repetition, target)] = repetition
+                for process in [one for one in running if one.poll() is not None]:
+                    repetition = running.pop(process)
+                    failed += [repetition] if process.returncode else []
+                    bar.update()
+                time.sleep(POLL_SECONDS)
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.wait()
     if failed:
         names = "; ".join(repetition.name for repetition in failed)
         raise InputError(f"{len(failed)} of {len(wanted)} runs failed ({names}): see {failed[0].log}. Run it again.")

@@ -11,6 +11,9 @@ import pytest
 
 from eval.registry import find_metric
 from visatb.__main__ import COMMANDS
+from visatb.benchmark import load_benchmark
+
+DEMO = "scripts_visatb/benchmarks/demo.yaml"
 
 DOCUMENTS = (
     "README.md",
@@ -18,6 +21,7 @@ DOCUMENTS = (
     "docs/data.md",
     "docs/preparing_data.md",
     "docs/benchmarks.md",
+    "docs/demo.md",
     "docs/tutorial.md",
     "docs/inference.md",
     "docs/evaluation.md",
@@ -62,6 +66,15 @@ def shown(repository) -> list[tuple[str, str]]:
 
 def test_documents_show_commands(repository):
     assert len(shown(repository)) > 10
+
+
+def test_the_table_of_the_demo_is_the_studys_with_errors(repository):
+    readme, page = (repository / name for name in ("README.md", "docs/demo.md"))
+    table = re.search(r"^\| task .*?(?=\n\n)", readme.read_text(), re.MULTILINE | re.DOTALL)[0]
+    assert table in page.read_text()
+    rows = table.splitlines()[2:]
+    assert [row.split()[1] for row in rows] == [*load_benchmark(repository / DEMO).task_names[:-1], "dI%"]
+    assert all("±" in row for row in rows)
 
 
 def test_shell_scripts_shown_exist_are_sound_and_know_the_variables(repository):

@@ -1,7 +1,6 @@
 """A study: where its runs go, the errors of its differences, what its tables say; and how it ends where a run fails."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -121,11 +120,15 @@ def test_what_prepare_makes_is_made_for_each_kernel(repository, tmp_path, monkey
 def test_a_kernel_reaches_the_run_and_a_failed_run_is_named(benchmark, tmp_path, monkeypatch):
     asked = []
 
-    def fake(command, env, **_):
-        asked.append((command[command.index("--seeds") + 1], env.get(study.VARIABLE)))
-        return subprocess.CompletedProcess(command, int(asked[-1] == ("1", "avx2")))
+    class Ended:
+        def __init__(self, command, env, **_):
+            asked.append((command[command.index("--seeds") + 1], env.get(study.VARIABLE)))
+            self.returncode = int(asked[-1] == ("1", "avx2"))
 
-    monkeypatch.setattr(study.subprocess, "run", fake)
+        def poll(self):
+            return self.returncode
+
+    monkeypatch.setattr(study.subprocess, "Popen", Ended)
     monkeypatch.setenv(study.VARIABLE, "avx512")
     files = dict.fromkeys(("avx2", "native"), benchmark.path)
     wanted = study.repetitions(benchmark, tmp_path / "out", [0, 1], files)
