@@ -11,8 +11,8 @@ from visatb.cli import run
 
 BENCHMARK = "scripts_visatb/benchmarks/demo.yaml"
 NOTE = f"""
-What this run shows: every step of the method, and task weights that other seeds and processors nearly repeat.
-What it cannot show: whether VisATB beats equal weights, of which one seed says little, and nothing of large models.
+What this run shows: every step of the method, from data to report, with the weights of this seed.
+What it cannot show: whether other seeds and processors repeat the weights, and whether VisATB beats equal weights.
 Several seeds on two kernels, with errors: visatb study --benchmark {BENCHMARK}"""
 
 

@@ -11,9 +11,6 @@ import pytest
 
 from eval.registry import find_metric
 from visatb.__main__ import COMMANDS
-from visatb.benchmark import load_benchmark
-
-DEMO = "scripts_visatb/benchmarks/demo.yaml"
 
 DOCUMENTS = (
     "README.md",
@@ -66,15 +63,6 @@ def shown(repository) -> list[tuple[str, str]]:
 
 def test_documents_show_commands(repository):
     assert len(shown(repository)) > 10
-
-
-def test_the_table_of_the_demo_is_the_studys_with_errors(repository):
-    readme, page = (repository / name for name in ("README.md", "docs/demo.md"))
-    table = re.search(r"^\| task .*?(?=\n\n)", readme.read_text(), re.MULTILINE | re.DOTALL)[0]
-    assert table in page.read_text()
-    rows = table.splitlines()[2:]
-    assert [row.split()[1] for row in rows] == [*load_benchmark(repository / DEMO).task_names[:-1], "dI%"]
-    assert all("±" in row for row in rows)
 
 
 def test_shell_scripts_shown_exist_are_sound_and_know_the_variables(repository):
