@@ -12,7 +12,6 @@ started when it is itself killed. Flags it does not know go to snakemake.
 import ctypes
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from scripts_visatb.workflow.cluster import executor, explained, status_flags
+from scripts_visatb.workflow.cluster import status_flags
 from scripts_visatb.workflow.graph import TARGETS, Run, seeds_of
 from scripts_visatb.workflow.job import LIVE_VARIABLE
 from scripts_visatb.workflow.plan import LOCK, PID_VARIABLE, PLAN, count, lock_run, runs_folder
@@ -39,33 +38,7 @@ _PR_SET_PDEATHSIG = 1
 WAIT_SECONDS = 5  # after a signal, until the command reports what it waits for
 STEPS = ("prepare", "report", "weigh_seeds")  # targets that are requested by the rule's name, not by a file
 PLAN_FLAGS = {"-n", "-np", "-pn", "--dry-run", "--dryrun"}
-# Snakemake's lines without information for a user: the steps themselves report their start and end.
-NOISE = (
-    "Using workflow specific profile",
-    "Assuming unrestricted shared filesystem",
-    "Building DAG of jobs",
-    "Using shell:",
-    "Select jobs to execute",
-    "Execute ",
-    "Elapsed time",
-    "Complete log(s)",
-    "MissingRuleException:",
-    "RuleException:",
-    "WorkflowError in file",
-    '  File "',
-    "CalledProcessError in file",
-    "Command 'set -euo pipefail;",
-    "Exiting because a job execution failed",
-    "Removing output files of failed job",
-    "Shutting down, this might take some time",
-    # Of a cluster.
-    "SLURM run ID:",
-    "No SLURM account given",
-    "No account was given",
-    "Unable to guess SLURM account",
-    "Cleaning up SLURM log files",
-    "Trying to restart job",
-)
+PROFILE_NOTE = "Using workflow specific profile"  # printed past Snakemake's log
 
 
 def refuse_second(folder: Path) -> None:
@@ -96,23 +69,15 @@ def snakemake_command(
     if seeds is not None:
         settings.append(f"seeds={seeds}".replace(" ", ""))
     return [
-        *(sys.executable, "-m", "snakemake"),
+        *(sys.executable, "-m", "scripts_visatb.workflow.messages"),
         *("--configfile", benchmark),
         *("--config", *settings),
         *("--rerun-triggers", "mtime", "params"),  # also with a profile of the user's own: see profiles/default
-        *("--quiet", *quiet(flags)),
         *("--cores", str(cores)),
         *("-s", str(ROOT / "scripts_visatb" / "workflow" / "Snakefile")),
         *flags,
         *(("--", *targets) if targets else ()),  # else a flag that takes a list would swallow them
     ]
-
-
-def quiet(flags: list[str]) -> tuple[str, ...]:
-    """What Snakemake shall not say. On a cluster `rules`, which hides failures too: the step's own words stay there."""
-    if PLAN_FLAGS & set(flags):
-        return ("reason", "host")
-    return ("reason", "host", "progress") if executor(flags) else ("reason", "host", "rules", "progress")
 
 
 def split_targets(more: list[str]) -> tuple[list[str], list[str]]:
@@ -177,7 +142,7 @@ class Stop:
 
 
 def run_snakemake(command: list[str], folder: Path) -> int:
-    """Run snakemake without its noise; returns its exit code, 128 + n if signal n ended it or us."""
+    """Run snakemake; returns its exit code, 128 + n if signal n ended it or us."""
     live = is_live()
     environment = os.environ | {PID_VARIABLE: str(os.getpid())} | ({LIVE_VARIABLE: "1"} if live else {})
     pipes = {"stderr": subprocess.PIPE} | ({"stdout": subprocess.PIPE} if live else {})
@@ -187,9 +152,9 @@ def run_snakemake(command: list[str], folder: Path) -> int:
     )
     stop = Stop(snakemake)
     with shown(snakemake, folder) as view:
-        for line in explained(snakemake.stderr):
-            if stop.number is None and (text := without_noise(line)):
-                view.line(text)
+        for line in snakemake.stderr:
+            if stop.number is None and shows(line):
+                view.line(line)
         code = snakemake.wait()
     signal.alarm(0)
     if stop.number is not None and code != 0:
@@ -224,27 +189,15 @@ def unfinished(folder: Path) -> list[tuple[str, int]]:
 
 
 def show_plan(command: list[str]) -> int:
-    """Print the jobs that snakemake would run, how many there are of each rule; returns its exit code."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=die_with_parent)
-    print(without_noise(done.stderr), end="", file=sys.stderr)
-    print(plan_text(done.stdout), end="")
+    """Print the jobs that snakemake would run and how many there are of each rule; returns its exit code."""
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, preexec_fn=die_with_parent)
+    print(*(line for line in done.stderr.splitlines(True) if shows(line)), sep="", end="", file=sys.stderr)
     return done.returncode
 
 
-def plan_text(shown: str) -> str:
-    """What `snakemake -n` shows, as the messages of its jobs and their number by rule; without jobs all of it."""
-    jobs = re.findall(r"^Job \d+: (.+)", shown, re.MULTILINE)
-    if not jobs:
-        return without_noise(shown)
-    table = shown.partition("Job stats:")[2].partition("\ntotal ")[0]
-    counts = re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)
-    kinds = ", ".join(f"{count} {rule}" for rule, count in counts if rule not in TARGETS)
-    return "\n".join([*jobs, f"{len(jobs)} jobs: {kinds}\n"])
-
-
-def without_noise(text: str) -> str:
-    """The lines with information for a user."""
-    return "".join(line for line in text.splitlines(True) if line.strip() and not line.startswith(NOISE))
+def shows(line: str) -> bool:
+    """Whether a line has information for a user."""
+    return bool(line.strip()) and not line.startswith(PROFILE_NOTE)
 
 
 def main() -> int:
