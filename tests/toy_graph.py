@@ -1,5 +1,7 @@
 """A benchmark of two small tasks with stand-ins for training and inference, to try the run graph on."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -119,15 +121,19 @@ def run_graph(folder: Path, repository: Path, *more: str, check: bool = True) ->
 
 
 def plan(folder: Path, benchmark: Path | str, *targets: str) -> subprocess.CompletedProcess:
-    """What plain `snakemake -n` says, without our own start command."""
-    repository = Path(__file__).resolve().parents[1]
-    snakemake = Path(sys.executable).with_name("snakemake")
-    snakefile = repository / "scripts_visatb/workflow/Snakefile"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    """What plain `snakemake -n` says, without our own start command; in this process, in a tenth of the time."""
+    from snakemake.cli import main as snakemake
+
+    snakefile = Path(__file__).resolve().parents[1] / "scripts_visatb/workflow/Snakefile"
     words = ["-s", str(snakefile), "--configfile", str(benchmark), "--cores", "2", "-n", *targets]
-    return subprocess.run(
-        [str(snakemake), *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
-    )
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            snakemake(words)
+        except SystemExit as end:
+            code = end.code or 0
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def calls(folder: Path) -> list[str]:
