@@ -1,5 +1,6 @@
-# Sourced by the training scripts: starts llava/train/train_mem.py with the flags given, by `deepspeed` where there are
-# GPUs and by plain Python where there are none. bf16 and tf32 are used on GPUs only. docs/distributed.md has examples.
+# Sourced by the training scripts: starts llava/train/train_mem.py (or `entry`, if the script sets it) with the flags
+# given, by `deepspeed` where there are GPUs and by plain Python where there are none. bf16 and tf32 are used on GPUs only.
+# docs/distributed.md has examples.
 #
 #   NUM_GPUS         GPUs of this node; all visible ones by default, 0 for the CPU
 #   NUM_PROCESSES    without GPUs: processes of this node, over gloo; 1 by default
@@ -15,7 +16,7 @@ SCRIPTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export PYTHONPATH="$(dirname "$SCRIPTS")${PYTHONPATH:+:$PYTHONPATH}"
 
 source "$SCRIPTS/common.sh"
-answer_help "$0" "visatb train --help" "$@"
+answer_help "$0" "${more_flags:-visatb train --help}" "$@"
 
 visible_gpus() {
     if [ "${CUDA_VISIBLE_DEVICES-unset}" = "" ] || [ "${CUDA_VISIBLE_DEVICES:-}" = "-1" ] ||
@@ -43,7 +44,7 @@ launch_training() {
     # DeepSpeed inserts it into the command that a shell on each node runs.
     [[ -z "${MASTER_ADDR:-}" || "$MASTER_ADDR" =~ ^[A-Za-z0-9_.:][A-Za-z0-9_.:-]*$ ]] ||
         refuse "MASTER_ADDR must be a host name or address, got $(shown "$MASTER_ADDR"). Change it."
-    local entry="$(dirname "$SCRIPTS")/llava/train/train_mem.py"
+    local entry="$(dirname "$SCRIPTS")/${entry:-llava/train/train_mem.py}"
     local visible="$(visible_gpus)"
     local gpus="${NUM_GPUS:-$visible}"
     local launcher="${LAUNCHER:-}"

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 STAGING = ".saving"  # the folder inside output_dir where a checkpoint is written before it is renamed into place
 MANIFEST = "manifest.json"
 _HASHING_THREADS = 8
+
+Needed = Callable[[dict[str, Any]], Collection[str]]
 
 
 class DamagedError(ValueError):
@@ -60,13 +62,13 @@ def flush(folder: Path) -> None:
         _fsync(path)
 
 
-def verify(folder: Path, run: str, needed: Collection[str] | None = None) -> dict[str, Any]:
+def verify(folder: Path, run: str, needed: Needed | None = None) -> dict[str, Any]:
     """The manifest of an undamaged checkpoint. Files that it does not list are ignored.
 
     Args:
         folder: a published checkpoint.
         run: the digest of the run that must have written it.
-        needed: files that must be there; None: those of `transformers_patch.Trainer`.
+        needed: manifest -> files that must be there; None: those of `transformers_patch.Trainer`.
 
     Raises:
         DamagedError: naming the file and its damage.
@@ -75,7 +77,7 @@ def verify(folder: Path, run: str, needed: Collection[str] | None = None) -> dic
     if manifest["run"] != run:
         raise DamagedError("it is of a run with other settings")
     files = {folder / name: facts for name, facts in manifest["files"].items()}
-    lost = sorted(set(_needed(manifest) if needed is None else needed) - set(manifest["files"]))
+    lost = sorted(set((needed or _needed)(manifest)) - set(manifest["files"]))
     lost += [path.relative_to(folder).as_posix() for path in files if not path.is_file()]
     if lost:
         raise DamagedError(f"{', '.join(lost)} is missing")

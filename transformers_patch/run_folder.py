@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate.utils import broadcast_object_list
 
-from transformers_patch.publish import STAGING, DamagedError, checkpoint_folders, verify
+from transformers_patch.publish import STAGING, DamagedError, Needed, checkpoint_folders, verify
 from visatb.cli import EXIT_INPUT
 from visatb.errors import InputError
 from visatb.files import read_json, write_json
@@ -97,13 +97,16 @@ class RunFolder:
         """Claim the folder for this run: after loading its model, so that a failed start claims nothing."""
         self._write(finished=False)
 
-    def newest_checkpoint(self, world_size: int = 1, deepspeed: bool = False) -> str | None:
+    def newest_checkpoint(
+        self, world_size: int = 1, deepspeed: bool = False, needed: Needed | None = None
+    ) -> str | None:
         """The newest complete checkpoint of this run; None if there are no checkpoints.
 
         Newer ones that are not complete are reported in one line each and renamed to `damaged-checkpoint-N`.
 
         Args:
             world_size, deepspeed: how this call of the run is split; DeepSpeed's state fits no other split.
+            needed: as for `verify`.
 
         Raises:
             InputError: there are checkpoints but none is complete (starting again at step 0 must be requested), or the
@@ -112,7 +115,7 @@ class RunFolder:
         damaged: dict[Path, str] = {}
         for path in reversed(checkpoint_folders(self.path)):
             try:
-                manifest = verify(path, self.digest)
+                manifest = verify(path, self.digest, needed)
             except DamagedError as error:
                 damaged[path] = str(error)
             except OSError as error:

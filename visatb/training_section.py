@@ -60,9 +60,25 @@ _KINDS = {
 }
 _LORA_KINDS = {"LORA_R": "count", "LORA_ALPHA": "number", "LORA_DROPOUT": "number", "LORA_WEIGHT_PATH": "text"}
 _QLORA_KINDS = {"BITS": "count"}
+# Of finetune_hf.sh, beside those above.
+_HF_KINDS = {
+    "CHAT_TEMPLATE": "text",
+    "MIN_PIXELS": "count",
+    "MAX_PIXELS": "count",
+    "FREEZE_VISION_TOWER": "truth",
+    "FREEZE_PROJECTOR": "truth",
+    "LORA_ENABLE": "truth",
+    "PYTHON_HF": "text",
+}
+
+# What finetune_hf.sh does not read of the other scripts' variables.
+_OF_LLAVA_ALONE = frozenset(
+    ("VISION_TOWER", "PRETRAIN_MM_MLP_ADAPTER", "MM_PROJECTOR_TYPE", "MM_VISION_SELECT_LAYER", "IMAGE_ASPECT_RATIO")
+    + ("PROMPT_VERSION", "LOSS_NORMALIZATION", "TASK_SAMPLING", "MM_PROJECTOR_LR", "LORA_WEIGHT_PATH")
+)
 
 # Taken only from the benchmark file, regardless of the caller's environment.
-RECIPE_VARIABLES = frozenset(_KINDS | _LORA_KINDS | _QLORA_KINDS)
+RECIPE_VARIABLES = frozenset(_KINDS | _LORA_KINDS | _QLORA_KINDS | _HF_KINDS) - {"PYTHON_HF"}
 
 # Of scripts_visatb/launch.sh: where a training runs.
 LAUNCH_KINDS = {
@@ -80,7 +96,7 @@ LAUNCH_KINDS = {
 # Logging, saving, reading and placement of a training: another value does not change the model.
 PLACEMENT_VARIABLES = frozenset(
     ("LOGGING_STEPS", "SAVE_STEPS", "SAVE_STRATEGY", "SAVE_TOTAL_LIMIT", "REPORT_TO", "DATALOADER_NUM_WORKERS")
-    + ("LAUNCHER", "HOSTFILE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+    + ("LAUNCHER", "HOSTFILE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "PYTHON_HF")
 )
 # The libraries below read variables of their own.
 _LIBRARY_VARIABLE = re.compile(
@@ -109,13 +125,16 @@ def variables_of(script: str | None) -> dict[str, str] | None:
     found = _SHIPPED.fullmatch(PurePath(script).as_posix()) if script else None
     if found is None:
         return None
+    if found[1] == "finetune_hf.sh":
+        kinds = _KINDS | LAUNCH_KINDS | _LORA_KINDS | _QLORA_KINDS | _HF_KINDS
+        return {name: kind for name, kind in kinds.items() if name not in _OF_LLAVA_ALONE}
     lora = _LORA_KINDS if "lora" in found[1] else {}
     return _KINDS | LAUNCH_KINDS | lora | (_QLORA_KINDS if "qlora" in found[1] else {})
 
 
 def plain_value(name: str, value: Any) -> float | str:
     """A variable's value in canonical form for comparison: 8, 8.0 and "8" are one batch size."""
-    kind = (_KINDS | LAUNCH_KINDS | _LORA_KINDS | _QLORA_KINDS).get(name)
+    kind = (_KINDS | LAUNCH_KINDS | _LORA_KINDS | _QLORA_KINDS | _HF_KINDS).get(name)
     number = None if kind in (None, "text", "truth") else number_of(value)
     return as_text(value) if number is None else float(number)
 

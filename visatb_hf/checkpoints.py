@@ -22,6 +22,14 @@ WEIGHTER_FILE = "weighter.pt"
 _TRAINER_STATE = "trainer_state.json"
 
 
+def needed_files(manifest: dict[str, Any]) -> set[str]:
+    """Files of transformers 5's Trainer that are required to resume a run exactly."""
+    ranks = manifest["world_size"]
+    states = {"rng_state.pth"} if ranks == 1 else {f"rng_state_{rank}.pth" for rank in range(ranks)}
+    states |= {"latest"} if manifest["deepspeed"] else {"optimizer.pt", "scheduler.pt"}
+    return states | {_TRAINER_STATE, WEIGHTER_FILE}
+
+
 class SaveError(RuntimeError):
     """A checkpoint or model could not be written; raised on all ranks. Existing files are unchanged."""
 

@@ -132,6 +132,11 @@ class ChatCollator:
         if blank_image:
             text = chat.prompt([{"from": "human", "value": "<image>"}])
             self._blank = Sample(text, [], [Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE))], 0, "a blank image")
+            least = self._tokenised([self._blank])[0]["input_ids"].shape[1]
+            if max_length is not None and least > max_length:
+                raise InputError(
+                    f"model_max_length must be at least {least} for one image, got {max_length}. Raise it."
+                )
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """A batch.

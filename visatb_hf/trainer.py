@@ -17,16 +17,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
+from accelerate.utils import gather_object
 from torch import nn
 
 from transformers_patch.loss import IGNORE_INDEX, count_supervised_tokens, task_loss_sums
-from transformers_patch.step_loader import StepLayout, StepLoader
+from transformers_patch.step_loader import ReadError, StepLayout, StepLoader, refuse_unread
 from transformers_patch.stopping import NonFiniteLossError, StopSignals, start_worker
 from transformers_patch.task_log import TaskLog, tracker_values
 from transformers_patch.weighter import Weighter, refuse_bad_weights, refuse_parameters
 from visatb_hf.checkpoints import WholeCheckpoints
 
-_NOT_FOR_THE_MODEL = ("task_ids", "token_count_K", "sample_indices")
+_NOT_FOR_THE_MODEL = ("task_ids", "token_count_K", "sample_indices", "cut_K", "unsupervised_K")
 
 
 class TaskWeighting(WholeCheckpoints):
@@ -93,6 +94,7 @@ class TaskWeighting(WholeCheckpoints):
             position=lambda: self.state.global_step,
             end=lambda: self.state.max_steps,
             count_tokens=self._count_step_tokens,
+            check_read=self._check_read,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             worker_init_fn=start_worker if workers else None,
@@ -106,6 +108,14 @@ class TaskWeighting(WholeCheckpoints):
     def _count_step_tokens(self, window: list[dict[str, Any]]) -> torch.Tensor:
         counts = [count_supervised_tokens(b["labels"], b["task_ids"], self.weighter.num_tasks) for b in window]
         return self._sum_over_ranks(torch.stack(counts).sum(dim=0).to(self.args.device))
+
+    def _check_read(self, problem: Exception | None) -> None:
+        """Raise ReadError on all ranks if one could not read its samples: otherwise the others would wait for it."""
+        if self.args.world_size == 1:
+            refuse_unread(problem)
+        elif bool(self._sum_over_ranks(torch.tensor(float(problem is not None), device=self.args.device))):
+            kind = None if problem is None else type(problem).__name__
+            raise ReadError([name for name in gather_object([kind]) if name is not None]) from problem
 
     def _sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(values, reduction="sum")

@@ -116,7 +116,3 @@ def main() -> None:
 
     LoggerPluginRegistry().register_plugin(f"snakemake_logger_plugin_{NAME}", sys.modules[__name__])
     snakemake(["--logger", NAME, *sys.argv[1:]])
-
-
-if __name__ == "__main__":
-    main()

@@ -69,7 +69,7 @@ def snakemake_command(
     if seeds is not None:
         settings.append(f"seeds={seeds}".replace(" ", ""))
     return [
-        *(sys.executable, "-m", "scripts_visatb.workflow.messages"),
+        *(sys.executable, "-c", "from scripts_visatb.workflow.messages import main; main()"),
         *("--configfile", benchmark),
         *("--config", *settings),
         *("--rerun-triggers", "mtime", "params"),  # also with a profile of the user's own: see profiles/default

@@ -16,6 +16,7 @@ from transformers_patch import Weighter, build_weighter
 from transformers_patch.publish import verify
 from transformers_patch.stopping import StopSignals
 from visatb_hf import TaskCollator, WeightedSFTTrainer, WeightedTrainer
+from visatb_hf.checkpoints import needed_files
 from visatb_hf.trainer import NonFiniteLossError
 
 WEIGHTS = [0.5, 1.0, 2.5]
@@ -117,7 +118,7 @@ def test_a_run_stopped_by_sigterm_resumes_to_the_same_model(method, tmp_path):
     assert stopped.stopped_by == signal.SIGTERM
     assert stopped.state.global_step == 4
     checkpoint = tmp_path / "run" / "checkpoint-4"
-    assert verify(checkpoint, "", needed=set())["step"] == 4
+    assert verify(checkpoint, "", needed=needed_files)["step"] == 4
     resumed = trainer(tmp_path / "run", weighter())
     resumed.train(resume_from_checkpoint=str(checkpoint))
     expected, found = weights_of(whole.model), weights_of(resumed.model)

@@ -367,9 +367,11 @@ def test_braces_in_settings_and_commands_are_no_snakemake_placeholders():
 
 
 def test_every_recipe_variable_of_the_finetune_script_comes_from_the_benchmark_file_alone(repository):
-    scripts = [repository / "scripts_visatb" / f"finetune{name}.sh" for name in ("", "_lora", "_qlora")]
+    scripts = [repository / "scripts_visatb" / f"finetune{name}.sh" for name in ("", "_lora", "_qlora", "_hf")]
     read = set(re.findall(r"(?:\$\{|\brequire )([A-Z_]+)[: ]", "".join(script.read_text() for script in scripts)))
-    assert read - {"DEEPSPEED_CONFIG"} == RECIPE_VARIABLES | set(OWN_VARIABLES)  # launch.sh's: where it runs
+    assert read - {"DEEPSPEED_CONFIG", "PYTHON_HF"} == RECIPE_VARIABLES | set(
+        OWN_VARIABLES
+    )  # launch.sh's: where it runs
     launch = (repository / "scripts_visatb/launch.sh").read_text()
     assert all(re.search(rf"\$\{{?{name}\b", launch) for name in LAUNCH_KINDS)
     for name in ("finetune_academic", "finetune_lora", "finetune_qlora"):
