@@ -190,7 +190,8 @@ def unfinished(folder: Path) -> list[tuple[str, int]]:
 
 def show_plan(command: list[str]) -> int:
     """Print the jobs that snakemake would run and how many there are of each rule; returns its exit code."""
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, preexec_fn=die_with_parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=die_with_parent)
+    print(done.stdout, end="")
     print(*(line for line in done.stderr.splitlines(True) if shows(line)), sep="", end="", file=sys.stderr)
     return done.returncode
 
