@@ -1,0 +1,171 @@
+"""The fork's real entry points on one GPU against the same on the CPU: python -m pytest tests/gpu"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import make_tiny_checkpoint, make_tiny_dataset
+
+import inference_visatb
+from llava.model.builder import load_pretrained_model
+from llava.train import saving, training
+from llava.train import train as entry
+from llava.train.llava_trainer import LLaVATrainer
+from transformers_patch import unpadded
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("gpu"))
+    make_tiny_dataset(folder, 48, "data.json")
+    return folder
+
+
+@pytest.fixture
+def trainers(monkeypatch):
+    """The trainers of a test, as they were when their model was saved."""
+    found = []
+    monkeypatch.setattr(training, "save_final_model", lambda t: found.append(t) or saving.save_final_model(t))
+    return found
+
+
+def train(place: Path, output: Path, *flags, base: str = "llama", steps: int = STEPS) -> None:
+    given = {
+        "model_name_or_path": place / base,
+        "version": "v1",
+        "data_path": place / "data.json",
+        "image_folder": place / "images",
+        "vision_tower": place / "vision_tower",
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": -2,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": "pad",
+        "output_dir": output,
+        "max_steps": steps,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
+    assert entry.train([*words, *map(str, flags)]) == 0
+
+
+def losses(trainer: LLaVATrainer) -> torch.Tensor:
+    """The loss of each step."""
+    return torch.tensor([line["loss"] for line in trainer.state.log_history if "loss" in line])
+
+
+def trained(trainer: LLaVATrainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().float().cpu().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+MODES = {
+    "full": (),
+    "checkpointing": ("--gradient_checkpointing", "True"),
+    "padded": ("--padded_batches", "True"),
+    "compiled": ("--torch_compile", "True"),
+    "lora": ("--lora_enable", "True", "--lora_r", "4"),
+    "projector": ("--tune_mm_mlp_adapter", "True"),
+    "dwa": ("--weight_method", "DWA"),
+    "igb": ("--weight_method", "IGB"),
+    "uw": ("--weight_method", "UW"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_gpu_trains_the_model_that_the_cpu_trains(place, tmp_path, trainers, mode):
+    # The CPU first, without the compiler: transformers leaves that switched on in the process.
+    train(place, tmp_path / "cpu", "--no_cuda", "True", *(() if mode == "compiled" else MODES[mode]))
+    train(place, tmp_path / "gpu", *MODES[mode])
+    on_cpu, on_gpu = trainers
+    assert on_gpu.args.device.type == "cuda" and on_cpu.args.device.type == "cpu"
+    torch.testing.assert_close(losses(on_gpu), losses(on_cpu), rtol=1e-4, atol=1e-4)
+    expected = trained(on_cpu)
+    for name, value in trained(on_gpu).items():
+        name = name.replace("_orig_mod.", "")
+        # AdamW divides by the size of a gradient: where that is rounding alone, so is the direction.
+        far = (value - expected[name]).abs() > 2e-4
+        assert far.float().mean() < 0.01, name
+
+
+def test_bf16_samples_laid_end_to_end_go_through_the_flash_kernel(place, tmp_path, trainers, monkeypatch):
+    calls = []
+    kernel = unpadded.varlen_attn
+    monkeypatch.setattr(unpadded, "varlen_attn", lambda *a, **k: calls.append(1) or kernel(*a, **k))
+    train(place, tmp_path / "laid", "--bf16", "True")
+    train(place, tmp_path / "padded", "--bf16", "True", "--padded_batches", "True")
+    laid, padded = map(losses, trainers)
+    assert calls and len(laid) == STEPS
+    torch.testing.assert_close(laid, padded, rtol=2e-2, atol=2e-2)
+
+
+def test_a_resumed_training_ends_with_the_uninterrupted_model(place, tmp_path, trainers, monkeypatch):
+    flags = ("--bf16", "True", "--save_strategy", "steps", "--save_steps", "2")
+    train(place, tmp_path / "whole", *flags)
+
+    class StoppedError(Exception):
+        pass
+
+    step = LLaVATrainer.training_step
+
+    def stopping(trainer, *args, **kwargs):
+        if trainer.state.global_step == 3:
+            raise StoppedError
+        return step(trainer, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LLaVATrainer, "training_step", stopping)
+        with pytest.raises(StoppedError):
+            train(place, tmp_path / "cut", *flags)
+    train(place, tmp_path / "cut", *flags)
+    whole, resumed = map(trained, trainers)
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_qlora_trains_resumes_and_answers(place, tmp_path, trainers, bits):
+    pytest.importorskip("bitsandbytes")
+    output = tmp_path / f"llava-lora-{bits}"
+    flags = ("--bits", bits, "--bf16", "True", "--lora_enable", "True", "--lora_r", "4", "--gradient_checkpointing",
+             "True", "--save_strategy", "steps", "--save_steps", "2")  # fmt: skip
+    train(place, output, *flags, steps=2)
+    train(place, output, *flags, steps=4)
+    found = losses(trainers[-1])
+    assert len(found) == 4 and found.isfinite().all()
+    assert any(name.endswith("lora_B.default.weight") and value.any() for name, value in trained(trainers[-1]).items())
+    quantised = {"load_4bit": bits == 4, "load_8bit": bits == 8}
+    _, model, _, _ = load_pretrained_model(str(output), str(place / "llama"), "llava-lora", **quantised)
+    draw = torch.Generator().manual_seed(9)
+    input_ids = torch.randint(3, 380, (3, 8), generator=draw)
+    input_ids[:, 1] = -200
+    images = torch.randn(3, 3, 56, 56, generator=draw)
+    with torch.inference_mode():
+        answers = model.eval().generate(
+            input_ids=input_ids.cuda(), images=images.to("cuda", model.dtype), max_new_tokens=12, do_sample=False
+        )
+    assert answers.shape[0] == 3 and answers.shape[1] > 0
+
+
+def test_fused_adamw_is_the_default_on_a_gpu(place, tmp_path, trainers):
+    train(place, tmp_path / "fused", steps=1)
+    assert trainers[0].optimizer.optimizer.defaults["fused"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_gpu_answers_as_the_cpu(place, tmp_path, monkeypatch, batch_size):
+    argv = ["--model-path", str(place / "llava-tiny"), "--image-folder", str(place / "images"), "--question-file",
+            str(place / "data.json"), "--max_new_tokens", "8", "--dtype", "fp32"]  # fmt: skip
+    assert (
+        inference_visatb.main([*argv, "--batch-size", str(batch_size), "--answers-folder", str(tmp_path / "gpu")]) == 0
+    )
+    assert inference_visatb.main([*argv, "--device", "cpu", "--answers-folder", str(tmp_path / "cpu")]) == 0
+    on_gpu, on_cpu = (json.loads(next((tmp_path / name).glob("*.json")).read_text()) for name in ("gpu", "cpu"))
+    assert on_gpu == on_cpu
