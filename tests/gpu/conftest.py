@@ -7,7 +7,7 @@ import torch
 
 
 def pytest_collection_modifyitems(items):
-    if not __import__("os").environ.get("X") and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         for item in items:
             if Path(__file__).parent in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
