@@ -1,12 +1,11 @@
 """scripts_visatb/finetune_hf.sh on one GPU; skipped where there is none."""
 
-import json
 import math
 
 import pytest
 import torch
 
-from tests.hf.test_train import STEPS, base, finish, lines, start
+from tests.hf.test_train import STEPS, base, finish, lines, start, wait_for
 
 __all__ = ["base"]  # the fixture
 ALONE = {"NUM_GPUS": "1", "DEEPSPEED_CONFIG": "none", "LAUNCHER": "torchrun"}
@@ -29,15 +28,15 @@ def test_adapters_on_a_quantised_base_train_and_resume(base, tmp_path, bits):
         pytest.importorskip("bitsandbytes")
     settings = ALONE | {"BITS": bits, "LORA_ENABLE": "True", "LORA_R": "4"}
     output = tmp_path / "model"
-    finish(start(base, output, "--max_steps=6", **settings))
-    whole = lines(output)
-    assert len(whole) == STEPS and all(math.isfinite(line["loss"]) for line in whole)
-    assert json.loads((output / "visatb_run.json").read_text())["finished"]
-    for path in output.glob("*.safetensors"):
-        path.unlink()
-    out, _ = finish(start(base, output, "--max_steps=6", **settings))
+    process = start(base, output, **settings)
+    wait_for(output / "checkpoint-2", process)
+    process.kill()
+    finish(process, -9)
+    out, _ = finish(start(base, output, **settings))
     assert "resuming from" in out
-    assert (output / "adapter_model.safetensors").is_file() and lines(output) == whole
+    found = [line["loss"] for line in lines(output)]
+    assert len(found) == STEPS and all(map(math.isfinite, found))
+    assert (output / "adapter_model.safetensors").is_file()
 
 
 def test_zero3_which_is_the_default_trains_in_bf16(base, tmp_path):
