@@ -12,9 +12,10 @@ from typing import Any
 
 from llava.generate.answers import AnswerFile, Asked, write_records
 from llava.generate.command import answer_files
+from llava.generate.engine import Model
+from llava.generate.engines import model_of
 from llava.generate.fingerprint import file_digest, images_digest
-from llava.generate.flags import MODEL, ONE_QUESTION, SPEED, add_flags, settings_of
-from llava.generate.llava_model import LlavaModel
+from llava.generate.flags import ENGINE, MODEL, ONE_QUESTION, SPEED, add_flags, settings_of
 from llava.generate.questions import Question, Settings
 from llava.generate.shard import shard_of
 from visatb.cli import ArgumentParser, run
@@ -37,13 +38,17 @@ _EXAMPLE = """example:
       --question-file val_a.json val_b.json --answers-folder runs/demo/answers --batch-size 16
 several GPUs:
   torchrun --nproc-per-node 8 inference_visatb.py ...
+a current vision-language model, in its environment:
+  .venv-hf/bin/python inference_visatb.py --engine hf --model-path MODEL ...
+a server (vLLM, SGLang, transformers serve):
+  python inference_visatb.py --engine server --server-url http://localhost:8000/v1 --server-model NAME ...
 """
 
 
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
-    add_flags(parser.add_argument_group("model"), MODEL)
+    add_flags(parser.add_argument_group("model"), (*ENGINE, *MODEL))
     data = parser.add_argument_group("questions and answers")
     data.add_argument("--question-file", nargs="+", required=True, metavar="FILE", help="annotation files")
     data.add_argument("--answers-folder", required=True, help="where answer files go; unfinished work in its work/")
@@ -59,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     shard = shard_of(args.chunk_idx, args.num_chunks, os.environ)
     settings = settings_of(args)
-    model = LlavaModel.of(args, shard.local_rank)
+    model = model_of(args, shard.local_rank)
     return answer_files(args, plan_files(args, settings, model), model, shard, _REMEDY)
 
 
-def plan_files(args: Any, settings: Settings, model: LlavaModel) -> list[AnswerFile]:
+def plan_files(args: Any, settings: Settings, model: Model) -> list[AnswerFile]:
     """Read and check everything that can be checked before the model is loaded.
 
     Raises:
@@ -79,7 +84,7 @@ def plan_files(args: Any, settings: Settings, model: LlavaModel) -> list[AnswerF
         pictured = next((one.question for one in asked if one.question.images), None)
         if pictured is not None and not model.sees_images:
             raise InputError(
-                f"{pictured.where}: has an image, and {model.path} has no vision tower. Give a LLaVA checkpoint."
+                f"{pictured.where}: has an image, and {model.name} has no vision tower. Give a model that has one."
             )
         final = folder / answer_file_name(source, model.name)
         if final in files:

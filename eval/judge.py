@@ -15,10 +15,11 @@ from typing import Any
 
 from eval.answers import Answer
 from eval.command import evaluator
-from eval.judge_client import DEFAULT_URL, URL_VARIABLE, Judge, JudgeError, ReplyFile, collect, excerpt
+from eval.judge_client import DEFAULT_URL, Judge, JudgeError, ReplyFile, collect
 from eval.registry import JUDGE, metric
 from eval.scores import Entry, Scores, entry, scores_of
 from visatb.cli import run
+from visatb.endpoint import URL_VARIABLE, excerpt
 from visatb.errors import InputError
 from visatb.files import read_json
 from visatb.records import IMAGE_TOKEN, image_names, read_records

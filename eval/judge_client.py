@@ -8,31 +8,23 @@ import hashlib
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from visatb.endpoint import KEY_VARIABLE, Endpoint, EndpointError, excerpt
+from visatb.endpoint import URL_VARIABLE as URL_VARIABLE
 from visatb.errors import InputError
 from visatb.files import naming, parse_json, read_text
 
-if TYPE_CHECKING:  # imported where a judge is asked, so that the other metrics do without
+if TYPE_CHECKING:
     import requests
 
-KEY_VARIABLE, URL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 DEFAULT_URL = "https://api.openai.com/v1"
-_RETRIED = (408, 409, 429, 500, 502, 503, 504)
-_NO_ACCESS = (401, 403, 404)
-MOST_BYTES = 16 * 2**20  # of a reply's body
-_LONGEST_PAUSE = 60
-
-
-class JudgeError(OSError):
-    """The endpoint did not give a usable reply after all attempts; what it said before is kept."""
+JudgeError = EndpointError
 
 
 @dataclass(frozen=True)
@@ -73,33 +65,12 @@ class Judge:
         Raises:
             InputError: an address that is none, a setting that no request can hold, or no key in the environment.
         """
-        import requests
-        from requests.adapters import HTTPAdapter
-        from urllib3.util import Retry
-
-        self._check()
-        key = os.environ.get(KEY_VARIABLE, "")
-        if not key.isascii() or not key.isprintable() or not key.strip():
+        if not math.isfinite(self.temperature) or self.temperature < 0 or self.max_tokens < 1:
             raise InputError(
-                f"{KEY_VARIABLE} must hold the key of the endpoint (any ASCII text if it needs none). Set it."
+                "the judge's temperature must be a number of at least 0 and its longest reply at least 1 token, "
+                f"got {self.temperature} and {self.max_tokens}. Change the flag."
             )
-        retry = Retry(
-            total=self.attempts - 1,
-            backoff_factor=self.pause,
-            backoff_max=_LONGEST_PAUSE,
-            backoff_jitter=self.pause,
-            status_forcelist=_RETRIED,
-            allowed_methods=None,  # a request that failed was not answered: asking again is what is wanted
-            respect_retry_after_header=True,
-            raise_on_status=False,
-        )
-        session = requests.Session()
-        session.trust_env = False  # else ~/.netrc would take the place of the key
-        session.proxies = requests.utils.get_environ_proxies(self.url)
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=64))
-        session.headers["Authorization"] = f"Bearer {key}"
-        return session
+        return self._endpoint.session()
 
     def ask(self, session: "requests.Session", messages: Sequence[dict[str, str]]) -> str:
         """The text of one reply.
@@ -114,82 +85,24 @@ class Judge:
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
         }
-        for attempt in range(1, self.attempts + 1):
-            try:
-                status, text = self._post(session, body)
-                content = _content(text) if status == 200 else None
-                break
-            except _UnfinishedError as error:  # the adapter retries up to the headers of a reply, not its body
-                if attempt == self.attempts:
-                    raise JudgeError(f"{self.url}: no whole reply: {excerpt(error)}.") from None
-                time.sleep(min(self.pause * 2 ** (attempt - 1), _LONGEST_PAUSE))
-        if status in _NO_ACCESS or status == 400:
-            raise InputError(
-                f"{self.url}: refuses with {status}: {excerpt(text)}. "
-                f"Check {KEY_VARIABLE}, --judge-model and --judge-url."
-            )
-        if content is None:
+        status, text = self._endpoint.complete(session, body)
+        if status == 400:
+            raise self._endpoint.refusal(status, text)
+        if status != 200:
             raise JudgeError(f"{self.url}: status {status}, no usable reply: {excerpt(text)}.")
-        return content
+        return text
 
-    def _check(self) -> None:
-        try:
-            address = urlsplit(self.url)
-            is_address = address.scheme in ("http", "https") and bool(address.hostname)
-        except ValueError:
-            is_address = False
-        if not is_address:
-            got = excerpt(repr(self.url))
-            raise InputError(f"--judge-url must be an address that starts with http:// or https://, got {got}. Fix it.")
-        if not math.isfinite(self.temperature) or self.temperature < 0 or self.max_tokens < 1:
-            raise InputError(
-                "the judge's temperature must be a number of at least 0 and its longest reply at least 1 token, "
-                f"got {self.temperature} and {self.max_tokens}. Change the flag."
-            )
-
-    def _post(self, session: "requests.Session", body: dict[str, Any]) -> tuple[int, str]:
-        """Status and text of one reply. Raises JudgeError without one, _UnfinishedError if its body is cut short."""
-        import requests
-
-        address = f"{self.url.rstrip('/')}/chat/completions"
-        try:
-            reply = session.post(address, json=body, timeout=self.timeout, stream=True)
-        except requests.RequestException as error:
-            raise JudgeError(f"{self.url}: no reply: {excerpt(error)}.") from None
-        content = bytearray()
-        with reply:
-            try:
-                for piece in reply.iter_content(2**16):
-                    content += piece
-                    if len(content) > MOST_BYTES:
-                        raise JudgeError(f"{self.url}: a reply is larger than {MOST_BYTES} bytes. Check the endpoint.")
-            except requests.RequestException as error:
-                raise _UnfinishedError(error) from None
-        return reply.status_code, content.decode("utf-8", errors="replace")
-
-
-class _UnfinishedError(Exception):
-    """A reply whose body ended too early."""
-
-
-def _content(text: str) -> str | None:
-    """What the model says in the body of a reply; None if the body has another shape.
-
-    A refusal to answer (null) is a reply, and is paid for. A lone surrogate, which no file can hold, becomes a `?`.
-    """
-    try:
-        body = json.loads(text)
-    except RecursionError:
-        return None
-    except ValueError as error:
-        raise _UnfinishedError(f"{error}: {text}") from None
-    try:
-        content = body["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        return None
-    if content is not None and not isinstance(content, str):
-        return None
-    return (content or "").encode("utf-8", errors="replace").decode()
+    @property
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(
+            self.url,
+            flag="--judge-url",
+            check=f"{KEY_VARIABLE}, --judge-model and --judge-url",
+            needs_key=True,
+            attempts=self.attempts,
+            pause=self.pause,
+            timeout=self.timeout,
+        )
 
 
 class ReplyFile:
@@ -314,9 +227,3 @@ def first_readable(replies: Sequence[str], parse: Callable[[str], Any]) -> tuple
     """The first reply that can be read, and what it says; ("", None) if there is none."""
     read = ((reply, parse(reply)) for reply in replies)
     return next(((reply, value) for reply, value in read if value is not None), ("", None))
-
-
-def excerpt(value: Any, most: int = 200) -> str:
-    """A text in one line of at most that many characters."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= most else text[: most - 3] + "..."

@@ -25,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.judge_client import URL_VARIABLE
 from eval.score_tables import read_score_table
 from eval.zero_shot.answers import parse_answers, read_answers
 from eval.zero_shot.definition import Place, ZeroShot
@@ -37,6 +36,7 @@ from llava.generate.flags import MODEL, ONE_QUESTION, SPEED, add_flags, settings
 from llava.generate.llava_model import LlavaModel
 from llava.generate.shard import WHOLE, Shard, shard_of
 from visatb.cli import EXIT_FAILED, EXIT_INPUT, ArgumentParser, one_line, run
+from visatb.endpoint import URL_VARIABLE
 from visatb.errors import InputError
 from visatb.files import read_json
 

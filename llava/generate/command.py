@@ -9,8 +9,8 @@ from typing import Any
 
 from llava.generate.answers import AnswerFile, Asked, llava_answer_file
 from llava.generate.engine import Model
-from llava.generate.flags import MODEL, ONE_QUESTION, SPEED, add_flags, settings_of
-from llava.generate.llava_model import LlavaModel
+from llava.generate.engines import model_of
+from llava.generate.flags import ENGINE, MODEL, ONE_QUESTION, SPEED, add_flags, settings_of
 from llava.generate.shard import Shard, get_chunk, ranks_together, shard_of
 from visatb.cli import ArgumentParser
 
@@ -76,7 +76,7 @@ def answer_parser(module: str, description: str | None, max_new_tokens: int, exa
     )
     parser.add_argument("--question-file", "--questions-file", required=True, help="in the benchmark's format")
     parser.add_argument("--answers-file", required=True, help="JSON Lines to be written; join those of chunks with cat")
-    add_flags(parser, (*MODEL, "--image-folder", *ONE_QUESTION, *SPEED), max_new_tokens=max_new_tokens)
+    add_flags(parser, (*ENGINE, *MODEL, "--image-folder", *ONE_QUESTION, *SPEED), max_new_tokens=max_new_tokens)
     parser.set_defaults(overwrite=False)
     return parser
 
@@ -94,7 +94,7 @@ def answer_command(args: Any, read: Callable[[], list[Asked]]) -> int:
     shard = shard_of(args.chunk_idx, args.num_chunks, os.environ)
     settings = settings_of(args)
     asked = get_chunk(read(), args.num_chunks, args.chunk_idx)
-    model = LlavaModel.of(args, shard.local_rank)
+    model = model_of(args, shard.local_rank)
     file = llava_answer_file(Path(args.answers_file), args.question_file, asked, settings, model.fingerprint())
     within = replace(shard, chunk=0, chunks=1)  # the file holds this chunk alone
     return answer_files(args, [file], model, within, "Move it away or choose another --answers-file.")

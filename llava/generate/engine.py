@@ -1,7 +1,8 @@
 """What the answering pipeline knows of a model: `Model` before it is loaded, `Engine` afterwards. Needs no torch.
 
-A LLaVA checkpoint is `llava_model.py` and `llava_engine.py`. Another kind of model, or a server, is another pair of
-classes with these members; order, batches, the work file, resumption and the answer file are the pipeline's.
+A LLaVA checkpoint is `llava_model.py` and `llava_engine.py`, a current vision-language model `visatb_hf/model.py` and
+`visatb_hf/engine.py`, a server `server_model.py` and `server_engine.py`. Another kind is another pair of classes with
+these members; order, batches, the work file, resumption and the answer file are the pipeline's.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,11 @@ class Prompt:
 
 
 class Engine(Protocol):
-    """A loaded model with its settings of generation."""
+    """A loaded model with its settings of generation.
+
+    An engine that takes several questions at a time by itself, as a server does, has an attribute `concurrency` above
+    1: every question is then a batch of its own, and `answer` is called in that many threads.
+    """
 
     equal_lengths: bool  # only prompts of the same lengths may share a batch
 
@@ -49,6 +54,7 @@ class Engine(Protocol):
         """The answers to a batch.
 
         RuntimeError, FloatingPointError, ValueError and IndexError mean that generation failed: the batch is halved.
+        InputError and OSError end the run.
         """
 
     def release_memory(self) -> None:
@@ -59,6 +65,7 @@ class Model(Protocol):
     """A model that is loaded only if there is something to ask."""
 
     name: str  # in the answers and in file names
+    sees_images: bool  # False where a question with an image must be refused
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything of the model that answers depend on, JSON content; `generator` is its name."""

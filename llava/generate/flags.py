@@ -4,14 +4,26 @@ from argparse import Namespace
 from collections.abc import Iterable
 from typing import Any
 
+from llava.generate.engines import ENGINES, LLAVA
 from llava.generate.questions import Settings, template_of
 from visatb.errors import InputError
 
+ENGINE = ("--engine", "--server-url", "--server-model", "--concurrency", "--retries", "--timeout")
 MODEL = ("--model-path", "--model-base", "--model-name", "--device", "--dtype")
 ONE_QUESTION = ("--conv-mode", "--temperature", "--top_p", "--num_beams", "--max_new_tokens", "--seed")
 SPEED = ("--batch-size", "--workers", "--num-chunks", "--chunk-idx")
 
 _FLAGS: dict[str, dict[str, Any]] = {
+    "--engine": {
+        "choices": ENGINES,
+        "default": LLAVA,
+        "help": "what answers: a LLaVA checkpoint, a current vision-language model (in .venv-hf), or a server",
+    },
+    "--server-url": {"help": "of the server: address of an OpenAI-compatible endpoint, up to and with /v1"},
+    "--server-model": {"help": "of the server: the model's name there"},
+    "--concurrency": {"type": int, "default": 8, "help": "of the server: requests at a time"},
+    "--retries": {"type": int, "default": 5, "help": "of the server: how often a failed request is sent again"},
+    "--timeout": {"type": float, "default": 600.0, "help": "of the server: seconds to wait for a reply"},
     "--model-path": {"required": True, "help": "folder of a checkpoint, or a name on the hub"},
     "--model-base": {"help": "base model of a LoRA or projector-only checkpoint"},
     "--model-name": {"help": "name in the answers and in file names; the folder's if left out"},
@@ -39,9 +51,12 @@ def add_flags(parser: Any, flags: Iterable[str], **defaults: Any) -> None:
         flags: some of `_FLAGS`.
         defaults: other defaults, by the flags' destinations.
     """
+    flags = tuple(flags)
     for flag in flags:
         name = _destination(flag)
         changed = {"default": defaults[name]} if name in defaults else {}
+        if flag == "--model-path" and "--engine" in flags:  # a server's model may lie elsewhere
+            changed = {"required": False, "help": f"{_FLAGS[flag]['help']}; of the server: the folder that it serves"}
         parser.add_argument(flag, **(_FLAGS[flag] | changed))
 
 
@@ -71,6 +86,13 @@ def settings_of(args: Any, max_new_tokens: int | None = None) -> Settings:
         if value < 1:
             raise InputError(f"{flag} must be at least 1, got {value}.")
     longest = args.max_new_tokens if args.max_new_tokens is not None else max_new_tokens
-    template, _ = template_of(args.model_path, args.conv_mode)
+    if getattr(args, "engine", LLAVA) == LLAVA:
+        if not args.model_path:
+            raise InputError("--model-path must name the checkpoint to ask. Set it.")
+        template, _ = template_of(args.model_path, args.conv_mode)
+    elif args.conv_mode is not None:
+        raise InputError("--conv-mode is for --engine llava: other models have their own chat template. Drop it.")
+    else:
+        template = None
     beams = getattr(args, "num_beams", 1)
     return Settings(template, args.temperature, args.top_p, beams, longest, args.seed)

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llava.generate.fingerprint import model_fingerprint, model_parts
-from llava.generate.questions import Settings, template_of
-from visatb.errors import InputError
+from llava.generate.questions import Settings, check_name, template_of
+from visatb.errors import InputError, shown
 
 if TYPE_CHECKING:
     from llava.generate.llava_engine import LlavaEngine
@@ -44,6 +44,12 @@ class LlavaModel:
 
     @cached_property
     def _parts(self) -> dict[str, str]:
+        config = model_parts(self.path)["model"][1] or {}
+        if "text_config" in config:
+            raise InputError(
+                f"{self.path}: is in Hugging Face's layout (model_type {shown(config.get('model_type'))}). Ask it with "
+                "--engine hf (docs/current_models.md), or convert LLaVA-1.5 with visatb convert --from-hf."
+            )
         return model_fingerprint(self.path, self.base)
 
     @property
@@ -53,8 +59,7 @@ class LlavaModel:
 
     def fingerprint(self) -> dict[str, str]:
         """What the answers depend on. Raises InputError: not a model folder; a name that no file can have."""
-        if not self.name or "/" in self.name or "\0" in self.name or self.name in (".", ".."):
-            raise InputError(f"--model-name must be usable in a file name, got {self.name!r}. Leave out slashes.")
+        check_name(self.name)
         return {"generator": self.name, "dtype": self.dtype, **self._parts}
 
     def load(self, settings: Settings, **more: Any) -> "LlavaEngine":
@@ -97,5 +102,6 @@ def dtype_of(name: str, device: str, model_path: str) -> str:
     import torch
 
     config = model_parts(model_path)["model"][1] or {}
-    own = {"float16": "fp16", "bfloat16": "bf16"}.get(str(config.get("torch_dtype")))
+    recorded = config.get("torch_dtype", config.get("dtype"))  # its name in transformers 4 and 5
+    own = {"float16": "fp16", "bfloat16": "bf16"}.get(str(recorded))
     return own or ("bf16" if torch.cuda.is_bf16_supported() else "fp16")

@@ -4,8 +4,8 @@ Questions are sorted by length, longest first (memory runs out at once or never)
 """
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from llava.generate.engine import Engine, Prompt
@@ -39,17 +39,20 @@ def answer_all(
         an answer that says so.
 
     Raises:
-        InputError: images for a model that takes none.
+        InputError: images for a model that takes none; a server that refuses whatever is asked.
+        EndpointError: a server that does not answer.
         RuntimeError: when so many questions fail in a row that the fault must lie elsewhere.
     """
+    at_once = getattr(engine, "concurrency", 1)
     prompts = [engine.prompt(question) for question in questions]
-    plan = plan_batches([prompt.lengths for prompt in prompts], batch_size, engine.equal_lengths)
+    size = batch_size if at_once == 1 else 1
+    plan = plan_batches([prompt.lengths for prompt in prompts], size, engine.equal_lengths)
     batches = [[prompts[n] for n in batch] for batch in plan]
     batches = [batch for batch in batches if any(prompt.question.position not in settled for prompt in batch)]
     failures = 0
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for rows in _ahead(batches, engine, pool):
-            answers = [a for a in _answer_batch(engine, rows) if a.position not in settled]
+        for answered in _answered(engine, _ahead(batches, engine, pool, at_once), at_once):
+            answers = [a for a in answered if a.position not in settled]
             yield answers
             for answer in answers:
                 failures = failures + 1 if answer.failed else 0
@@ -58,15 +61,43 @@ def answer_all(
 
 
 def _ahead(
-    batches: list[list[Prompt]], engine: Engine, pool: ThreadPoolExecutor
+    batches: list[list[Prompt]], engine: Engine, pool: ThreadPoolExecutor, depth: int
 ) -> Iterator[list[tuple[Prompt, Future]]]:
-    """Prompts with the futures of their images; the next batch's images are being read meanwhile."""
+    """Prompts with the futures of their images; the images of the next `depth` batches are being read meanwhile."""
     waiting: deque[list[tuple[Prompt, Future]]] = deque()
     for batch in batches:
         waiting.append([(prompt, pool.submit(engine.load_images, prompt.question)) for prompt in batch])
-        if len(waiting) > 1:
+        if len(waiting) > depth:
             yield waiting.popleft()
     yield from waiting
+
+
+def _answered(engine: Engine, batches: Iterable[list[tuple[Prompt, Future]]], at_once: int) -> Iterator[list[Answer]]:
+    """The answers of batches, in order, or as they come where the engine takes several batches at a time.
+
+    When one raises, those under way are waited for, so that their answers are kept, and no further one begins.
+    """
+    if at_once == 1:
+        yield from (_answer_batch(engine, rows) for rows in batches)
+        return
+    with ThreadPoolExecutor(at_once) as pool:
+        under_way: set[Future] = set()
+        for rows in batches:
+            under_way.add(pool.submit(_answer_batch, engine, rows))
+            if len(under_way) == at_once:
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                yield from _results(done, under_way)
+        yield from _results(under_way, set())
+
+
+def _results(done: Collection[Future], under_way: Collection[Future]) -> Iterator[list[Answer]]:
+    """The results of what is done; if some raised, those of what is under way too, and then the first error."""
+    errors = [error for future in done if (error := future.exception()) is not None]
+    for future in [*done, *(under_way if errors else ())]:
+        if future.exception() is None:
+            yield future.result()
+    if errors:
+        raise errors[0]
 
 
 def _answer_batch(engine: Engine, rows: list[tuple[Prompt, Future]]) -> list[Answer]:
@@ -93,6 +124,8 @@ def _generate_or_split(engine: Engine, rows: list[tuple[Prompt, Any]]) -> list[A
     positions = [prompt.question.position for prompt in prompts]
     try:
         texts = engine.answer(prompts, images)
+    except InputError:  # nothing can be asked
+        raise
     except (RuntimeError, FloatingPointError, ValueError, IndexError) as error:
         if len(rows) == 1:
             return [Answer(positions[0], failed=f"{type(error).__name__}: {one_line(error)}")]

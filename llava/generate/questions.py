@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llava.conversation import CONVERSATION_VERSION, USUAL_TEMPLATE, Conversation, SeparatorStyle, conv_templates
 from visatb.errors import InputError, shown
 from visatb.files import read_json
+from visatb.records import IMAGE_TOKEN
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +45,7 @@ class Settings:
     """How to generate. Raises InputError naming the flag that is out of range.
 
     Attributes:
-        conv_mode: name of a conversation template.
+        conv_mode: name of a conversation template of LLaVA; None for models that have a chat template of their own.
         temperature: 0 for greedy or beam search; above, tokens are drawn.
         top_p: draw from the smallest set of tokens that holds this share; None or 1 for all.
         num_beams: width of the beam search; 1 for none.
@@ -52,7 +53,7 @@ class Settings:
         seed: of the draws. Each question has its own generator, so answers do not depend on batches or chunks.
     """
 
-    conv_mode: str = USUAL_TEMPLATE
+    conv_mode: str | None = USUAL_TEMPLATE
     temperature: float = 0.0
     top_p: float | None = None
     num_beams: int = 1
@@ -60,7 +61,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        _refuse_unknown(self.conv_mode, "--conv-mode")
+        if self.conv_mode is not None:
+            _refuse_unknown(self.conv_mode, "--conv-mode")
         if not 0 <= self.temperature < float("inf"):
             raise InputError(f"--temperature must be a number >= 0, got {self.temperature}. Use 0 for greedy search.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -76,7 +78,31 @@ class Settings:
         content = asdict(self)
         if self.temperature == 0:
             del content["top_p"], content["seed"]
+        if self.conv_mode is None:
+            del content["conv_mode"]
         return content
+
+
+def parts_of(question: Question) -> list[str | None]:
+    """The parts of a user's message for a model with a chat template: texts, and None for an image.
+
+    As for LLaVA, a question's only image comes first; several stay in place, because their positions are meaningful.
+    """
+    text, count = question.text, len(question.images)
+    if not count:
+        return [text]
+    if count == 1 or text.count(IMAGE_TOKEN) != count:
+        rest = text.replace(IMAGE_TOKEN, "").strip()
+        return [None] * count + ([rest] if rest else [])
+    pieces = text.split(IMAGE_TOKEN)
+    parts = [pieces[0]] + [part for piece in pieces[1:] for part in (None, piece)]
+    return [part for part in parts if part != ""]
+
+
+def check_name(name: str) -> None:
+    """Raise InputError if a model's name cannot be part of a file name."""
+    if not name or "/" in name or "\0" in name or name in (".", ".."):
+        raise InputError(f"--model-name must be usable in a file name, got {name!r}. Leave out slashes.")
 
 
 def plan_batches(lengths: Sequence[tuple[int, ...]], batch_size: int, equal_lengths: bool = False) -> list[list[int]]:

@@ -7,7 +7,6 @@ import sys
 import pytest
 from judge_endpoint import chat_reply, judge_endpoint
 
-from eval import judge_client
 from eval.answers import read_answers
 from eval.judge import parse_ratings, read_contexts, read_rules, review_prompt, score
 from eval.judge_client import Judge, JudgeError, ReplyFile
@@ -132,7 +131,7 @@ def test_a_body_of_another_shape_ends_the_review_in_one_line(endpoint, answer_fi
 
 
 def test_a_body_without_end_is_not_read_to_its_end(endpoint, answer_file, monkeypatch):
-    monkeypatch.setattr(judge_client, "MOST_BYTES", 2**17)
+    monkeypatch.setattr("visatb.endpoint.MOST_BYTES", 2**17)
     endpoint.script = [(200, chat_reply("8 4" + "x" * 2**18))]
     with pytest.raises(JudgeError, match="larger than 131072 bytes"):
         judged(endpoint, answer_file(["rated 4"]))
