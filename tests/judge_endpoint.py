@@ -16,14 +16,17 @@ class Endpoint:
     Attributes:
         url: base address.
         bodies, headers: of every request so far.
-        script: (status, content) of the next replies, in place of ratings. Bytes are the whole body as it stands; a
-            third value is the length that the header claims.
+        script: (status, content) of the next replies, in place of ratings. Bytes are the whole body as it stands, a
+            list of bytes its pieces, 50 ms apart; a third value is the length that the header claims, or more headers.
         reply: what a request gets when the script is empty, in the same form.
+        models: the body of the reply to GET /models.
     """
 
     def __init__(self):
         self.bodies, self.headers, self.script = [], [], []
+        self.closing = threading.Event()
         self.reply = usual_reply
+        self.models = json.dumps({"object": "list", "data": [{"id": "judge-1", "object": "model"}]}).encode()
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -31,13 +34,29 @@ class Endpoint:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 endpoint.bodies.append(body)
                 endpoint.headers.append(dict(self.headers))
-                status, text, *claimed = endpoint.script.pop(0) if endpoint.script else endpoint.reply(body)
-                if not isinstance(text, bytes):
-                    text = chat_reply(text) if status == 200 else text.encode()
+                status, content, *more = endpoint.script.pop(0) if endpoint.script else endpoint.reply(body)
+                if isinstance(content, str | None):
+                    content = chat_reply(content) if status == 200 else content.encode()
+                pieces = content if isinstance(content, list) else [content]
+                claimed, headers = sum(map(len, pieces)), {}
+                for value in more:
+                    claimed, headers = (claimed, value) if isinstance(value, dict) else (value, headers)
+                self._send(status, pieces, {"Content-Length": str(claimed), **headers})
+
+            def do_GET(self):
+                found = self.path == "/v1/models"
+                body = endpoint.models if found else b"no such page"
+                self._send(200 if found else 404, [body], {"Content-Length": str(len(body))})
+
+            def _send(self, status, pieces, headers):
                 self.send_response(status)
-                self.send_header("Content-Length", str(claimed[0] if claimed else len(text)))
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(text)
+                for n, piece in enumerate(pieces):
+                    if n and endpoint.closing.wait(0.05):
+                        return
+                    self.wfile.write(piece)
 
             def log_message(self, *_):
                 """Quiet."""
@@ -61,6 +80,7 @@ def judge_endpoint() -> Iterator[Endpoint]:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             patch.delenv(name, raising=False)
         yield endpoint
+    endpoint.closing.set()
     endpoint.server.shutdown()
     endpoint.server.server_close()
 

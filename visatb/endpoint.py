@@ -113,14 +113,16 @@ class Endpoint:
 
         Raises:
             InputError: as `call`.
-            EndpointError: as `call`; a reply of another shape, or another status than 200 and 4xx.
+            EndpointError: as `call`; a reply of another shape.
         """
         status, content = self.call(session, "chat/completions", body)
-        said = _said(content) if status == 200 else None
-        if said is None and not 400 <= status < 500:
+        if status != 200:
+            return status, content
+        said = _said(content)
+        if said is None:
             got = content if isinstance(content, str) else json.dumps(content)
             raise EndpointError(f"{self.url}: status {status}, no usable reply: {excerpt(got)}.")
-        return status, content if said is None else said
+        return status, said
 
     def refusal(self, status: int, text: str) -> InputError:
         """The error for a request that will be refused again."""

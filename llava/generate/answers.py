@@ -122,7 +122,7 @@ class AnswerFile:
 
         Raises:
             InputError: images for a model that takes none; another process writes this share.
-            RuntimeError: as `answer_all`.
+            OSError: as `answer_all`.
         """
         from tqdm import tqdm
 

@@ -1,8 +1,8 @@
 """What the answering pipeline knows of a model: `Model` before it is loaded, `Engine` afterwards. Needs no torch.
 
-A LLaVA checkpoint is `llava_model.py` and `llava_engine.py`, a current vision-language model `visatb_hf/model.py` and
-`visatb_hf/engine.py`, a server `server_model.py` and `server_engine.py`. Another kind is another pair of classes with
-these members; order, batches, the work file, resumption and the answer file are the pipeline's.
+A LLaVA checkpoint is `llava_model.py` and `llava_engine.py`, a server `server_model.py` and `server_engine.py`. Another
+kind is another pair of classes with these members; order, batches, the work file, resumption and the answer file are the
+pipeline's.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ class Prompt:
 class Engine(Protocol):
     """A loaded model with its settings of generation.
 
-    An engine that takes several questions at a time by itself, as a server does, has an attribute `concurrency` above
-    1: every question is then a batch of its own, and `answer` is called in that many threads.
+    An engine that makes its batches by itself, as a server does, has an attribute `concurrency`: every question is then
+    a batch of its own, and `answer` is called in that many threads.
     """
 
     equal_lengths: bool  # only prompts of the same lengths may share a batch

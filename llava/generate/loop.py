@@ -41,23 +41,23 @@ def answer_all(
     Raises:
         InputError: images for a model that takes none; a server that refuses whatever is asked.
         EndpointError: a server that does not answer.
-        RuntimeError: when so many questions fail in a row that the fault must lie elsewhere.
+        OSError: when so many questions fail in a row that the fault must lie elsewhere.
     """
-    at_once = getattr(engine, "concurrency", 1)
+    at_once = getattr(engine, "concurrency", None)
     prompts = [engine.prompt(question) for question in questions]
-    size = batch_size if at_once == 1 else 1
+    size = batch_size if at_once is None else 1
     plan = plan_batches([prompt.lengths for prompt in prompts], size, engine.equal_lengths)
     batches = [[prompts[n] for n in batch] for batch in plan]
     batches = [batch for batch in batches if any(prompt.question.position not in settled for prompt in batch)]
     failures = 0
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for answered in _answered(engine, _ahead(batches, engine, pool, at_once), at_once):
+        for answered in _answered(engine, _ahead(batches, engine, pool, at_once or 1), at_once or 1):
             answers = [a for a in answered if a.position not in settled]
             yield answers
             for answer in answers:
                 failures = failures + 1 if answer.failed else 0
                 if failures >= _FAILURES_IN_A_ROW:
-                    raise RuntimeError(f"{failures} questions failed in a row; the last: {answer.failed}")
+                    raise OSError(f"{failures} questions failed in a row; the last: {answer.failed}")
 
 
 def _ahead(

@@ -60,7 +60,8 @@ class ServerEngine:
         Raises:
             InputError: the server refuses the key or the model.
             EndpointError: it does not answer; nothing more can be asked.
-            ValueError: it refuses this question (400, 413, 422), such as one longer than the model's context.
+            ValueError: it refuses this question, such as one longer than the model's context (400), or fails on it
+                (500, after all attempts).
         """
         return [self._ask(prompt, list(uris)) for prompt, uris in zip(prompts, images, strict=True)]
 
@@ -91,7 +92,7 @@ class ServerEngine:
     def _ask(self, prompt: Prompt, uris: list[str]) -> str:
         status, text = self.endpoint.complete(self._session, self.request_of(prompt, uris))
         if status != 200:
-            raise ValueError(f"the server refuses with {status}: {excerpt(text)}")
+            raise ValueError(f"the server replies with {status}: {excerpt(text)}")
         return text.strip()
 
 
