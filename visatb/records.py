@@ -137,6 +137,24 @@ def spoken_turns(record: Record) -> list[dict[str, Any]]:
     return turns[len(turns) % 2 :]
 
 
+def message_parts(text: str) -> list[str | None]:
+    """The parts of a turn for a chat template: texts, and None for an image.
+
+    A line break beside `<image>` belongs to the mark. A turn without images is one text, which may be empty.
+    """
+    pieces = text.split(IMAGE_TOKEN)
+    parts: list[str | None] = []
+    for n, piece in enumerate(pieces):
+        if n:
+            parts.append(None)
+            piece = piece.removeprefix("\n")
+        if n + 1 < len(pieces):
+            piece = piece.removesuffix("\n")
+        if piece or len(pieces) == 1:
+            parts.append(piece)
+    return parts
+
+
 def is_unanswered(record: Record) -> bool:
     """Whether all answers of a checked training record are empty, so that nothing is supervised."""
     return all(is_empty(turn["value"]) for turn in spoken_turns(record)[1::2])

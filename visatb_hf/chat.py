@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from transformers_patch.loss import IGNORE_INDEX
 from visatb.cli import one_line
 from visatb.errors import InputError, shown
-from visatb.records import IMAGE_TOKEN, is_empty
+from visatb.records import IMAGE_TOKEN, is_empty, message_parts
 
 _ROLES = {"human": "user", "gpt": "assistant"}
 # Two, so that a template that treats a turn by its content or position is found out before any record is read.
@@ -24,7 +24,6 @@ _PROBE = [
     {"from": "human", "value": "second probe"},
     {"from": "gpt", "value": "<think>\nprobe\n</think>\n\nanother"},
 ]
-_REMEDY = "Give another with --chat_template (CHAT_TEMPLATE)"
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Rendered:
     spans: list[tuple[int, int]]
 
 
-class Chat:
-    """A model's chat template.
+class PromptTemplate:
+    """A model's chat template, as far as a model is asked by it.
 
     Args:
         processor: a processor or tokenizer with `apply_chat_template`.
@@ -53,33 +52,29 @@ class Chat:
         control_tokens: those that structure a conversation; texts must not contain them.
 
     Raises:
-        InputError: a template that is missing, or cannot be split into turns.
+        InputError: a template that is missing, or fails.
     """
+
+    _remedy = "Correct chat_template.jinja in the model's folder"
 
     def __init__(self, processor: Any, name: str, template: str | None = None):
         self._processor = processor
         self._name = name
         self._template = template or getattr(processor, "chat_template", None)
         if not self._template:
-            raise InputError(f"{name}: has no chat template. Give one with --chat_template (CHAT_TEMPLATE).")
+            raise InputError(f"{name}: has no chat template. {self._remedy}.")
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self.image_token: str = getattr(processor, "image_token", IMAGE_TOKEN)
         self._specials = [
             token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special and token.content
         ]
         self.control_tokens = self._control_tokens()
-        self._header, self._lead, self._end, self._rest = self._frame()
 
     @property
     def adds_special_tokens(self) -> bool:
         """Whether the tokenizer must add its own special tokens, as `apply_chat_template` decides it."""
         start = self._tokenizer.bos_token
         return start is None or not self.prompt(_PROBE[:1]).startswith(start)
-
-    @property
-    def end_token(self) -> str:
-        """The token after an answer."""
-        return self._end.strip()
 
     def prompt(self, turns: Sequence[Mapping[str, str]]) -> str:
         """The text after which the model writes its answer to the last of the turns, a question.
@@ -89,6 +84,53 @@ class Chat:
         """
         self._refuse_control_tokens(turns)
         return self._apply(messages_of(turns), add_generation_prompt=True)
+
+    def _control_tokens(self) -> frozenset[str]:
+        rendered = self._apply(messages_of(_PROBE), add_generation_prompt=True)
+        tokenizer = self._tokenizer
+        names = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, self.image_token}
+        names |= {getattr(self._processor, "video_token", None)}
+        return frozenset(token for token in self._specials if token in names or token in rendered)
+
+    def _refuse_control_tokens(self, turns: Sequence[Mapping[str, str]]) -> None:
+        for n, turn in enumerate(turns):
+            text = turn["value"].replace(IMAGE_TOKEN, "")
+            found = next((token for token in self.control_tokens if token in text), None)
+            if found is not None:
+                raise InputError(
+                    f"conversations[{n}].value contains {found!r}, a control token of {self._name}. Remove it from the "
+                    "text."
+                )
+
+    def _apply(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
+        try:
+            return self._processor.apply_chat_template(
+                messages,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise InputError(f"{self._name}: the chat template fails: {one_line(error)}. {self._remedy}.") from None
+
+
+class Chat(PromptTemplate):
+    """A model's chat template, as far as it is trained by it: it must be possible to split conversations into turns.
+
+    Raises:
+        InputError: a template that is missing, or cannot be split into turns.
+    """
+
+    _remedy = "Give another with --chat_template (CHAT_TEMPLATE)"
+
+    def __init__(self, processor: Any, name: str, template: str | None = None):
+        super().__init__(processor, name, template)
+        self._header, self._lead, self._end, self._rest = self._frame()
+
+    @property
+    def end_token(self) -> str:
+        """The token after an answer."""
+        return self._end.strip()
 
     def render(self, turns: Sequence[Mapping[str, str]]) -> Rendered:
         """A conversation, question and answer by turns. An empty answer is not supervised.
@@ -152,60 +194,27 @@ class Chat:
             raise self._unusable("has no end token after an answer, so that the model would not learn to stop")
         return header, lead, tail[: min(ends)], tail[min(ends) :]
 
-    def _control_tokens(self) -> frozenset[str]:
-        rendered = self._apply(messages_of(_PROBE), add_generation_prompt=True)
-        tokenizer = self._tokenizer
-        names = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, self.image_token}
-        names |= {getattr(self._processor, "video_token", None)}
-        return frozenset(token for token in self._specials if token in names or token in rendered)
-
-    def _refuse_control_tokens(self, turns: Sequence[Mapping[str, str]]) -> None:
-        for n, turn in enumerate(turns):
-            text = turn["value"].replace(IMAGE_TOKEN, "")
-            found = next((token for token in self.control_tokens if token in text), None)
-            if found is not None:
-                raise InputError(
-                    f"conversations[{n}].value contains {found!r}, a control token of {self._name}. Remove it from the "
-                    "text."
-                )
-
     def _refuse_lost_images(self, text: str, turns: Sequence[Mapping[str, str]]) -> None:
         wanted, found = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns), text.count(self.image_token)
         if found != wanted:
             raise self._unusable(f"renders {found} {self.image_token} for {wanted} image(s)")
 
-    def _apply(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
-        try:
-            return self._processor.apply_chat_template(
-                messages,
-                chat_template=self._template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise InputError(f"{self._name}: the chat template fails: {one_line(error)}. {_REMEDY}.") from None
-
     def _unusable(self, why: str) -> InputError:
-        return InputError(f"{self._name}: the chat template cannot be split into turns: it {why}. {_REMEDY}.")
+        return InputError(f"{self._name}: the chat template cannot be split into turns: it {why}. {self._remedy}.")
 
 
 def messages_of(turns: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Turns of an annotation file as messages of a chat template; a line break beside `<image>` belongs to the mark."""
-    return [{"role": _ROLES[turn["from"]], "content": _parts(turn["value"])} for turn in turns]
-
-
-def _parts(text: str) -> list[dict[str, str]]:
-    pieces = text.split(IMAGE_TOKEN)
-    parts: list[dict[str, str]] = []
-    for n, piece in enumerate(pieces):
-        if n:
-            parts.append({"type": "image"})
-            piece = piece.removeprefix("\n")
-        if n + 1 < len(pieces):
-            piece = piece.removesuffix("\n")
-        if piece or len(pieces) == 1:
-            parts.append({"type": "text", "text": piece})
-    return parts
+    """Turns of an annotation file as messages of a chat template."""
+    return [
+        {
+            "role": _ROLES[turn["from"]],
+            "content": [
+                {"type": "image"} if part is None else {"type": "text", "text": part}
+                for part in message_parts(turn["value"])
+            ],
+        }
+        for turn in turns
+    ]
 
 
 def labels_of(ids_T: torch.Tensor, offset_T2: torch.Tensor, spans: Sequence[tuple[int, int]]) -> torch.Tensor:

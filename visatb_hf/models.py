@@ -19,7 +19,8 @@ from visatb_hf.chat import Chat
 # By a part of a parameter's name: Qwen's merger lies inside of its tower.
 _PROJECTOR = re.compile(r"merger|multi_modal_projector|connector|projector|perceiver")
 _TOWER = re.compile(r"visual|vision_tower|vision_model|vision_encoder|image_encoder")
-_UNUSABLE = (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError)
+# What loading a folder of damaged or unknown files raises.
+UNUSABLE = (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError)
 _LLAVA = ("llava_llama", "llava_mpt")  # model_type of this repository's fork
 
 
@@ -40,7 +41,7 @@ def refuse_wrong_environment(model: str) -> None:
     if kind in _LLAVA or isinstance(config, dict) and "mm_vision_tower" in config:
         raise InputError(
             f"{model}: is a LLaVA-1.5 model of this repository's fork, which needs the environment of requirements.txt "
-            "(.venv; finetune.sh). Use that one, or convert the model first: visatb convert --help."
+            "(.venv). Use that one, or convert the model first: visatb convert --help."
         )
 
 
@@ -58,7 +59,7 @@ def read_processor(model: str) -> Any:
         processor = AutoProcessor.from_pretrained(model, local_files_only=Path(model).is_dir())
     except ImportError as error:
         raise InputError(f"{model}: its processor needs a missing package: {one_line(error)}") from None
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         lacking = "" if importlib.util.find_spec("torchvision") else " (torchvision is not installed; many need it)"
         raise InputError(f"{model}: its processor cannot be loaded{lacking}: {one_line(error)}") from None
     tokenizer = getattr(processor, "tokenizer", processor)
@@ -101,7 +102,7 @@ def read_model(flags: Namespace, dtype: torch.dtype) -> nn.Module:
         )
     except ImportError as error:
         raise InputError(f"{name}: needs a missing package: {one_line(error)}") from None
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         raise InputError(f"{name}: cannot be loaded: {one_line(error)} Check --model_name_or_path.") from None
     with suppress(AttributeError):
         model.config.use_cache = False

@@ -1,8 +1,8 @@
 """What the answering pipeline knows of a model: `Model` before it is loaded, `Engine` afterwards. Needs no torch.
 
-A LLaVA checkpoint is `llava_model.py` and `llava_engine.py`, a server `server_model.py` and `server_engine.py`. Another
-kind is another pair of classes with these members; order, batches, the work file, resumption and the answer file belong
-to the pipeline.
+A LLaVA checkpoint is `llava_model.py` and `llava_engine.py`, a current vision-language model `visatb_hf/model.py` and
+`visatb_hf/engine.py`, a server `server_model.py` and `server_engine.py`. Another kind is another pair of classes with
+these members; order, batches, the work file, resumption and the answer file belong to the pipeline.
 """
 
 from collections.abc import Sequence

@@ -30,6 +30,9 @@ _SETTINGS = {
     "vocab.json",
     "merges.txt",
     "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
     "adapter_config.json",
 }
 _NOT_LOADED = {"training_args.bin", "optimizer.bin", "scheduler.bin"}

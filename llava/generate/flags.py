@@ -17,7 +17,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "--engine": {
         "choices": ENGINES,
         "default": LLAVA,
-        "help": "what answers: a LLaVA checkpoint, or a server",
+        "help": "what answers: a LLaVA checkpoint, a current vision-language model (in .venv-hf), or a server",
     },
     "--server-url": {"help": "of the server: address of an OpenAI-compatible endpoint, up to and with /v1"},
     "--server-model": {"help": "of the server: the model's name there"},

@@ -47,8 +47,8 @@ class LlavaModel:
         config = model_parts(self.path)["model"][1] or {}
         if "text_config" in config:
             raise InputError(
-                f"{self.path}: is in Hugging Face's layout (model_type {shown(config.get('model_type'))}). Serve it "
-                "and ask with --engine server, or convert LLaVA-1.5 with visatb convert --from-hf."
+                f"{self.path}: is in Hugging Face's layout (model_type {shown(config.get('model_type'))}). Ask it "
+                "with --engine hf (docs/current_models.md), or convert LLaVA-1.5 with visatb convert --from-hf."
             )
         return model_fingerprint(self.path, self.base)
 

@@ -83,20 +83,15 @@ class Settings:
         return content
 
 
-def parts_of(question: Question) -> list[str | None]:
-    """The parts of a user's message for a model with a chat template: texts, and None for an image.
+def marked_text(question: Question) -> str:
+    """The text of a question with one `<image>` for each image, as models with a chat template are trained.
 
-    As for LLaVA, a question's only image comes first; several stay in place, because their positions are meaningful.
+    Marks stay where they are; images without marks come first.
     """
     text, count = question.text, len(question.images)
-    if not count:
-        return [text]
-    if count == 1 or text.count(IMAGE_TOKEN) != count:
-        rest = text.replace(IMAGE_TOKEN, "").strip()
-        return [None] * count + ([rest] if rest else [])
-    pieces = text.split(IMAGE_TOKEN)
-    parts = [pieces[0]] + [part for piece in pieces[1:] for part in (None, piece)]
-    return [part for part in parts if part != ""]
+    if text.count(IMAGE_TOKEN) == count:
+        return text
+    return (IMAGE_TOKEN + "\n") * count + text.replace(IMAGE_TOKEN, "").strip()
 
 
 def check_name(name: str) -> None:

@@ -17,9 +17,10 @@ from PIL import Image
 
 from llava.data.images import load_image, read_image
 from llava.generate.engine import Prompt
-from llava.generate.questions import Question, Settings, parts_of
+from llava.generate.questions import Question, Settings, marked_text
 from visatb.endpoint import Endpoint, excerpt
 from visatb.errors import InputError
+from visatb.records import message_parts
 
 if TYPE_CHECKING:
     import requests
@@ -40,7 +41,7 @@ class ServerEngine:
 
     def prompt(self, question: Question) -> Prompt:
         """The prompt of a question: its parts. How long it is and whether it fits is the server's to say."""
-        return Prompt(question, parts_of(question))
+        return Prompt(question, message_parts(marked_text(question)))
 
     def load_images(self, question: Question) -> list[str]:
         """The images of a question as data URIs.

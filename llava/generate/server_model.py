@@ -54,7 +54,7 @@ class ServerModel:
         if not 0 < args.timeout < float("inf"):
             raise InputError(f"--timeout must be a number of seconds above 0, got {args.timeout}.")
         if args.num_beams > 1:
-            raise InputError("--num_beams above 1 is not part of the servers' protocol. Drop it.")
+            raise InputError("--num_beams above 1 is not part of the servers' protocol. Drop it, or use --engine hf.")
         folder = args.model_path or args.server_model
         if args.model_path and not os.path.isdir(args.model_path):
             raise InputError(f"{args.model_path}: no such folder (--model-path). Give the folder that is served.")

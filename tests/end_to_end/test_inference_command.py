@@ -363,6 +363,7 @@ def test_bad_question_files_are_refused_before_anything_is_loaded(
         (["--device", "cuda:9"], "--device"),
         (["--device", "toaster"], "--device must be cpu"),
         (["--answers-folder", ""], "--answers-folder"),
+        (["--engine", "hf"], r"--engine hf needs transformers 5, found 4\.31\.0.*\(\.venv-hf\)"),
     ],
 )
 def test_bad_flags_are_refused_before_anything_is_loaded(run, tmp_path, monkeypatch, flags, message):
@@ -394,6 +395,16 @@ def test_a_text_model_is_refused_for_images_before_it_is_loaded(run, tiny_checkp
     no_model(monkeypatch)
     with pytest.raises(InputError, match=r"record 0 \(id 'tiny-0'\): has an image, and .*llama has no vision tower"):
         run(model=tiny_checkpoint / "llama")
+    assert not (tmp_path / "answers").exists()
+
+
+def test_a_model_in_hugging_face_layout_is_for_the_other_engine(run, tiny_checkpoint, tmp_path, monkeypatch):
+    no_model(monkeypatch)
+    model = tmp_path / "converted"
+    shutil.copytree(tiny_checkpoint / "llava-tiny", model)
+    (model / "config.json").write_text(json.dumps({"model_type": "llava", "text_config": {}, "vision_config": {}}))
+    with pytest.raises(InputError, match=r"in Hugging Face's layout \(model_type 'llava'\)\. Ask it with --engine hf"):
+        run(model=model)
     assert not (tmp_path / "answers").exists()
 
 

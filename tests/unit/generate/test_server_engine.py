@@ -15,9 +15,10 @@ from judge_endpoint import chat_reply, judge_endpoint
 from PIL import Image
 
 import inference_visatb
-from llava.generate.questions import Question, parts_of
+from llava.generate.questions import Question, marked_text
 from visatb.endpoint import EndpointError
 from visatb.errors import InputError
+from visatb.records import message_parts
 
 NAME = "served-model"
 WHOLE = chat_reply("an answer")
@@ -88,13 +89,14 @@ def test_a_question_is_sent_whole_with_the_pixels_of_its_image(ask, server, tiny
     [
         ("Why?", 0, ["Why?"]),
         ("<image>\nWhy?", 1, [None, "Why?"]),
-        ("Why?\n<image>", 1, [None, "Why?"]),
+        ("Why?\n<image>", 1, ["Why?", None]),
+        ("Why?", 1, [None, "Why?"]),
         ("A <image> or <image>?", 2, ["A ", None, " or ", None, "?"]),
         ("Which?", 2, [None, None, "Which?"]),
     ],
 )
 def test_a_message_has_its_images_where_the_question_has_them(text, count, parts):
-    assert parts_of(Question(0, "record 0", text, (Path("a.png"),) * count)) == parts
+    assert message_parts(marked_text(Question(0, "record 0", text, (Path("a.png"),) * count))) == parts
 
 
 def test_the_key_is_sent_only_if_there_is_one(ask, server, monkeypatch):
