@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from visatb.errors import InputError, shown
 from visatb.flag_section import check_flags, flags
+from visatb.inference_section import GENERATION_KINDS, INFERENCE
 from visatb.schema import (
     ALPHA,
     LABEL,
@@ -58,21 +59,8 @@ _JUDGE_KINDS = {
     "context-file": "text",
     "concurrency": "count",
 }
-# Flags of the programs but for those that the run graph sets.
-_GENERATION_KINDS = {
-    "conv-mode": "text",
-    "temperature": "number",
-    "top_p": "number",
-    "num_beams": "count",
-    "max_new_tokens": "count",
-    "seed": "whole",
-    "batch-size": "count",
-    "workers": "whole",
-    "dtype": "text",
-    "device": "text",
-}
-INFERENCE_KINDS = _GENERATION_KINDS | {"on-bad-image": "text"}
-ZERO_SHOT_KINDS = _GENERATION_KINDS | {
+# Flags of the program but for those that the run graph sets.
+ZERO_SHOT_KINDS = GENERATION_KINDS | {
     "benchmarks": "text",
     "data": "text",
     "split": "text",
@@ -82,12 +70,6 @@ ZERO_SHOT_KINDS = _GENERATION_KINDS | {
     "num-chunks": "count",
     "chunk-idx": "whole",
 }
-_PLACE_KINDS = {"script": "text", "launcher": "text", "gpus": "place", "threads": "place"}
-
-
-def _check_inference(given: dict) -> None:
-    own = "script" in given  # a program of the user's own has flags of its own
-    check_flags(given, _PLACE_KINDS | ({} if own else INFERENCE_KINDS), known=not own)
 
 
 def _check_zero_shot(given: dict) -> None:
@@ -236,9 +218,7 @@ class Benchmark:
     seed: Annotated[int, whole()] = 0
     prepare: Annotated[str | None, TEXT.or_default()] = None
     training: Annotated[dict[str, Any], TRAINING] = field(default_factory=dict)
-    inference: Annotated[dict[str, Any], flags(_PLACE_KINDS | INFERENCE_KINDS, _check_inference)] = field(
-        default_factory=dict
-    )
+    inference: Annotated[dict[str, Any], INFERENCE] = field(default_factory=dict)
     path: Path = Path()
 
     @property

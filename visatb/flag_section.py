@@ -33,7 +33,9 @@ def flags(kinds: Mapping[str, str], check: Callable[[dict], None]) -> Check:
         check(value or {})
         return value or {}
 
-    properties = {name: _KINDS.get(kind, {}) for name, kind in kinds.items()}
+    properties = {
+        name: {"enum": kind.split("|")} if "|" in kind else _KINDS.get(kind, {}) for name, kind in kinds.items()
+    }
     return Check(checked, {"type": "object", "properties": properties})
 
 
@@ -74,10 +76,12 @@ def broken_rule(value: Any, kind: str, numbers_as_text: bool = True) -> str | No
     """The rule that a value of a kind violates; None if it is valid.
 
     Kinds: `text`; `truth`; `number` (>= 0); `count` (whole, >= 1), `whole` (>= 0), `integer`; `place` (whole, >= 0,
-    never text); `any`.
+    never text); `any`; `a|b`, one of these words.
     """
     if kind == "any":
         return None
+    if "|" in kind:
+        return None if value in kind.split("|") else f"one of {kind.replace('|', ', ')}"
     if kind == "text":
         return None if isinstance(value, str) else "text (in quotes)"
     if kind == "truth":

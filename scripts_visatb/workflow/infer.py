@@ -3,15 +3,19 @@
 python -m scripts_visatb.workflow.infer --benchmark B.yaml --run runs/demo --seed 0 --model mini --split val
 """
 
+import os
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from scripts_visatb.workflow.graph import PLACEMENT_KEYS, Run, model_place
 from scripts_visatb.workflow.models import Model, models_of
-from scripts_visatb.workflow.step import find_script, run_of, run_program, step_parser
+from scripts_visatb.workflow.step import ROOT, find_script, run_of, run_program, step_parser
+from visatb.benchmark import Benchmark
 from visatb.cli import run
 from visatb.errors import InputError
+from visatb.inference_section import HF
 
 SCRIPT = "inference_visatb.py"
 
@@ -26,7 +30,7 @@ def inference_command(current: Run, model: Model, split: str) -> list[str]:
     path, base = model_place(current, model.name)
     settings = dict(current.benchmark.inference)
     script = find_script(settings.pop("script", SCRIPT))
-    launcher = shlex.split(settings.pop("launcher", sys.executable))
+    launcher = shlex.split(settings.pop("launcher", None) or interpreter(current.benchmark))
     for key in PLACEMENT_KEYS:
         settings.pop(key, None)
     # The models stop by themselves; the longest task's limit is a ceiling for all.
@@ -48,6 +52,21 @@ def inference_command(current: Run, model: Model, split: str) -> list[str]:
         str(current.answers(model.name, split)),
         *[word for name, value in settings.items() for word in flag_words(name, value)],
     ]
+
+
+def interpreter(benchmark: Benchmark) -> str:
+    """The Python that answers, as a word of a command line: that of current models where one of them is asked.
+
+    As in finetune_hf.sh: PYTHON_HF, of `training.environment` first, else that of .venv-hf in the checkout, else ours.
+    """
+    if benchmark.inference.get("engine") != HF:
+        return shlex.quote(sys.executable)
+    recipe = benchmark.training.get("environment") or {}
+    own = ROOT / ".venv-hf" / "bin" / "python"
+    chosen = recipe.get("PYTHON_HF") or os.environ.get("PYTHON_HF") or (str(own) if own.is_file() else sys.executable)
+    if not os.access(chosen, os.X_OK) or not Path(chosen).is_file():
+        raise InputError(f"PYTHON_HF must be a Python interpreter, got {chosen!r}. Change it.")
+    return shlex.quote(str(chosen))
 
 
 def infer(current: Run, model: Model, split: str) -> int:

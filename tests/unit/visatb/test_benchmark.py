@@ -90,6 +90,8 @@ TASK, OTHER = GOOD["tasks"][0], GOOD["tasks"][2]
         ({"inference": {"gpus": True}}, "inference.gpus must be a whole number"),
         ({"inference": {"launcher": ["torchrun"]}}, "inference.launcher must be text"),
         ({"inference": {"batch-size": "many"}}, "inference.batch-size must be a whole number >= 1, got 'many'"),
+        ({"inference": {"engine": "vllm"}}, "inference.engine must be one of llava, hf.*, got 'vllm'"),
+        ({"inference": {"engine": "hf", "conv_mode": "v1"}}, "inference.conv_mode is for LLaVA.*got 'v1'"),
         ({"inference": {"batch-size": 0}}, "inference.batch-size must be a whole number >= 1, got 0"),
         ({"inference": {"batch-size": 4, "batch_size": 8}}, "inference.batch_size is batch-size again"),
         ({"inference": {"script": "x.py", "speed": {"a": 1}}}, "inference.speed must be text, a number"),

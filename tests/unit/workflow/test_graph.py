@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from scripts_visatb.workflow.train import (
     training_environment,
 )
 from transformers_patch.strategies import OTHER_NAMES, STRATEGIES
-from visatb.benchmark import INFERENCE_KINDS, METHODS, ZERO_SHOT_KINDS, Ablation, Benchmark, Task
+from visatb.benchmark import METHODS, ZERO_SHOT_KINDS, Ablation, Benchmark, Task
 from visatb.errors import InputError
+from visatb.inference_section import INFERENCE_KINDS
 from visatb.training_section import LAUNCH_KINDS, OWN_VARIABLES, RECIPE_VARIABLES, variables_of
 
+SERVER = {"server-url", "server-model", "concurrency", "retries", "timeout"}
 CHUNKS = {"num-chunks", "chunk-idx"}  # a job of the graph answers all; a launcher shares them out
 FILES = {"train": "x_train-9.json", "val": "x_val-9.json", "test": "my_x_test-9.json"}
 
@@ -240,6 +243,30 @@ def test_inference_command_asks_all_tasks_at_once_and_leaves_placement_out(run):
     assert path.name == "my-x-test-9_STL-B.json"
 
 
+def test_a_current_model_is_asked_by_the_interpreter_of_its_environment(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("scripts_visatb.workflow.infer.ROOT", tmp_path)
+    monkeypatch.delenv("PYTHON_HF", raising=False)
+
+    def asked(engine="hf", **environment):
+        training = {"script": "train.sh", "environment": environment}
+        given = replace(run, benchmark=benchmark(training=training, inference={"engine": engine}))
+        words = command(given, "mini", "val")
+        assert words[words.index("--engine") + 1] == engine
+        return words[0]
+
+    own = tmp_path / ".venv-hf" / "bin" / "python"
+    assert asked() == sys.executable == asked("llava")
+    own.parent.mkdir(parents=True)
+    for place in (own, tmp_path / "other python", tmp_path / "third"):
+        place.touch(mode=0o755)
+    assert asked() == str(own) and asked("llava") == sys.executable
+    monkeypatch.setenv("PYTHON_HF", str(tmp_path / "third"))
+    assert asked() == str(tmp_path / "third")
+    assert asked(PYTHON_HF=str(tmp_path / "other python")) == str(tmp_path / "other python")
+    with pytest.raises(InputError, match="PYTHON_HF must be a Python interpreter, got 'nowhere'"):
+        asked(PYTHON_HF="nowhere")
+
+
 def test_a_lora_model_is_asked_on_the_base_of_its_recipe_or_of_its_adapter(run):
     assert "--model-base" not in command(run, "mini", "val")
     run.model("mini").mkdir(parents=True)
@@ -383,7 +410,10 @@ def test_every_recipe_variable_of_the_finetune_script_comes_from_the_benchmark_f
 def test_flags_that_a_benchmark_may_name_are_those_of_the_programs_that_the_graph_does_not_set():
     fixed = {"model-path", "model-base", "model-name", "overwrite"}
     graphs = {
-        inference_parser: (INFERENCE_KINDS, fixed | {"question-file", "image-folder", "answers-folder"} | CHUNKS),
+        inference_parser: (
+            INFERENCE_KINDS,
+            fixed | {"question-file", "image-folder", "answers-folder"} | CHUNKS | SERVER,
+        ),
         suite_parser: (ZERO_SHOT_KINDS, fixed | {"output", "metrics-folder", "baseline"}),
     }
     for parser, (known, set_by_graph) in graphs.items():
