@@ -141,9 +141,10 @@ def unpadded_tokens(hidden_1LD: torch.Tensor, unpadded: Batch) -> SupervisedToke
 
 
 def _has_kernel(query: torch.Tensor) -> bool:
-    """Whether `varlen_attn`, which is FlashAttention, takes it: half precision, on an NVIDIA GPU since Ampere."""
-    is_half = query.dtype in (torch.bfloat16, torch.float16)
-    return query.is_cuda and is_half and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    """Whether `varlen_attn`, which is FlashAttention, takes it: half precision, heads in eights up to 256, Ampere."""
+    is_half, size = query.dtype in (torch.bfloat16, torch.float16), query.shape[-1]
+    fits = is_half and size % 8 == 0 and size <= 256
+    return query.is_cuda and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def varlen_attn(*tensors: Any, **settings: Any) -> torch.Tensor:

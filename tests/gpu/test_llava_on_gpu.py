@@ -70,7 +70,6 @@ MODES = {
     "full": (),
     "checkpointing": ("--gradient_checkpointing", "True"),
     "padded": ("--padded_batches", "True"),
-    "compiled": ("--torch_compile", "True"),
     "lora": ("--lora_enable", "True", "--lora_r", "4"),
     "projector": ("--tune_mm_mlp_adapter", "True"),
     "dwa": ("--weight_method", "DWA"),
@@ -79,20 +78,44 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_gpu_trains_the_model_that_the_cpu_trains(place, tmp_path, trainers, mode):
-    # The CPU first, without the compiler: transformers leaves that switched on in the process.
-    train(place, tmp_path / "cpu", "--no_cuda", "True", *(() if mode == "compiled" else MODES[mode]))
-    train(place, tmp_path / "gpu", *MODES[mode])
-    on_cpu, on_gpu = trainers
+@pytest.fixture(autouse=True)
+def exact_products():
+    """transformers lets the matrix products of the process be TF32 where it compiles."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def compare(on_cpu: LLaVATrainer, on_gpu: LLaVATrainer, tolerance: float) -> None:
     assert on_gpu.args.device.type == "cuda" and on_cpu.args.device.type == "cpu"
-    torch.testing.assert_close(losses(on_gpu), losses(on_cpu), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(losses(on_gpu), losses(on_cpu), rtol=tolerance, atol=tolerance)
     expected = trained(on_cpu)
     for name, value in trained(on_gpu).items():
-        name = name.replace("_orig_mod.", "")
         # AdamW divides by the size of a gradient: where that is rounding alone, so is the direction.
-        far = (value - expected[name]).abs() > 2e-4
+        far = (value - expected[name]).abs() > 2 * tolerance
         assert far.float().mean() < 0.01, name
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_gpu_trains_the_model_that_the_cpu_trains(place, tmp_path, trainers, mode):
+    train(place, tmp_path / "cpu", "--no_cuda", "True", *MODES[mode])
+    train(place, tmp_path / "gpu", *MODES[mode])
+    compare(*trainers, tolerance=1e-4)
+
+
+def test_compiled_layers_train_the_model_that_the_cpu_trains(place, tmp_path, trainers):
+    train(place, tmp_path / "cpu", "--no_cuda", "True")
+    train(place, tmp_path / "gpu", "--torch_compile", "True")
+    compare(*trainers, tolerance=2e-3)
+
+
+@pytest.mark.parametrize("size", [16, 100, 128, 320])
+def test_attention_within_samples_takes_heads_of_any_size(size):
+    draw, lengths = torch.Generator().manual_seed(0), (3, 17, 1, 40)
+    row = torch.randn(3, 1, 4, sum(lengths), size, generator=draw)
+    bounds = unpadded.SampleBounds(lengths, torch.tensor([0, 3, 20, 21, 61], dtype=torch.int32))
+    expected = unpadded.attend_within_samples(*row, bounds)
+    there = unpadded.SampleBounds(lengths, bounds.cumulative.cuda())
+    found = unpadded.attend_within_samples(*row.to("cuda", torch.bfloat16), there)
+    torch.testing.assert_close(found.float().cpu(), expected, rtol=2e-2, atol=3e-2)
 
 
 def test_bf16_samples_laid_end_to_end_go_through_the_flash_kernel(place, tmp_path, trainers, monkeypatch):
@@ -106,24 +129,28 @@ def test_bf16_samples_laid_end_to_end_go_through_the_flash_kernel(place, tmp_pat
     torch.testing.assert_close(laid, padded, rtol=2e-2, atol=2e-2)
 
 
-def test_a_resumed_training_ends_with_the_uninterrupted_model(place, tmp_path, trainers, monkeypatch):
-    flags = ("--bf16", "True", "--save_strategy", "steps", "--save_steps", "2")
-    train(place, tmp_path / "whole", *flags)
+class StoppedError(Exception):
+    """Ends a training in the middle."""
 
-    class StoppedError(Exception):
-        pass
 
+def stopped_at(last: int, monkeypatch, place: Path, output: Path, *flags) -> None:
     step = LLaVATrainer.training_step
 
     def stopping(trainer, *args, **kwargs):
-        if trainer.state.global_step == 3:
+        if trainer.state.global_step == last:
             raise StoppedError
         return step(trainer, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(LLaVATrainer, "training_step", stopping)
         with pytest.raises(StoppedError):
-            train(place, tmp_path / "cut", *flags)
+            train(place, output, *flags)
+
+
+def test_a_resumed_training_ends_with_the_uninterrupted_model(place, tmp_path, trainers, monkeypatch):
+    flags = ("--bf16", "True", "--save_strategy", "steps", "--save_steps", "2")
+    train(place, tmp_path / "whole", *flags)
+    stopped_at(3, monkeypatch, place, tmp_path / "cut", *flags)
     train(place, tmp_path / "cut", *flags)
     whole, resumed = map(trained, trainers)
     for name, value in whole.items():
@@ -131,15 +158,15 @@ def test_a_resumed_training_ends_with_the_uninterrupted_model(place, tmp_path, t
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_qlora_trains_resumes_and_answers(place, tmp_path, trainers, bits):
+def test_qlora_trains_resumes_and_answers(place, tmp_path, trainers, monkeypatch, bits):
     pytest.importorskip("bitsandbytes")
     output = tmp_path / f"llava-lora-{bits}"
     flags = ("--bits", bits, "--bf16", "True", "--lora_enable", "True", "--lora_r", "4", "--gradient_checkpointing",
              "True", "--save_strategy", "steps", "--save_steps", "2")  # fmt: skip
-    train(place, output, *flags, steps=2)
-    train(place, output, *flags, steps=4)
+    stopped_at(3, monkeypatch, place, output, *flags)
+    train(place, output, *flags)
     found = losses(trainers[-1])
-    assert len(found) == 4 and found.isfinite().all()
+    assert len(found) == STEPS and found.isfinite().all()
     assert any(name.endswith("lora_B.default.weight") and value.any() for name, value in trained(trainers[-1]).items())
     quantised = {"load_4bit": bits == 4, "load_8bit": bits == 8}
     _, model, _, _ = load_pretrained_model(str(output), str(place / "llama"), "llava-lora", **quantised)

@@ -1,46 +1,67 @@
-"""scripts_visatb/finetune_hf.sh on one GPU; skipped where there is none."""
+"""Trainings of current models on one GPU; skipped where there is none."""
 
+import json
 import math
 
 import pytest
 import torch
 
-from tests.hf.test_train import STEPS, base, finish, lines, start, wait_for
+from tests.hf.test_train import STEPS, argv, base, finish, lines, start
+from visatb_hf.train import train
+from visatb_hf.training import ChatTrainer
 
 __all__ = ["base"]  # the fixture
-ALONE = {"NUM_GPUS": "1", "DEEPSPEED_CONFIG": "none", "LAUNCHER": "torchrun"}
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+FLAGS = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--logging_steps", "1"]
+FLAGS += ["--model_max_length", "128", "--save_steps", "2", "--report_to", "none", "--num_train_epochs", "1"]
 
 
-@pytest.mark.parametrize("method", ["EW", "UW"])
+def words(base, output, *more) -> list[str]:
+    """The command line of a training on the GPU."""
+    given = argv(base, output, "--benchmark", str(base / "data" / "tiny.yaml"), *FLAGS, *more)
+    place = given.index("--use_cpu")
+    return given[:place] + given[place + 2 :]
+
+
+@pytest.mark.parametrize("method", ["EW", "DWA", "UW"])
 def test_a_gpu_trains_as_the_cpu(base, tmp_path, method):
-    settings = {"LEARNING_RATE": "1e-3", "WEIGHT_METHOD": method}
-    settings |= {"VISATB_WEIGHTS": ""} if method == "UW" else {}
-    finish(start(base, tmp_path / "cpu", **settings))
-    finish(start(base, tmp_path / "gpu", "--bf16=False", "--tf32=False", **(settings | ALONE)))
+    more = ["--weight_method", method, "--learning_rate", "1e-3"]
+    assert train([*words(base, tmp_path / "cpu", *more), "--use_cpu", "True"]) == 0
+    assert train(words(base, tmp_path / "gpu", *more)) == 0
     on_cpu, on_gpu = ([line["loss"] for line in lines(tmp_path / name)] for name in ("cpu", "gpu"))
-    assert len(on_gpu) == STEPS and on_gpu == pytest.approx(on_cpu, rel=1e-3)
+    assert len(on_gpu) == STEPS and on_gpu == pytest.approx(on_cpu, rel=1e-4)
+
+
+class StoppedError(Exception):
+    """Ends a training in the middle."""
 
 
 @pytest.mark.parametrize("bits", ["16", "8", "4"])
-def test_adapters_on_a_quantised_base_train_and_resume(base, tmp_path, bits):
+def test_adapters_on_a_quantised_base_train_and_resume(base, tmp_path, monkeypatch, bits):
     if bits != "16":
         pytest.importorskip("bitsandbytes")
-    settings = ALONE | {"BITS": bits, "LORA_ENABLE": "True", "LORA_R": "4"}
-    output = tmp_path / "model"
-    process = start(base, output, **settings)
-    wait_for(output / "checkpoint-2", process)
-    process.kill()
-    finish(process, -9)
-    out, _ = finish(start(base, output, **settings))
-    assert "resuming from" in out
+    output, step = tmp_path / "model", ChatTrainer.training_step
+    flags = words(base, output, "--bits", bits, "--lora_enable", "True", "--lora_r", "4", "--bf16", "True")
+
+    def stopping(trainer, *args, **kwargs):
+        if trainer.state.global_step == 3:
+            raise StoppedError
+        return step(trainer, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ChatTrainer, "training_step", stopping)
+        with pytest.raises(StoppedError):
+            train(flags)
+    assert train(flags) == 0
     found = [line["loss"] for line in lines(output)]
     assert len(found) == STEPS and all(map(math.isfinite, found))
     assert (output / "adapter_model.safetensors").is_file()
+    assert json.loads((output / "visatb_run.json").read_text())["finished"]
 
 
 def test_zero3_which_is_the_default_trains_in_bf16(base, tmp_path):
-    finish(start(base, tmp_path / "zero3", NUM_GPUS="1", LEARNING_RATE="1e-3"))
-    finish(start(base, tmp_path / "plain", LEARNING_RATE="1e-3", **ALONE))
+    settings = {"NUM_GPUS": "1", "LEARNING_RATE": "1e-3"}
+    finish(start(base, tmp_path / "zero3", **settings))
+    finish(start(base, tmp_path / "plain", DEEPSPEED_CONFIG="none", LAUNCHER="torchrun", **settings))
     zero3, plain = ([line["loss"] for line in lines(tmp_path / name)] for name in ("zero3", "plain"))
     assert len(zero3) == STEPS and zero3 == pytest.approx(plain, rel=3e-2)
