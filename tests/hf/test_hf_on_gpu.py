@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 
+import inference_visatb
 from tests.hf.test_train import STEPS, argv, base, finish, lines, start
+from tests.hf.tiny_folders import make_folder, make_questions
 from visatb_hf.train import train
 from visatb_hf.training import ChatTrainer
 
@@ -65,3 +67,16 @@ def test_zero3_which_is_the_default_trains_in_bf16(base, tmp_path):
     finish(start(base, tmp_path / "plain", DEEPSPEED_CONFIG="none", LAUNCHER="torchrun", **settings))
     zero3, plain = ([line["loss"] for line in lines(tmp_path / name)] for name in ("zero3", "plain"))
     assert len(zero3) == STEPS and zero3 == pytest.approx(plain, rel=3e-2)
+
+
+@pytest.mark.parametrize("batch_size", ["1", "5"])
+def test_a_gpu_answers_as_the_cpu(tmp_path, batch_size):
+    questions = make_questions(tmp_path / "data")
+    words = ["--engine", "hf", "--model-path", str(make_folder(tmp_path / "tiny")), "--dtype", "fp32"]
+    words += ["--question-file", str(questions), "--image-folder", str(questions.parent / "images")]
+    words += ["--max_new_tokens", "8"]
+    on_gpu = ["--batch-size", batch_size, "--answers-folder", str(tmp_path / "gpu")]
+    assert inference_visatb.main([*words, *on_gpu]) == 0
+    assert inference_visatb.main([*words, "--device", "cpu", "--answers-folder", str(tmp_path / "cpu")]) == 0
+    found, expected = (next((tmp_path / name).glob("*.json")).read_bytes() for name in ("gpu", "cpu"))
+    assert found == expected
