@@ -21,6 +21,7 @@ MOST_BYTES = 16 * 2**20  # of a reply's body
 NO_ACCESS = (401, 403, 404)
 _RETRIED = (408, 409, 429, 500, 502, 503, 504)
 _LONGEST_PAUSE = 60
+_OF_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _PIECE = 2**16
 
 
@@ -77,7 +78,8 @@ class Endpoint:
         )
         session = requests.Session()
         session.trust_env = False  # else ~/.netrc would take the place of the key
-        session.proxies = requests.utils.get_environ_proxies(self.url)
+        if urlsplit(self.url).hostname not in _OF_THIS_MACHINE:  # no proxy can reach those
+            session.proxies = requests.utils.get_environ_proxies(self.url)
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=64))
         if key:

@@ -17,9 +17,21 @@ GENERATION_KINDS = {
     "dtype": "text",
     "device": "text",
 }
-HF = "hf"
-INFERENCE_KINDS = GENERATION_KINDS | {"engine": "llava|hf", "on-bad-image": "text"}
+LLAVA, HF, SERVER = "llava", "hf", "server"
+INFERENCE_KINDS = GENERATION_KINDS | {
+    "engine": "llava|hf|server",
+    "start": "text",
+    "concurrency": "count",
+    "retries": "whole",
+    "timeout": "number",
+    "on-bad-image": "text",
+}
 _PLACE_KINDS = {"script": "text", "launcher": "text", "gpus": "place", "threads": "place"}
+# Flags that not every engine takes. What a server loads, and in which dtype, its own command says.
+_OF_SOME = {"conv-mode": (LLAVA,)}
+_OF_SOME |= dict.fromkeys(("num-beams", "batch-size", "dtype", "device"), (LLAVA, HF))
+_OF_SOME |= dict.fromkeys(("start", "concurrency", "retries", "timeout"), (SERVER,))
+MODEL_MARK, PORT_MARK = "{model}", "{port}"  # in `start`
 
 
 def check_inference(given: dict) -> None:
@@ -28,10 +40,16 @@ def check_inference(given: dict) -> None:
     check_flags(given, _PLACE_KINDS | ({} if own else INFERENCE_KINDS), known=not own)
     if own:
         return
-    template = next((key for key in given if str(key).replace("_", "-") == "conv-mode"), None)
-    if given.get("engine") == HF and given.get(template) is not None:
+    engine = given.get("engine") or LLAVA
+    for key, value in given.items():
+        engines = _OF_SOME.get(str(key).replace("_", "-"), (engine,))
+        if engine not in engines and value is not None:
+            raise BrokenError(f" is for engine {' and '.join(engines)}, got engine {engine}. Remove it.", key)
+    command = given.get("start") or ""
+    if engine == SERVER and not (MODEL_MARK in command and PORT_MARK in command):
         raise BrokenError(
-            f" is for LLaVA, other models have their own: got {shown(given[template])}. Remove it.", template
+            f" must be a command with {MODEL_MARK} and {PORT_MARK} for engine server, got {shown(command)}. Set it.",
+            "start",
         )
 
 

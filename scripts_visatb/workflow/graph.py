@@ -2,6 +2,7 @@
 
 runs/<benchmark>/seed<s>/subsets/       training files of the sub-datasets and their manifest
                          models/        one checkpoint folder per model (their names: models.py)
+                         served/        copies of models while a server has them
                          answers/       answer files, one folder per model and split
                          metrics/       metric files, one folder per model and split
                          replies/       what the judge said, one file per model, split and task
@@ -168,7 +169,8 @@ def short_key(settings: str) -> str:
 
 def result_settings(section: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a `training` or `inference` section that shapes the result, the same for all spellings of a value."""
-    neutral = (*PLACEMENT_KEYS, "workers")  # of inference_visatb.py: threads that read images
+    # Of inference_visatb.py: threads that read images, and how a server is asked.
+    neutral = (*PLACEMENT_KEYS, "workers", "concurrency", "retries", "timeout")
     settings = {key: value for key, value in section.items() if key not in neutral}
     if variables := settings.get("environment"):
         settings["environment"] = {

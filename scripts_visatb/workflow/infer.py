@@ -6,41 +6,45 @@ python -m scripts_visatb.workflow.infer --benchmark B.yaml --run runs/demo --see
 import os
 import shlex
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from scripts_visatb.workflow.graph import PLACEMENT_KEYS, Run, model_place
 from scripts_visatb.workflow.models import Model, models_of
+from scripts_visatb.workflow.serve import servable, serving
 from scripts_visatb.workflow.step import ROOT, find_script, run_of, run_program, step_parser
 from visatb.benchmark import Benchmark
 from visatb.cli import run
 from visatb.errors import InputError
-from visatb.inference_section import HF
+from visatb.inference_section import HF, SERVER
 
 SCRIPT = "inference_visatb.py"
 
 
-def inference_command(current: Run, model: Model, split: str) -> list[str]:
+def inference_command(current: Run, model: Model, split: str, asked: Mapping[str, str | None]) -> list[str]:
     """The command that answers all questions of a split.
 
     The benchmark's `inference` section gives its flags by name; besides them `launcher` replaces `python` (for example
     `torchrun --nproc_per_node 8`) and `script` the program.
+
+    Args:
+        current, model, split: which questions, and whose answers.
+        asked: the flags that say where the model is.
     """
     tasks = model.tasks(split)
-    path, base = model_place(current, model.name)
     settings = dict(current.benchmark.inference)
     script = find_script(settings.pop("script", SCRIPT))
     launcher = shlex.split(settings.pop("launcher", None) or interpreter(current.benchmark))
-    for key in PLACEMENT_KEYS:
+    for key in (*PLACEMENT_KEYS, "start"):
         settings.pop(key, None)
     # The models stop by themselves; the longest task's limit is a ceiling for all.
     settings.setdefault("max_new_tokens", max(task.max_new_tokens for task in tasks))
     return [
         *launcher,
         str(script),
-        "--model-path",
-        path,
-        *flag_words("model-base", base),
+        *[word for name, value in asked.items() for word in flag_words(name, value)],
         "--model-name",
         model.name,
         "--image-folder",
@@ -69,6 +73,20 @@ def interpreter(benchmark: Benchmark) -> str:
     return shlex.quote(str(chosen))
 
 
+@contextmanager
+def asked_model(current: Run, model: Model, split: str) -> Iterator[dict[str, str | None]]:
+    """The flags of inference_visatb.py that say where a model is; with engine server it is served meanwhile."""
+    path, base = model_place(current, model.name)
+    if current.benchmark.inference.get("engine") != SERVER:
+        yield {"model-path": path, "model-base": base}
+        return
+    with (
+        servable(path, base, current.home / "served" / f"{model.name}_{split}") as whole,
+        serving(current.benchmark.inference["start"], whole) as url,
+    ):
+        yield {"server-url": url, "server-model": whole}
+
+
 def infer(current: Run, model: Model, split: str) -> int:
     """Answer all questions of a split; returns the exit code.
 
@@ -79,7 +97,8 @@ def infer(current: Run, model: Model, split: str) -> int:
     if model.data is not None and not (folder / "config.json").is_file():
         done = current.done(f"train_{model.name}")
         raise InputError(f"{folder}: no model. It was trained and removed; delete {done} to train it again.")
-    code = run_program(inference_command(current, model, split))
+    with asked_model(current, model, split) as asked:
+        code = run_program(inference_command(current, model, split, asked))
     if code == 0:
         for task in model.tasks(split):
             if not (path := current.answer_file(model.name, split, task)).is_file():

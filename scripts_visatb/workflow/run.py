@@ -9,9 +9,7 @@ check of the benchmark file and the targets first, fewer words (of a plan the jo
 started when it is itself killed. Flags it does not know go to snakemake.
 """
 
-import ctypes
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from scripts_visatb.workflow.cluster import status_flags
 from scripts_visatb.workflow.graph import TARGETS, Run, seeds_of
 from scripts_visatb.workflow.job import LIVE_VARIABLE
 from scripts_visatb.workflow.plan import LOCK, PID_VARIABLE, PLAN, count, lock_run, runs_folder
+from scripts_visatb.workflow.processes import die_with_parent
 from scripts_visatb.workflow.report import print_table
 from scripts_visatb.workflow.step import ROOT
 from scripts_visatb.workflow.terminal import is_live, next_commands, shown
@@ -34,7 +33,6 @@ from visatb.errors import InputError
 from visatb.files import read_json
 from visatb.weighting.report import format_weights
 
-_PR_SET_PDEATHSIG = 1
 WAIT_SECONDS = 5  # after a signal, until the command reports what it waits for
 STEPS = ("prepare", "report", "weigh_seeds")  # targets that are requested by the rule's name, not by a file
 PLAN_FLAGS = {"-n", "-np", "-pn", "--dry-run", "--dryrun"}
@@ -45,19 +43,6 @@ def refuse_second(folder: Path) -> None:
     """Refuse a run that another process is making, before snakemake reads anything."""
     if (folder / LOCK).is_file():
         lock_run(folder).close()
-
-
-def die_with_parent() -> None:
-    """Ask the kernel (Linux) to kill this process when its parent dies; and let SIGINT end it.
-
-    A shell starts commands with `&` with SIGINT ignored, and snakemake would inherit that.
-
-    Snakemake ends with the process that a user sees, and its steps notice that and end too (see job.py): a killed run
-    leaves nobody behind in its folders.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if platform.system() == "Linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def snakemake_command(

@@ -105,6 +105,11 @@ def test_the_key_is_sent_only_if_there_is_one(ask, server, monkeypatch):
     assert ask(answers="again") == 0 and "Authorization" not in server.headers[-1]
 
 
+def test_a_server_on_this_machine_is_not_asked_through_a_proxy(ask, server, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert ask() == 0
+
+
 def test_requests_at_a_time_change_nothing_but_the_speed(ask, server, expected):
     together = threading.Barrier(4, timeout=20)
 

@@ -13,7 +13,7 @@ import pytest
 from inference_visatb import build_parser as inference_parser
 from llava.eval.suite import build_parser as suite_parser
 from scripts_visatb.workflow import graph, models, plan
-from scripts_visatb.workflow.infer import inference_command
+from scripts_visatb.workflow.infer import asked_model, inference_command
 from scripts_visatb.workflow.train import (
     _move_aside,
     discard,
@@ -28,7 +28,7 @@ from visatb.errors import InputError
 from visatb.inference_section import INFERENCE_KINDS
 from visatb.training_section import LAUNCH_KINDS, OWN_VARIABLES, RECIPE_VARIABLES, variables_of
 
-SERVER = {"server-url", "server-model", "concurrency", "retries", "timeout"}
+SERVER = {"server-url", "server-model"}
 CHUNKS = {"num-chunks", "chunk-idx"}  # a job of the graph answers all; a launcher shares them out
 FILES = {"train": "x_train-9.json", "val": "x_val-9.json", "test": "my_x_test-9.json"}
 
@@ -77,7 +77,8 @@ def environment(current: graph.Run, name: str) -> dict[str, str]:
 
 
 def command(current: graph.Run, name: str, split: str) -> list[str]:
-    return inference_command(current, model(current, name), split)
+    with asked_model(current, model(current, name), split) as asked:
+        return inference_command(current, model(current, name), split, asked)
 
 
 def test_models_are_mini_one_per_measured_task_and_the_final_ones():
@@ -418,7 +419,7 @@ def test_flags_that_a_benchmark_may_name_are_those_of_the_programs_that_the_grap
     }
     for parser, (known, set_by_graph) in graphs.items():
         flags = {flag[2:] for flag in parser()._option_string_actions if flag.startswith("--")} - {"help"}
-        assert set(known) == flags - set_by_graph
+        assert set(known) - {"start"} == flags - set_by_graph
 
 
 def test_baselines_that_a_benchmark_may_name_are_the_weight_methods():
