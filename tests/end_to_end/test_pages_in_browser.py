@@ -207,7 +207,7 @@ def test_pictures_of_a_run_are_drawn_and_taken(folder, repository, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {*(f"{name}.png" for name in names), "report.pdf"}
 
 
-def test_the_picture_of_contributions_and_weights_exists_for_light_and_dark_pages(folder, repository, tmp_path):
+def test_the_picture_of_contributions_is_made_for_light_and_dark_pages(folder, repository, tmp_path):
     command = [sys.executable, "-m", "scripts_visatb.pictures.contributions", str(folder), "--output"]
     subprocess.run([*command, str(tmp_path / "c.svg")], cwd=repository, check=True)
     texts = [(tmp_path / name).read_text() for name in ("c.svg", "c-dark.svg")]

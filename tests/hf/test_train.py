@@ -131,7 +131,7 @@ def only_text_on_one_rank(base: Path, folder: Path) -> Path:
     return file
 
 
-def test_two_ranks_and_zero3_learn_what_one_process_learns_without_images_on_a_rank(base, tmp_path):
+def test_two_ranks_and_zero3_train_as_one_process_with_a_rank_of_text(base, tmp_path):
     data = only_text_on_one_rank(base, tmp_path)
     settings = {"DATA_PATH": str(data), "FREEZE_VISION_TOWER": "False", "GRADIENT_CHECKPOINTING": "False"}
     settings |= {"SAVE_STRATEGY": "no", "LEARNING_RATE": "1e-3", "WARMUP_RATIO": "0"}

@@ -35,7 +35,7 @@ def test_gleu_is_the_lesser_of_precision_and_recall_of_all_ngrams(truth, said):
     assert gleu.score(answers((truth, said)))["score"] == pytest.approx(gleu_by_hand(truth, said))
 
 
-def test_gleu_is_averaged_over_records_takes_the_best_reference_and_counts_missing_predictions_as_zero():
+def test_gleu_is_the_mean_of_best_references_and_missing_answers_count_0():
     found = gleu.score(answers(("a b c", "a b c"), (["x y", "a b"], "a b"), ("a", None)))
     assert found["score"] == pytest.approx(2 / 3) and found["malformed"] == 1 and found["metric"] == "GLEU"
 

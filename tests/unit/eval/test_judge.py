@@ -49,7 +49,7 @@ def judged(endpoint, path, **settings):
     return score(read_answers(path).answers, judge, replies, **settings)
 
 
-def test_the_score_is_the_ratio_of_summed_ratings_and_the_mean_of_the_records(endpoint, answer_file):
+def test_the_score_is_the_ratio_of_summed_ratings_and_the_record_mean(endpoint, answer_file):
     found = judged(endpoint, answer_file())
     assert found["score"] == pytest.approx(100 * 18 / 24) and found["metric"] == "relative_score"
     assert sum(r["score"] for r in found["per_record"]) / 3 == pytest.approx(found["score"])
@@ -165,7 +165,7 @@ def test_settings_that_no_request_holds_are_refused(monkeypatch, settings):
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
-def test_an_endpoint_that_refuses_ends_the_review_at_once_with_what_to_check(endpoint, answer_file, status):
+def test_an_endpoint_that_refuses_ends_the_review_with_what_to_check(endpoint, answer_file, status):
     endpoint.script = [(status, "no such model")] * 9
     with pytest.raises(InputError, match=f"refuses with {status}.*--judge-model"):
         judged(endpoint, answer_file(["rated 4"]))

@@ -42,7 +42,7 @@ def test_help_of_every_command_needs_no_torch(repository):
     assert done.stdout.strip() == "", "imported for --help, first by"
 
 
-def test_wrong_flags_and_paths_of_a_training_are_refused_before_torch_is_imported(tmp_path):
+def test_wrong_training_flags_are_refused_before_torch_is_imported(tmp_path):
     needed = ["--model_name_or_path", "m", "--output_dir", str(tmp_path), "--data_path"]
     code = "import sys; from llava.train.train import main\n"
     code += "try: main()\nexcept ValueError as error: print(error, 'torch' in sys.modules)"

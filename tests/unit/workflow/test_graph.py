@@ -92,7 +92,7 @@ def test_models_are_mini_one_per_measured_task_and_the_final_ones():
     assert [task.name for task in found["mini"].val] == ["A", "B"] and not found["mini"].test
 
 
-def test_simpler_form_measures_the_base_and_single_task_models_and_trains_no_mix():
+def test_simpler_form_measures_base_and_single_models_and_trains_no_mix():
     found = models.models_of(benchmark(form="simpler"))
     assert list(found) == ["base", "STL-A", "mini-STL-A", "STL-B", "mini-STL-B", "EW", "VisATB"]
     assert found["base"].data is None and found["mini-STL-B"].data == "mini_single/B"
@@ -394,7 +394,7 @@ def test_braces_in_settings_and_commands_are_no_snakemake_placeholders():
     assert graph.shell_word("echo '{x}'").count("{{") == 1
 
 
-def test_every_recipe_variable_of_the_finetune_script_comes_from_the_benchmark_file_alone(repository):
+def test_variables_of_the_recipe_come_from_the_benchmark_file_alone(repository):
     scripts = [repository / "scripts_visatb" / f"finetune{name}.sh" for name in ("", "_lora", "_qlora", "_hf")]
     read = set(re.findall(r"(?:\$\{|\brequire )([A-Z_]+)[: ]", "".join(script.read_text() for script in scripts)))
     assert read - {"DEEPSPEED_CONFIG", "PYTHON_HF"} == RECIPE_VARIABLES | set(
@@ -408,7 +408,7 @@ def test_every_recipe_variable_of_the_finetune_script_comes_from_the_benchmark_f
         assert own <= variables_of(path).keys() and ("LORA_R" in variables_of(path)) == (name != "finetune_academic")
 
 
-def test_flags_that_a_benchmark_may_name_are_those_of_the_programs_that_the_graph_does_not_set():
+def test_a_benchmark_may_name_the_flags_that_the_graph_does_not_set():
     fixed = {"model-path", "model-base", "model-name", "overwrite"}
     graphs = {
         inference_parser: (

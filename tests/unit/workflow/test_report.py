@@ -254,7 +254,7 @@ def test_scores_link_to_their_answers_only_where_that_page_is():
     assert "answers.html" not in page_text(data, no_figures(data), has_answers=False)
 
 
-def test_tables_have_minus_signs_for_readers_and_hyphens_and_all_digits_for_programs():
+def test_tables_have_minus_signs_for_readers_and_hyphens_for_programs():
     data = synthetic_data()
     methods, weights = tables(data)["methods"], tables(data)["weights"]
     assert "**2.00** [0.90, 3.10]" in methods("markdown") and r"\textbf{2.00} [0.90, 3.10]" in methods("latex")
@@ -303,7 +303,7 @@ def test_a_gap_whose_interval_contains_0_is_said_to_be_chance():
     assert "interval" not in overall_sentences(data)[0]
 
 
-def test_a_single_task_score_of_zero_leaves_the_other_tasks_their_percentages(tmp_path, capsys):
+def test_a_single_task_score_of_0_leaves_the_other_tasks_percentages(tmp_path, capsys):
     data = synthetic_data()
     data["test"][2]["STL"] = 0.0
     data["overall"] = overall(data["test"])

@@ -66,7 +66,7 @@ def test_environment_of_another_python_is_refused(checkout):
     assert "delete that folder" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_environment_is_made_once_and_gets_pip_if_its_making_was_interrupted(checkout):
+def test_environment_is_made_once_and_gets_pip_after_an_interruption(checkout):
     put_python(checkout, "python3", "3.11")
     put_python(checkout, "made", "3.11")
     done = set_up(checkout)

@@ -33,7 +33,7 @@ def test_chance_alone_reaches_the_smallest_gain_in_one_of_twenty_worlds():
     assert 0.04 < (np.abs(difference.mean(axis=1)) > smallest).mean() < 0.06
 
 
-def test_a_gain_of_the_factor_that_is_named_is_found_in_four_of_five_worlds():
+def test_a_gain_of_the_named_factor_is_found_in_four_of_five_worlds():
     found = [assumed_gain(Task("A", "exact_match", {}), 400)]
     assert "80% of runs, a gain must be 1.43 times as large" in describe_gains(found)[0]
     difference = pairs(np.random.default_rng(1), 1.43 * found[0].smallest)

@@ -53,7 +53,7 @@ def test_the_table_of_benchmarks_is_at_its_former_address():
     assert zero_shot.BENCHMARKS is BENCHMARKS and zero_shot.ZERO_SHOT_TASKS is ZERO_SHOT_TASKS
 
 
-def test_every_benchmark_has_a_script_and_every_task_of_the_paper_a_benchmark(repository):
+def test_every_benchmark_has_a_script_and_every_paper_task_a_benchmark(repository):
     scripts = {file.stem for file in (repository / "scripts_visatb" / "eval").glob("*.sh")} - {"run"}
     assert scripts | {"vqav2_val", "vizwiz_val"} == set(BENCHMARKS)
     assert set(ZERO_SHOT_TASKS) <= {bench.task for bench in BENCHMARKS.values()}
