@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from llava.data.images import load_image
+from llava.data.images import load_image, resized
 from transformers_patch.loss import IGNORE_INDEX
 from visatb.cli import one_line
 from visatb.errors import InputError
@@ -94,19 +94,6 @@ class ChatDataset(Dataset):
         ]
         task = 0 if len(self._ids) == 1 else self._ids[record["task"]]
         return Sample(rendered.text, rendered.spans, images, task, where)
-
-
-def resized(image: Image.Image, min_pixels: int | None, max_pixels: int | None) -> Image.Image:
-    """An image of the same aspect ratio with at least and at most so many pixels (width x height)."""
-    width, height = image.size
-    scale = 1.0
-    if max_pixels is not None and width * height > max_pixels:
-        scale = math.sqrt(max_pixels / (width * height))
-        size = (max(math.floor(width * scale), 1), max(math.floor(height * scale), 1))
-    elif min_pixels is not None and width * height < min_pixels:
-        scale = math.sqrt(min_pixels / (width * height))
-        size = (math.ceil(width * scale), math.ceil(height * scale))
-    return image if scale == 1.0 else image.resize(size, Image.Resampling.BICUBIC)
 
 
 class ChatCollator:

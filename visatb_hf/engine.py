@@ -6,7 +6,6 @@ reads the prompt is kept from reading the padding, so that a batch's texts are t
 Shapes: B batch, S padded prompt length, N new tokens, V vocabulary.
 """
 
-import io
 import sys
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from copy import deepcopy
@@ -17,7 +16,8 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from llava.data.images import load_image, read_image
+from llava.data.images import image_of, resized
+from llava.generate.budget import NO_BUDGET, budget_in, budget_of
 from llava.generate.engine import Prompt
 from llava.generate.logits import NumberWatch
 from llava.generate.questions import Question, Settings, marked_text
@@ -38,14 +38,25 @@ class HfEngine:
 
     equal_lengths = False
 
-    def __init__(self, model: torch.nn.Module, processor: Any, settings: Settings):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        processor: Any,
+        settings: Settings,
+        budget: tuple[int | None, int | None] = NO_BUDGET,
+    ):
         """Take a loaded model and its processor; sets the model to evaluation.
+
+        Args:
+            model, processor: of one family.
+            settings: of generation.
+            budget: fewest and most pixels of an image.
 
         Raises:
             InputError: a processor whose chat template fails.
         """
         self.model, self.processor, self.settings = model.eval(), processor, settings
-        self.device = model.device
+        self.device, self._budget = model.device, budget
         self.max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
         self._tokenizer = processor.tokenizer
         self._template = PromptTemplate(processor, model.name_or_path or type(model).__name__)
@@ -67,11 +78,12 @@ class HfEngine:
         model = load_model(base or path, device, DTYPES[dtype])
         if base is not None:
             model = with_adapter(model, path)
-        return cls(model, processor, settings)
+        budget = budget_in(path) if Path(path).is_dir() else budget_of(model.config.to_dict(), path)
+        return cls(model, processor, settings, budget)
 
     def asking(self, settings: Settings) -> "HfEngine":
         """The same loaded model with other settings."""
-        return type(self)(self.model, self.processor, settings)
+        return type(self)(self.model, self.processor, settings, self._budget)
 
     def prompt(self, question: Question) -> Prompt:
         """The prompt of a question, rendered as in training; an image's number of tokens is known once it is read."""
@@ -82,10 +94,14 @@ class HfEngine:
         return Prompt(question, text, (len(question.images), len(self._tokenizer(text)["input_ids"])))
 
     def load_images(self, question: Question) -> list[Image.Image]:
-        """The images of a question, upright and RGB. Raises InputError naming record and path."""
+        """The images of a question, upright, RGB, of as many pixels as in training.
+
+        Raises:
+            InputError: naming record and path.
+        """
         if question.problem is not None:
             raise InputError(question.problem)
-        return [_picture(image, question.where) for image in question.images]
+        return [resized(image_of(image, question.where), *self._budget) for image in question.images]
 
     def answer(self, prompts: Sequence[Prompt], images: Sequence[list[Image.Image]]) -> list[str]:
         """The answers to a batch; every question draws from noise of its own, whatever shares its batch.
@@ -169,6 +185,7 @@ def generation_config(model: torch.nn.Module, tokenizer: Any, settings: Settings
         if hasattr(config, name):
             setattr(config, name, None)
     config.do_sample, config.num_beams, config.num_return_sequences = False, settings.num_beams, 1
+    config.use_cache = True  # a training saves that it had none
     ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
     config.eos_token_id = list(ends) if isinstance(ends, list | tuple) else [ends]
     config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.eos_token_id[0]
@@ -186,9 +203,3 @@ def _equal(values: Iterable[Hashable]) -> list[list[int]]:
 def _until(ids: list[int], ends: Collection[int]) -> list[int]:
     """The ids before the first end token."""
     return ids[: next((n for n, token in enumerate(ids) if token in ends), len(ids))]
-
-
-def _picture(image: Path | bytes | Image.Image, where: str) -> Image.Image:
-    if isinstance(image, bytes):
-        return read_image(io.BytesIO(image), f"{where}: image")
-    return image if isinstance(image, Image.Image) else load_image(image, where)

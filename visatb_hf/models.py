@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from llava.generate.budget import BUDGET
 from visatb.cli import one_line
 from visatb.errors import InputError
 from visatb.files import read_json
@@ -106,6 +107,9 @@ def read_model(flags: Namespace, dtype: torch.dtype) -> nn.Module:
         raise InputError(f"{name}: cannot be loaded: {one_line(error)} Check --model_name_or_path.") from None
     with suppress(AttributeError):
         model.config.use_cache = False
+    budget = [flags.min_pixels, flags.max_pixels]
+    if any(budget) or hasattr(model.config, BUDGET):
+        setattr(model.config, BUDGET, budget)  # it is asked with the images that it was trained with
     if is_deepspeed_zero3_enabled():
         # There, transformers 5.23 keeps every renaming that it knows for the family, of older files too, and saves
         # under names that no file has; without them it saves under the family's own.

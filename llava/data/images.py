@@ -70,6 +70,13 @@ def read_image(stream: BinaryIO, where: str, max_pixels: int = MAX_PIXELS) -> Im
     return _read(stream, where, max_pixels, pixels)
 
 
+def image_of(source: Path | bytes | Image.Image, where: str) -> Image.Image:
+    """The image of a path, of a file's content, or as it is given, as `load_image` reads files."""
+    if isinstance(source, bytes):
+        return read_image(io.BytesIO(source), f"{where}: image")
+    return source if isinstance(source, Image.Image) else load_image(source, where)
+
+
 def load_image_from_base64(image: str | bytes) -> Image.Image:
     """The image in a base64 text, as `load_image` reads files."""
     try:
@@ -77,6 +84,19 @@ def load_image_from_base64(image: str | bytes) -> Image.Image:
     except (binascii.Error, ValueError):
         raise InputError("image must be base64 text. Encode the file with base64.") from None
     return read_image(io.BytesIO(content), "image (base64)")
+
+
+def resized(image: Image.Image, min_pixels: int | None, max_pixels: int | None) -> Image.Image:
+    """An image of the same aspect ratio with at least and at most so many pixels (width x height)."""
+    width, height = image.size
+    scale = 1.0
+    if max_pixels is not None and width * height > max_pixels:
+        scale = math.sqrt(max_pixels / (width * height))
+        size = (max(math.floor(width * scale), 1), max(math.floor(height * scale), 1))
+    elif min_pixels is not None and width * height < min_pixels:
+        scale = math.sqrt(min_pixels / (width * height))
+        size = (math.ceil(width * scale), math.ceil(height * scale))
+    return image if scale == 1.0 else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def check_image_files(records: Sequence[Record], image_folder: str | os.PathLike, source: str) -> None:

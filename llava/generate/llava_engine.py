@@ -7,13 +7,10 @@ Shapes: B batch, L padded prompt length (an image is one id, -200), S length aft
 N new tokens, V vocabulary, I images of the batch.
 """
 
-import io
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
-from pathlib import Path
 
 import torch
-from PIL import Image
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -26,7 +23,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import Conversation, conv_templates
-from llava.data.images import load_image, process_images, read_image
+from llava.data.images import image_of, process_images
 from llava.data.preprocess import SegmentEncoder, place_images
 from llava.generate.decoding import decode
 from llava.generate.engine import Prompt
@@ -131,7 +128,7 @@ class LlavaEngine:
             raise InputError(question.problem)
         if not question.images:
             return None
-        pictures = [_picture(image, question.where) for image in question.images]
+        pictures = [image_of(image, question.where) for image in question.images]
         return process_images(pictures, self.image_processor, self.model.config)
 
     def answer(self, prompts: Sequence[Prompt], images: Sequence[torch.Tensor | None]) -> list[str]:
@@ -293,12 +290,6 @@ class LlavaEngine:
 
     def _pad_id(self) -> int:
         return self.tokenizer.pad_token_id or 0
-
-
-def _picture(image: Path | bytes | Image.Image, where: str) -> Image.Image:
-    if isinstance(image, bytes):
-        return read_image(io.BytesIO(image), f"{where}: image")
-    return image if isinstance(image, Image.Image) else load_image(image, where)
 
 
 def _eos_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -10,12 +10,12 @@ import hashlib
 import io
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from llava.data.images import load_image, read_image
+from llava.data.images import image_of, resized
+from llava.generate.budget import NO_BUDGET
 from llava.generate.engine import Prompt
 from llava.generate.questions import Question, Settings, marked_text
 from visatb.endpoint import Endpoint, excerpt
@@ -31,13 +31,29 @@ class ServerEngine:
 
     equal_lengths = False
 
-    def __init__(self, endpoint: Endpoint, model: str, settings: Settings, concurrency: int = 8):
-        """Take an endpoint and the name of one of its models; `concurrency` requests may be under way at a time."""
-        self.endpoint, self.model, self.settings, self.concurrency = endpoint, model, settings, concurrency
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        model: str,
+        settings: Settings,
+        concurrency: int = 8,
+        budget: tuple[int | None, int | None] = NO_BUDGET,
+    ):
+        """Take an endpoint.
+
+        Args:
+            endpoint: where to ask.
+            model: name of one of its models.
+            settings: of generation.
+            concurrency: requests that may be under way at a time.
+            budget: fewest and most pixels of an image.
+        """
+        self.endpoint, self.model, self.settings = endpoint, model, settings
+        self.concurrency, self._budget = concurrency, budget
 
     def asking(self, settings: Settings) -> "ServerEngine":
         """The same endpoint with other settings."""
-        return type(self)(self.endpoint, self.model, settings, self.concurrency)
+        return type(self)(self.endpoint, self.model, settings, self.concurrency, self._budget)
 
     def prompt(self, question: Question) -> Prompt:
         """The prompt of a question: its parts. How long it is and whether it fits is the server's to say."""
@@ -46,14 +62,16 @@ class ServerEngine:
     def load_images(self, question: Question) -> list[str]:
         """The images of a question as data URIs.
 
-        Images are decoded here, as for the other engines (upright, RGB), and sent as PNG, which loses nothing.
+        Images are decoded here, as for the other engines (upright, RGB, of as many pixels as in training), and sent as
+        PNG, which loses nothing.
 
         Raises:
             InputError: naming record and path.
         """
         if question.problem is not None:
             raise InputError(question.problem)
-        return [_data_uri(image, question.where) for image in question.images]
+        images = (resized(image_of(image, question.where), *self._budget) for image in question.images)
+        return [_data_uri(image) for image in images]
 
     def answer(self, prompts: Sequence[Prompt], images: Sequence[list[str]]) -> list[str]:
         """The answers, one request each.
@@ -108,11 +126,7 @@ def _content(parts: Sequence[str | None], uris: list[str]) -> str | list[dict[st
     ]
 
 
-def _data_uri(image: Path | bytes | Image.Image, where: str) -> str:
-    if isinstance(image, bytes):
-        image = read_image(io.BytesIO(image), f"{where}: image")
-    elif not isinstance(image, Image.Image):
-        image = load_image(image, where)
+def _data_uri(image: Image.Image) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG", compress_level=1)  # the fastest: pixels cross the network once
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

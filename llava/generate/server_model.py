@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
+from llava.generate.budget import budget_in
 from llava.generate.fingerprint import folder_digest
 from llava.generate.questions import Settings, check_name
 from llava.generate.server_engine import ServerEngine
@@ -91,12 +92,10 @@ class ServerModel:
         return {key: said[key] for key in _LASTING if said and said.get(key) is not None}
 
     @cached_property
-    def _digest(self) -> dict[str, str]:
+    def _known_folder(self) -> str | None:
+        """The model's folder, if it is on this machine: the one given, or the one that the server names."""
         root = self._identity.get("root")
-        folder = self.folder or (
-            root if isinstance(root, str) and os.path.isabs(root) and os.path.isdir(root) else None
-        )
-        return {} if folder is None else {"model": folder_digest(folder)}
+        return self.folder or (root if isinstance(root, str) and os.path.isabs(root) and os.path.isdir(root) else None)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the answers depend on: the server's word and, where it can be read, the model's folder.
@@ -105,11 +104,12 @@ class ServerModel:
             InputError: no such model, or no such server; a name that no file can have.
         """
         check_name(self.name)
-        return {"generator": self.name, "engine": "server", "served": self._identity, **self._digest}
+        digest = {"model": folder_digest(self._known_folder)} if self._known_folder else {}
+        return {"generator": self.name, "engine": "server", "served": self._identity, **digest}
 
     def load(self, settings: Settings) -> ServerEngine:
-        """Nothing is loaded here."""
-        return ServerEngine(self.endpoint, self.served, settings, self.concurrency)
+        """Nothing is loaded here but the pixel budget of a folder that can be read."""
+        return ServerEngine(self.endpoint, self.served, settings, self.concurrency, budget_in(self._known_folder))
 
     def report(self) -> None:
         """Print to stderr who is asked; stdout is for answers."""

@@ -167,6 +167,18 @@ def test_an_adapter_answers_as_the_model_it_is_merged_into(folder, engine, quest
         HfEngine.load(str(tmp_path / "adapter"), str(other), SETTINGS, "cpu", "fp32")
 
 
+def test_images_are_reduced_as_in_training(folder, questions, tmp_path):
+    model = Path(shutil.copytree(folder, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"visatb_pixel_budget": [None, 400]}))
+    reduced = HfEngine.load(str(model), None, SETTINGS, "cpu", "fp32").asking(SETTINGS)
+    (image,) = reduced.load_images(questions[1])
+    assert image.width * image.height <= 400
+    (model / "config.json").write_text(json.dumps(config | {"visatb_pixel_budget": [True, "x"]}))
+    with pytest.raises(InputError, match=r"config.json: visatb_pixel_budget must be two numbers .* got \[True, 'x'\]"):
+        HfEngine.load(str(model), None, SETTINGS, "cpu", "fp32")
+
+
 def llava_checkpoint(model: Path):
     content = json.loads((model / "config.json").read_text())
     del content["text_config"]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import inference_visatb
 from tests.hf.tiny_llava import save_data, save_model
 from visatb.errors import InputError
 from visatb_hf.train import train
@@ -209,11 +210,17 @@ def test_a_folder_of_another_run_is_refused(base, whole):
         train(argv(base, whole))
 
 
-def test_lora_saves_an_adapter_that_loads(base, tmp_path):
+def test_lora_saves_an_adapter_that_loads_and_can_be_asked(base, tmp_path):
     output = tmp_path / "lora"
     more = ["--lora_enable", "True", "--lora_r", "2", "--learning_rate", "1e-2", "--max_steps", "2"]
-    more += ["--report_to", "none"]
+    more += ["--report_to", "none", "--max_pixels", "400"]
     assert train(argv(base, output, *more)) == 0
     assert {"adapter_model.safetensors", "adapter_config.json", "config.json"} <= set(os.listdir(output))
     names = load_file(output / "adapter_model.safetensors")
     assert names and all("language_model" in name for name in names)
+    assert json.loads((output / "config.json").read_text())["visatb_pixel_budget"] == [None, 400]
+    flags = ["--engine", "hf", "--model-path", output, "--question-file", base / "data" / "train.json"]
+    flags += ["--image-folder", base / "data" / "images", "--answers-folder", tmp_path / "a", "--max_new_tokens", "4"]
+    assert inference_visatb.main([str(flag) for flag in flags]) == 0
+    answers = json.loads((tmp_path / "a" / "train_lora.json").read_text())
+    assert len(answers) == 24 and all("generative_value" in answer["conversations"][1] for answer in answers)

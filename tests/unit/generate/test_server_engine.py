@@ -79,9 +79,15 @@ def test_a_question_is_sent_whole_with_the_pixels_of_its_image(ask, server, tiny
             continue
         image, text = message["content"]
         assert text == {"type": "text", "text": question}
-        sent = base64.b64decode(image["image_url"]["url"].removeprefix("data:image/png;base64,"))
+        assert image["type"] == "image_url"
         with Image.open(tiny_dataset.parent / "images" / record["image"]) as original:
-            assert np.array_equal(np.asarray(Image.open(io.BytesIO(sent))), np.asarray(original.convert("RGB")))
+            assert np.array_equal(np.asarray(image_in(body)), np.asarray(original.convert("RGB")))
+
+
+def image_in(body):
+    """The image that a request begins with."""
+    url = body["messages"][0]["content"][0]["image_url"]["url"]
+    return Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
 
 
 @pytest.mark.parametrize(
@@ -235,12 +241,14 @@ def test_another_model_under_the_old_name_is_not_mistaken_for_it(ask, server, ex
     assert ask() == 0 and len(server.bodies) == 24  # a restart is no other model
 
 
-def test_a_folder_trained_anew_is_another_model(ask, server, tmp_path):
+def test_a_folder_s_pixel_budget_is_kept_and_one_trained_anew_is_another_model(ask, server, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"visatb_pixel_budget": [null, 400]}')
     (folder / "model.safetensors").write_bytes(b"1")
     assert ask("--model-path", folder) == 0
+    sent = [image_in(body) for body in server.bodies if isinstance(body["messages"][0]["content"], list)]
+    assert sent and all(image.width * image.height <= 400 for image in sent)
     (folder / "model.safetensors").write_bytes(b"2")
     with pytest.raises(InputError, match="different|differs|model"):
         ask("--model-path", folder)
