@@ -32,8 +32,9 @@ from eval.zero_shot.table import BENCHMARKS
 from llava.eval import model_vqa_loader, model_vqa_mmbench, model_vqa_science
 from llava.eval.suite_report import missing_lines, print_table, zero_shot_line
 from llava.generate.answers import AnswerFile, Asked, llava_answer_file
-from llava.generate.flags import MODEL, ONE_QUESTION, SPEED, add_flags, settings_of
-from llava.generate.llava_model import LlavaModel
+from llava.generate.engine import Model
+from llava.generate.engines import model_of
+from llava.generate.flags import ENGINE, MODEL, ONE_QUESTION, SPEED, add_flags, settings_of
 from llava.generate.shard import WHOLE, Shard, shard_of
 from visatb.cli import EXIT_FAILED, EXIT_INPUT, ArgumentParser, one_line, run
 from visatb.endpoint import URL_VARIABLE
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_flags(args, names)
     if args.baseline is not None:
         read_score_table(args.baseline)  # refused before anything is asked if it cannot be read
-    model = LlavaModel.of(args)
+    model = model_of(args)
     sittings = prepare(args, names, model)
     missing = [(s.name, f"{s.place.source.name}/{need}", why) for s in sittings for need, why in s.missing.items()]
     for line in missing_lines(missing, args.data):
@@ -118,7 +119,7 @@ def _is_all(names: str) -> bool:
     return ALL in [name.strip() for name in names.split(",")]
 
 
-def prepare(args: Namespace, names: Sequence[str], model: LlavaModel) -> list[Sitting]:
+def prepare(args: Namespace, names: Sequence[str], model: Model) -> list[Sitting]:
     """The sittings: every file looked for and every question read, before a model is loaded.
 
     What is missing or refused ends that sitting alone.
@@ -172,7 +173,7 @@ def _misfit(sitting: Sitting) -> str | None:
     return None
 
 
-def ask_all(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel) -> None:
+def ask_all(args: Namespace, sittings: Sequence[Sitting], model: Model) -> None:
     """Answer what has no answer yet, with one process for each GPU where there are several."""
     chunk = Shard(args.chunk_idx, args.num_chunks)
     count = min(args.processes or _processes(args, model), _left(sittings, chunk))
@@ -206,7 +207,7 @@ def finish(sitting: Sitting) -> None:
     sitting.end("scored")
 
 
-def report(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel) -> int:
+def report(args: Namespace, sittings: Sequence[Sitting], model: Model) -> int:
     """Print what went wrong, the table and dI_zero%; returns the exit code."""
     for sitting in sittings:
         if sitting.code or sitting.state == "skipped":
@@ -228,7 +229,7 @@ def report(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel) -> i
     return EXIT_INPUT if EXIT_INPUT in codes else max(codes)
 
 
-def _place(args: Namespace, name: str, bench: ZeroShot, model: LlavaModel) -> Place:
+def _place(args: Namespace, name: str, bench: ZeroShot, model: Model) -> Place:
     """The benchmark's folder of data is the first that has its question file; output has the same name."""
     split = args.split or bench.split
     question_file = bench.questions.replace("{split}", split)
@@ -269,7 +270,7 @@ def _left(sittings: Sequence[Sitting], shard: Shard) -> int:
     return sum(len(s.answers.open_questions(shard)) for s in sittings if s.answers is not None)
 
 
-def _ask(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel, shard: Shard) -> None:
+def _ask(args: Namespace, sittings: Sequence[Sitting], model: Model, shard: Shard) -> None:
     """Answer this process's share; a benchmark that fails is reported when it is finished."""
     engine = None
     for sitting in sittings:
@@ -286,9 +287,9 @@ def _ask(args: Namespace, sittings: Sequence[Sitting], model: LlavaModel, shard:
             sitting.end("failed", f"{sitting.name}: {one_line(error)}", code)
 
 
-def _processes(args: Namespace, model: LlavaModel) -> int:
-    """As many as there are GPUs, if none is named."""
-    if args.device not in (None, "cuda") or model.device == "cpu":
+def _processes(args: Namespace, model: Model) -> int:
+    """As many as there are GPUs, if none is named; one asks a server."""
+    if args.device not in (None, "cuda") or getattr(model, "device", "cpu") == "cpu":
         return 1
     import torch
 
@@ -315,7 +316,7 @@ def _share(args: Namespace, names: Sequence[str], number: int, count: int) -> in
     """What one of several processes does; it ends with the process that started it. The exit code is always 0."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is interrupted, and ends the others
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    model = LlavaModel.of(args, local_rank=number)
+    model = model_of(args, number)
     sittings = prepare(args, names, model)
     _ask(args, sittings, model, Shard(args.chunk_idx, args.num_chunks, number, count))
     return 0
@@ -347,7 +348,7 @@ def _check_flags(args: Namespace, names: Sequence[str]) -> None:
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
-    add_flags(parser, MODEL)
+    add_flags(parser, (*ENGINE, *MODEL))
     files = parser.add_argument_group("benchmarks and files")
     files.add_argument("--benchmarks", default=ALL, help=f"{ALL}, or some of {', '.join(BENCHMARKS)}, with commas")
     files.add_argument("--data", default="playground/data/eval", help="folder of the benchmarks, as LLaVA's")

@@ -329,6 +329,12 @@ def inference_settings(benchmark: Benchmark, model: Model, split: str, digests: 
     return settings_key(result_settings(benchmark.inference), tasks)
 
 
+def suite_settings(benchmark: Benchmark) -> str:
+    """What the zero-shot suite's answers depend on beside the model."""
+    engine = {key: benchmark.inference[key] for key in ("engine", "start") if benchmark.inference.get(key)}
+    return settings_key(benchmark.zero_shot, *([engine] if engine else []))
+
+
 def scoring_settings(benchmark: Benchmark, model: Model, split: str) -> str:
     """What the scores depend on beside the answers."""
     tasks = [(task.name, *metrics_of(task, split)) for task in model.tasks(split)]

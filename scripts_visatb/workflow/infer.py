@@ -23,7 +23,7 @@ from visatb.inference_section import HF, SERVER
 SCRIPT = "inference_visatb.py"
 
 
-def inference_command(current: Run, model: Model, split: str, asked: Mapping[str, str | None]) -> list[str]:
+def inference_command(current: Run, model: Model, split: str, asked: Mapping[str, Any]) -> list[str]:
     """The command that answers all questions of a split.
 
     The benchmark's `inference` section gives its flags by name; besides them `launcher` replaces `python` (for example
@@ -31,13 +31,13 @@ def inference_command(current: Run, model: Model, split: str, asked: Mapping[str
 
     Args:
         current, model, split: which questions, and whose answers.
-        asked: the flags that say where the model is.
+        asked: the flags of `asked_model`.
     """
     tasks = model.tasks(split)
     settings = dict(current.benchmark.inference)
     script = find_script(settings.pop("script", SCRIPT))
     launcher = shlex.split(settings.pop("launcher", None) or interpreter(current.benchmark))
-    for key in (*PLACEMENT_KEYS, "start"):
+    for key in (*PLACEMENT_KEYS, "start", *asked):
         settings.pop(key, None)
     # The models stop by themselves; the longest task's limit is a ceiling for all.
     settings.setdefault("max_new_tokens", max(task.max_new_tokens for task in tasks))
@@ -58,12 +58,17 @@ def inference_command(current: Run, model: Model, split: str, asked: Mapping[str
     ]
 
 
+def engine_of(benchmark: Benchmark) -> str | None:
+    """The engine that a benchmark names; None for the default, and for a program of the user's own."""
+    return None if "script" in benchmark.inference else benchmark.inference.get("engine")
+
+
 def interpreter(benchmark: Benchmark) -> str:
     """The Python that answers, as a word of a command line: that of current models where one of them is asked.
 
     As in finetune_hf.sh: PYTHON_HF, of `training.environment` first, else that of .venv-hf in the checkout, else ours.
     """
-    if benchmark.inference.get("engine") != HF:
+    if engine_of(benchmark) != HF:
         return shlex.quote(sys.executable)
     recipe = benchmark.training.get("environment") or {}
     own = ROOT / ".venv-hf" / "bin" / "python"
@@ -74,17 +79,24 @@ def interpreter(benchmark: Benchmark) -> str:
 
 
 @contextmanager
-def asked_model(current: Run, model: Model, split: str) -> Iterator[dict[str, str | None]]:
-    """The flags of inference_visatb.py that say where a model is; with engine server it is served meanwhile."""
-    path, base = model_place(current, model.name)
-    if current.benchmark.inference.get("engine") != SERVER:
-        yield {"model-path": path, "model-base": base}
+def asked_model(current: Run, model: str, purpose: str) -> Iterator[dict[str, Any]]:
+    """The flags that say which engine asks a model, and where; with engine server the model is served meanwhile.
+
+    Args:
+        current, model: which model.
+        purpose: of this step, which no other step of the model has at the same time.
+    """
+    path, base = model_place(current, model)
+    given, engine = current.benchmark.inference, engine_of(current.benchmark)
+    if engine != SERVER:
+        yield {"model-path": path, "model-base": base} | ({"engine": engine} if engine else {})
         return
     with (
-        servable(path, base, current.home / "served" / f"{model.name}_{split}") as whole,
-        serving(current.benchmark.inference["start"], whole) as url,
+        servable(path, base, current.home / "served" / f"{model}_{purpose}") as whole,
+        serving(given["start"], whole) as url,
     ):
-        yield {"server-url": url, "server-model": whole}
+        ways = {key: given.get(key) for key in ("concurrency", "retries", "timeout")}
+        yield {"engine": SERVER, "server-url": url, "server-model": whole, **ways}
 
 
 def infer(current: Run, model: Model, split: str) -> int:
@@ -97,7 +109,7 @@ def infer(current: Run, model: Model, split: str) -> int:
     if model.data is not None and not (folder / "config.json").is_file():
         done = current.done(f"train_{model.name}")
         raise InputError(f"{folder}: no model. It was trained and removed; delete {done} to train it again.")
-    with asked_model(current, model, split) as asked:
+    with asked_model(current, model.name, split) as asked:
         code = run_program(inference_command(current, model, split, asked))
     if code == 0:
         for task in model.tasks(split):

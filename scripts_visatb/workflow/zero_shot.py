@@ -3,25 +3,30 @@
 python -m scripts_visatb.workflow.zero_shot --benchmark B.yaml --run runs/demo --seed 0 --model VisATB
 """
 
-import sys
+import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from eval.zero_shot.table import ZERO_SHOT_TASKS
-from scripts_visatb.workflow.graph import Run, model_place
-from scripts_visatb.workflow.infer import flag_words
+from scripts_visatb.workflow.graph import Run
+from scripts_visatb.workflow.infer import asked_model, flag_words, interpreter
 from scripts_visatb.workflow.models import EW
 from scripts_visatb.workflow.step import run_of, run_program, step_parser
 from visatb.cli import run
 
 
-def suite_command(current: Run, model: str) -> list[str]:
-    """The command. The benchmark's `zero_shot` section gives flags of llava.eval.suite by name."""
-    path, base = model_place(current, model)
+def suite_command(current: Run, model: str, asked: Mapping[str, Any]) -> list[str]:
+    """The command. The benchmark's `zero_shot` section gives flags of llava.eval.suite by name.
+
+    Args:
+        current, model: which model.
+        asked: the flags of `asked_model`, by the engine of the `inference` section.
+    """
     metrics = current.home / "zero_shot_metrics"
     # dI_zero% compares with equal weights, which were scored before if any of the chosen benchmarks has a score.
     is_scored = any((metrics / EW / f"{task}.json").is_file() for task in ZERO_SHOT_TASKS)
     fixed = {
-        "model-path": path,
-        "model-base": base,
+        **asked,
         "model-name": model,
         "output": current.home / "zero_shot",
         "metrics-folder": metrics,
@@ -30,7 +35,7 @@ def suite_command(current: Run, model: str) -> list[str]:
     }
     flags = current.benchmark.zero_shot | fixed
     words = [word for name, value in flags.items() for word in flag_words(name, value)]
-    return [sys.executable, "-m", "llava.eval.suite", *words]
+    return [*shlex.split(interpreter(current.benchmark)), "-m", "llava.eval.suite", *words]
 
 
 def main() -> int:
@@ -40,7 +45,8 @@ def main() -> int:
     args = parser.parse_args()
     current = run_of(args)
     (current.home / "zero_shot").mkdir(parents=True, exist_ok=True)
-    return run_program(suite_command(current, args.model))
+    with asked_model(current, args.model, "zero_shot") as asked:
+        return run_program(suite_command(current, args.model, asked))
 
 
 if __name__ == "__main__":

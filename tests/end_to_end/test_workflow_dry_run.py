@@ -8,6 +8,7 @@ from toy_graph import COMPARISONS, make_toy, plan, run_graph, write_benchmark
 
 from llava.eval.suite import build_parser
 from scripts_visatb.workflow.graph import Run
+from scripts_visatb.workflow.infer import asked_model
 from scripts_visatb.workflow.zero_shot import suite_command
 from visatb.benchmark import load_benchmark
 
@@ -117,7 +118,8 @@ def test_the_zero_shot_target_runs_the_final_models_with_ew_first(toy):
     metrics.mkdir(parents=True)
     for model, task, expected in (("VisATB", "GQA", None), ("VisATB", "POPE", str(metrics)), ("EW", "POPE", None)):
         (metrics / f"{task}.json").touch()
-        words = suite_command(run, model)
+        with asked_model(run, model, "zero_shot") as asked:
+            words = suite_command(run, model, asked)
         assert words[1:3] == ["-m", "llava.eval.suite"]
         flags = build_parser().parse_args(words[3:])
         assert (flags.model_name, flags.data, flags.benchmarks, flags.baseline) == (model, "eval", "pope,mme", expected)

@@ -94,6 +94,16 @@ def test_right_answers_score_in_full(tiny_checkpoint, data, tmp_path, monkeypatc
     assert all(score == 100 for score in scores.values()), scores
 
 
+def test_a_server_is_taken_through_the_suite(data, tmp_path):
+    with judge_endpoint() as stub:
+        stub.reply = lambda body: (200, "Yes")
+        asked = ["--engine", "server", "--server-url", stub.url, "--server-model", "judge-1", "--benchmarks", "pope"]
+        assert suite.main([*asked, "--data", str(data), "--output", str(tmp_path)]) == 0
+        assert {len(body["messages"][0]["content"]) for body in stub.bodies} == {2}, "an image and a text"
+    metric = json.loads((tmp_path / "metrics" / "judge-1" / "POPE.json").read_text())
+    assert metric["generator"] == "judge-1" and metric["n"] == len(stub.bodies)
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -28,7 +28,7 @@ from visatb.errors import InputError
 from visatb.inference_section import INFERENCE_KINDS
 from visatb.training_section import LAUNCH_KINDS, OWN_VARIABLES, RECIPE_VARIABLES, variables_of
 
-SERVER = {"server-url", "server-model"}
+SERVER, HOW = {"server-url", "server-model"}, {"concurrency", "retries", "timeout"}
 CHUNKS = {"num-chunks", "chunk-idx"}  # a job of the graph answers all; a launcher shares them out
 FILES = {"train": "x_train-9.json", "val": "x_val-9.json", "test": "my_x_test-9.json"}
 
@@ -77,7 +77,7 @@ def environment(current: graph.Run, name: str) -> dict[str, str]:
 
 
 def command(current: graph.Run, name: str, split: str) -> list[str]:
-    with asked_model(current, model(current, name), split) as asked:
+    with asked_model(current, name, split) as asked:
         return inference_command(current, model(current, name), split, asked)
 
 
@@ -415,7 +415,7 @@ def test_a_benchmark_may_name_the_flags_that_the_graph_does_not_set():
             INFERENCE_KINDS,
             fixed | {"question-file", "image-folder", "answers-folder"} | CHUNKS | SERVER,
         ),
-        suite_parser: (ZERO_SHOT_KINDS, fixed | {"output", "metrics-folder", "baseline"}),
+        suite_parser: (ZERO_SHOT_KINDS, fixed | {"output", "metrics-folder", "baseline", "engine"} | SERVER | HOW),
     }
     for parser, (known, set_by_graph) in graphs.items():
         flags = {flag[2:] for flag in parser()._option_string_actions if flag.startswith("--")} - {"help"}
