@@ -66,6 +66,7 @@ flags=(
 [ -z "${CHAT_TEMPLATE:-}" ] || flags+=(--chat_template="$CHAT_TEMPLATE")
 [ -z "${MIN_PIXELS:-}" ] || flags+=(--min_pixels="$MIN_PIXELS")
 [ -z "${MAX_PIXELS:-}" ] || flags+=(--max_pixels="$MAX_PIXELS")
+[ -z "${TASK_SAMPLING:-}" ] || flags+=(--task_sampling="$TASK_SAMPLING")
 [ -z "${VISATB_WEIGHTS:-}" ] || flags+=(--visatb_weights="$VISATB_WEIGHTS")
 
 launch_training "${flags[@]}" "$@"

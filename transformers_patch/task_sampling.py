@@ -50,6 +50,16 @@ def task_counts(sizes_K: Sequence[int], sampling: str, weight_K: Sequence[float]
     return [int(count) for count in counts]
 
 
+def sampler_of(
+    task_N: Sequence[int], num_tasks: int, sampling: str, weight_K: Sequence[float] | None, seed: int
+) -> "TaskSampler | None":
+    """The sampler of a value of `task_sampling`; None where tasks are drawn in proportion to their records."""
+    if sampling == PROPORTIONAL:
+        return None
+    sizes_K = torch.bincount(torch.as_tensor(task_N, dtype=torch.long), minlength=num_tasks).tolist()
+    return TaskSampler(task_N, task_counts(sizes_K, sampling, weight_K), seed)
+
+
 class TaskSampler(Sampler[int]):
     """The samples of an epoch, drawn by task; a function of seed and epoch alone.
 

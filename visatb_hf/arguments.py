@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from visatb.cli import ArgumentParser
 from visatb.errors import InputError
+from visatb.sampling import PROPORTIONAL, RULE, check_sampling
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -38,7 +39,7 @@ OF_THE_RESULT += ("max_grad_norm", "bf16", "fp16", "seed", "data_seed", "neftune
 # Of the flags below: what affects the result, beside the contents of files.
 OF_THE_MODEL = ("model_name_or_path", "model_max_length", "min_pixels", "max_pixels", "weight_method", "visatb_weights")
 OF_THE_MODEL += ("weight_window", "weight_temperature", "weight_lr", "freeze_vision_tower", "freeze_projector")
-OF_THE_MODEL += ("lora_enable", "lora_r", "lora_alpha", "lora_dropout", "bits")
+OF_THE_MODEL += ("task_sampling", "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "bits")
 
 
 def truth(text: str) -> bool:
@@ -73,6 +74,7 @@ def make_parser() -> ArgumentParser:
         "--weight_method", default="EW", help="EW, EWTB, RLW, DWA, IGB, UW, module:Class, file.py:Class"
     )
     parser.add_argument("--visatb_weights", type=numbers, nargs="+", help="one weight per task, in id order")
+    parser.add_argument("--task_sampling", default=PROPORTIONAL, help=f"how often tasks are drawn: {RULE}")
     parser.add_argument("--weight_window", type=int, help="steps of a window: DWA, IGB")
     parser.add_argument("--weight_temperature", type=float, help="temperature of DWA")
     parser.add_argument("--weight_lr", type=float, help="learning rate of UW's weights")
@@ -117,6 +119,7 @@ def parse_flags(argv: Sequence[str] | None = None) -> tuple[Namespace, list[str]
     flags, rest = make_parser().parse_known_args(argv)
     flags.visatb_weights = [w for part in flags.visatb_weights or [] for w in part] or None
     check_model_flags(flags)
+    check_sampling(flags.task_sampling, flags.visatb_weights, flags.weight_method)
     if flags.lora_enable and (flags.lora_r < 1 or not 0 <= flags.lora_dropout < 1):
         raise InputError("lora_r must be at least 1, and lora_dropout at least 0 and below 1. Change them.")
     if flags.bits != 16 and not flags.lora_enable:

@@ -80,6 +80,14 @@ class ChatDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
+    def task_of_records(self) -> list[int]:
+        """The task id of every record, without reading it (of a RecordIndex)."""
+        if len(self._ids) == 1:
+            return [0] * len(self.records)
+        columns = self.records.columns
+        ids = [self._ids.get(name, -1) for name in columns.tasks]
+        return [ids[position] for position in columns.task_N.tolist()]
+
     def __getitem__(self, index: int) -> Sample:
         """The sample of a record. Raises InputError naming file, record and what is wrong."""
         record = self.records[index]

@@ -102,8 +102,12 @@ class TaskWeighting(WholeCheckpoints):
 
     def _order_of_epoch(self, epoch: int) -> list[int]:
         """A function of seed and epoch alone, equal on all ranks and after resuming."""
-        seed = (self.args.data_seed if self.args.data_seed is not None else self.args.seed) + 1_000_003 * epoch
+        seed = self._data_seed + 1_000_003 * epoch
         return torch.randperm(len(self.train_dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.data_seed if self.args.data_seed is not None else self.args.seed
 
     def _count_step_tokens(self, window: list[dict[str, Any]]) -> torch.Tensor:
         counts = [count_supervised_tokens(b["labels"], b["task_ids"], self.weighter.num_tasks) for b in window]

@@ -27,11 +27,13 @@ from transformers_patch.run_folder import (
 )
 from transformers_patch.step_loader import ReadError
 from transformers_patch.stopping import StopSignals
+from transformers_patch.task_sampling import sampler_of
 from transformers_patch.weight_method import strategy_file
 from visatb.cli import EXIT_INPUT, message_of, one_line
 from visatb.errors import InputError
 from visatb.record_index import RecordIndex, open_index
 from visatb.records import check_record, name_of, refuse_missing_folder
+from visatb.sampling import PROPORTIONAL, WEIGHTS
 from visatb_hf.arguments import OF_THE_MODEL, OF_THE_RESULT
 from visatb_hf.checkpoints import DamagedCheckpointError, SaveError, needed_files
 from visatb_hf.data import ChatCollator, ChatDataset
@@ -42,10 +44,22 @@ _KINDS = ("cut_K", "unsupervised_K")
 
 
 class ChatTrainer(WeightedTrainer):
-    """`WeightedTrainer` on a ChatDataset; counts samples that are cut, or have no supervised token, per task."""
+    """`WeightedTrainer` on a ChatDataset; counts samples that are cut, or have no supervised token, per task.
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    Args:
+        task_sampling, visatb_weights: how often tasks are drawn (`transformers_patch.task_sampling`).
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        task_sampling: str = PROPORTIONAL,
+        visatb_weights: Sequence[float] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
+        tasks = self.train_dataset.task_of_records()
+        self._sampler = sampler_of(tasks, self.weighter.num_tasks, task_sampling, visatb_weights, self._data_seed)
         self._left = torch.zeros(len(_KINDS), self.weighter.num_tasks, dtype=torch.long)
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -54,6 +68,13 @@ class ChatTrainer(WeightedTrainer):
         if inputs["sample_indices"]:
             self._left += torch.stack(counts)
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def _order_of_epoch(self, epoch: int) -> list[int]:
+        """As the base class, or as `task_sampling` says."""
+        if self._sampler is None:
+            return super()._order_of_epoch(epoch)
+        self._sampler.set_epoch(epoch)
+        return list(self._sampler)
 
     def left_out(self) -> dict[str, list[int]]:
         """Samples per task that this call of the run has cut or found without a supervised token (call it on all)."""
@@ -134,7 +155,7 @@ def make_weighter(flags: Namespace, args: TrainingArguments, tasks: list[str]) -
         return build_weighter(
             flags.weight_method,
             len(tasks),
-            flags.visatb_weights,
+            None if flags.task_sampling == WEIGHTS else flags.visatb_weights,
             seed=args.seed,
             window=flags.weight_window,
             temperature=flags.weight_temperature,
@@ -200,6 +221,8 @@ def build_trainer(
             weighter=weighter,
             task_names=tasks,
             log_file=Path(args.output_dir) / LOG_FILE,
+            task_sampling=flags.task_sampling,
+            visatb_weights=flags.visatb_weights,
         )
     except ValueError as error:
         raise InputError(one_line(error)) from None

@@ -18,7 +18,7 @@ from visatb.cli import ArgumentParser
 from visatb.errors import InputError
 from visatb.lazy import lazily
 from visatb.records import BAD_IMAGE_CHOICES
-from visatb.sampling import PROPORTIONAL, WEIGHTS, read_sampling
+from visatb.sampling import PROPORTIONAL, check_sampling
 
 # With transformers, whose class TrainingArguments extends.
 __getattr__ = lazily(
@@ -304,16 +304,9 @@ def _check_trained_parts(flags: Namespace) -> None:
 
 
 def _check_sampling(flags: Namespace) -> None:
-    try:
-        kind, _ = read_sampling(flags.task_sampling)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    if kind == PROPORTIONAL:
-        return
-    if flags.group_by_length or flags.group_by_modality_length:
+    kind = check_sampling(flags.task_sampling, flags.visatb_weights, flags.weight_method)
+    if kind != PROPORTIONAL and (flags.group_by_length or flags.group_by_modality_length):
         raise InputError("task_sampling draws the tasks of an epoch, without grouping. Leave out --group_by_...")
-    if kind == WEIGHTS and not (flags.visatb_weights and flags.weight_method in ("EW", "equal")):
-        raise InputError("task_sampling weights draws tasks by --visatb_weights with --weight_method EW. Set both.")
 
 
 def _check_lora(flags: Namespace) -> None:

@@ -15,10 +15,9 @@ from llava.train import lora
 from transformers_patch import Trainer
 from transformers_patch.compat import decayed_parameters, without_empty_groups
 from transformers_patch.step_loader import Batch
-from transformers_patch.task_sampling import TaskSampler, task_counts
+from transformers_patch.task_sampling import TaskSampler, sampler_of
 from visatb.errors import InputError
 from visatb.files import write_json
-from visatb.sampling import PROPORTIONAL
 
 if TYPE_CHECKING:
     from llava.train.arguments import TrainingArguments
@@ -30,12 +29,8 @@ EMBEDDING_KEYS = ("embed_tokens", "embed_in")
 
 def task_sampler(dataset: SupervisedDataset, num_tasks: int, args: "TrainingArguments") -> TaskSampler | None:
     """The sampler of --task_sampling; None where tasks are drawn in proportion to their records."""
-    if args.task_sampling == PROPORTIONAL:
-        return None
-    task_N = dataset.task_of_record
-    sizes_K = [task_N.count(k) for k in range(num_tasks)]
     seed = args.data_seed if args.data_seed is not None else args.seed
-    return TaskSampler(task_N, task_counts(sizes_K, args.task_sampling, args.visatb_weights), seed)
+    return sampler_of(dataset.task_of_record, num_tasks, args.task_sampling, args.visatb_weights, seed)
 
 
 class LLaVATrainer(Trainer):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 import inference_visatb
 from tests.hf.tiny_llava import save_data, save_model
 from visatb.errors import InputError
+from visatb_hf import training
 from visatb_hf.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -173,6 +175,8 @@ def bad_model(base: Path, folder: Path, **changes: object) -> Path:
     ("more", "message"),
     [
         (["--bits", "4", "--lora_enable", "True"], "--bits 4 .QLoRA. needs an NVIDIA GPU"),
+        (["--task_sampling", "weights"], "task_sampling weights draws tasks by --visatb_weights"),
+        (["--task_sampling", "cubic"], "task_sampling must be proportional, sqrt"),
         (["--bits", "4"], "a model in 4 bits cannot be trained itself"),
         (["--learning_rat", "1"], "unknown arguments: --learning_rat"),
         (["--visatb_weights", "1 2"], "visatb_weights.*--benchmark .BENCHMARK. all records are one task"),
@@ -224,3 +228,20 @@ def test_lora_saves_an_adapter_that_loads_and_can_be_asked(base, tmp_path):
     assert inference_visatb.main([str(flag) for flag in flags]) == 0
     answers = json.loads((tmp_path / "a" / "train_lora.json").read_text())
     assert len(answers) == 24 and all("generative_value" in answer["conversations"][1] for answer in answers)
+
+
+def test_tasks_are_drawn_as_task_sampling_says(base, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(training, "run_to_the_end", lambda trainer, _: found.append(trainer) or 1)
+    tasks = ["--benchmark", str(base / "data" / "tiny.yaml"), "--visatb_weights", "0.5 2"]
+    for n, sampling in enumerate(("proportional", "weights")):
+        assert train(argv(base, tmp_path / str(n), *tasks, "--task_sampling", sampling)) == 1
+    plain, drawn = found
+    task_N = plain.train_dataset.task_of_records()
+    assert sorted(plain._order_of_epoch(1)) == list(range(len(task_N)))
+    counts = Counter(task_N[index] for index in drawn._order_of_epoch(1))
+    few, many = 0.5 * task_N.count(0), 2 * task_N.count(1)
+    assert counts.total() == len(task_N)
+    assert abs(counts[1] - len(task_N) * many / (few + many)) < 1
+    assert drawn._order_of_epoch(1) == drawn._order_of_epoch(1) != drawn._order_of_epoch(0)
+    assert drawn.weighter.weight_K.tolist() == [1, 1] and plain.weighter.weight_K.tolist() == [0.5, 2]
