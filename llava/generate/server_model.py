@@ -21,6 +21,7 @@ from visatb.errors import InputError, shown
 
 # What a server says of a model and keeps saying: `created` is the time of its start, or of the request.
 _LASTING = ("id", "root", "parent", "owned_by", "max_model_len")
+_NAMED = 8  # models in a message; a service lists hundreds
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class ServerModel:
             )
         said = next((model for model in listed if model.get("id") == self.served), None)
         if said is None and self.folder is None:  # `transformers serve` lists the hub's cache, not folders
-            names = ", ".join(shown(model.get("id")) for model in listed) or "none"
+            names = ", ".join(shown(model.get("id")) for model in listed[:_NAMED]) or "none"
+            names += f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
             raise InputError(
                 f"{self.endpoint.url}: has no model {self.served!r}; it lists {names}. Correct --server-model."
             )

@@ -91,9 +91,10 @@ def asked_model(current: Run, model: str, purpose: str) -> Iterator[dict[str, An
     if engine != SERVER:
         yield {"model-path": path, "model-base": base} | ({"engine": engine} if engine else {})
         return
+    log = current.folder / "logs" / f"seed{current.seed}_server_{model}_{purpose}.log"
     with (
         servable(path, base, current.home / "served" / f"{model}_{purpose}") as whole,
-        serving(given["start"], whole) as url,
+        serving(given["start"], whole, log) as url,
     ):
         ways = {key: given.get(key) for key in ("concurrency", "retries", "timeout")}
         yield {"engine": SERVER, "server-url": url, "server-model": whole, **ways}

@@ -22,6 +22,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import psutil
 
+from scripts_visatb.workflow.job import HEADER, last_lines
 from scripts_visatb.workflow.processes import adopt_orphans, die_with_parent
 from visatb.errors import InputError, shown
 from visatb.files import read_json
@@ -37,22 +38,28 @@ _HEALTH = ("health", "v1/models")
 
 
 @contextmanager
-def serving(start: str, model: str) -> Iterator[str]:
+def serving(start: str, model: str, log: Path) -> Iterator[str]:
     """Serve a model; yields the address of its endpoint up to and with /v1, once it is healthy.
 
     Args:
         start: shell command with `{model}` and `{port}`.
         model: folder or hub name that takes the place of `{model}`, quoted.
+        log: file for the server's output, behind what is in it.
 
     Raises:
         InputError: the server ends, or does not become healthy within an hour.
     """
     port = _free_port()
     command = start.replace(MODEL_MARK, shlex.quote(model)).replace(PORT_MARK, str(port))
-    print(f"starting {command}", flush=True)
-    keeper = subprocess.Popen([sys.executable, "-c", _KEEPER, command], stdin=subprocess.PIPE)
+    print(f"starting {command} (log: {log})", flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as stream:
+        stream.write(f"{HEADER}{time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n".encode())
+        stream.flush()
+        words = [sys.executable, "-c", _KEEPER, command]
+        keeper = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=stream, stderr=stream)
     try:
-        _wait_until_healthy(port, keeper, command)
+        _wait_until_healthy(port, keeper, log)
         yield f"http://{HOST}:{port}/v1"
     finally:
         keeper.stdin.close()
@@ -147,18 +154,19 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _wait_until_healthy(port: int, server: subprocess.Popen, command: str) -> None:
+def _wait_until_healthy(port: int, server: subprocess.Popen, log: Path) -> None:
     deadline = time.monotonic() + LONGEST_START
     while not _is_healthy(port):
         if server.poll() is not None:
+            last = last_lines(log, 1)[0][:300]
             raise InputError(
-                f"inference.start: the server ended with exit code {server.returncode} before it answered: "
-                f"{shown(command)}. Correct the command; its output is above."
+                f"inference.start: the server ended with exit code {server.returncode} before it answered, saying "
+                f"{shown(last)} ({log}). Correct the command."
             )
         if time.monotonic() > deadline:
             raise InputError(
-                f"inference.start: {HOST}:{port} answers neither /health nor /v1/models after {LONGEST_START:.0f} s: "
-                f"{shown(command)}. Correct the command."
+                f"inference.start: {HOST}:{port} answers neither /health nor /v1/models after {LONGEST_START:.0f} s "
+                f"({log}). Correct the command."
             )
         time.sleep(_POLL_SECONDS)
 

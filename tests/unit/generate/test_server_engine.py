@@ -222,6 +222,10 @@ def test_a_refusal_ends_the_run_at_once(ask, server, status):
 def test_a_model_the_server_does_not_have_is_named_before_a_question(ask, server):
     with pytest.raises(InputError, match="has no model 'nonesuch'; it lists 'other', 'served-model'"):
         ask("--server-model", "nonesuch")
+    server.models = json.dumps({"data": [{"id": "x" * 5000}] * 500}).encode()
+    with pytest.raises(InputError, match="x' and 492 more") as refused:
+        ask("--server-model", "nonesuch")
+    assert len(str(refused.value)) < 2000
     assert not server.bodies and not ask.file.parent.exists()
 
 

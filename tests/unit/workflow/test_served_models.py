@@ -30,7 +30,7 @@ def start(tmp_path, repository, monkeypatch):
 
 
 def test_a_server_is_healthy_in_the_block_and_gone_with_its_children_after_it(start, tmp_path):
-    with serving(start, str(tmp_path / "model")) as url:
+    with serving(start, str(tmp_path / "model"), tmp_path / "logs" / "log") as url:
         assert json.load(urlopen(f"{url}/models"))["data"][0]["id"] == str(tmp_path / "model")
         pids = noted(tmp_path)
         assert living(pids) == pids
@@ -45,16 +45,16 @@ def test_a_server_that_does_not_end_when_asked_is_killed(start, tmp_path, monkey
     monkeypatch.setattr(
         serve.subprocess, "Popen", lambda words, **more: real([words[0], "-c", module, words[-1]], **more)
     )
-    with serving(f"{start} stubborn", str(tmp_path / "model")):
+    with serving(f"{start} stubborn", str(tmp_path / "model"), tmp_path / "logs" / "log"):
         pids = noted(tmp_path)
     assert not living(pids)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_step_that_is_killed_leaves_no_server_behind(start, tmp_path, number):
-    code = "import sys, time; from scripts_visatb.workflow.serve import serving\n"
-    code += "with serving(*sys.argv[1:]): print('healthy', flush=True); time.sleep(600)"
-    words = [sys.executable, "-c", code, start, str(tmp_path / "model")]
+    code = "import sys, time; from pathlib import Path; from scripts_visatb.workflow.serve import serving\n"
+    code += "with serving(*sys.argv[1:3], Path(sys.argv[3])): print('healthy', flush=True); time.sleep(600)"
+    words = [sys.executable, "-c", code, start, str(tmp_path / "model"), str(tmp_path / "log")]
     step = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     while "healthy" not in step.stdout.readline():
         assert step.poll() is None
@@ -69,8 +69,11 @@ def test_a_step_that_is_killed_leaves_no_server_behind(start, tmp_path, number):
 
 def test_a_server_that_ends_before_it_answers_is_reported_in_one_line(start, tmp_path):
     with (
-        pytest.raises(InputError, match=r"inference.start: the server ended with exit code 1 before.*broken"),
-        serving(f"{start} broken", str(tmp_path / "model")),
+        pytest.raises(
+            InputError,
+            match=r"inference.start: the server ended with exit code 1 before .* saying 'no such device' .*log",
+        ),
+        serving(f"{start} broken", str(tmp_path / "model"), tmp_path / "log"),
     ):
         pytest.fail("it is not healthy")
     assert not living(noted(tmp_path))
@@ -78,7 +81,7 @@ def test_a_server_that_ends_before_it_answers_is_reported_in_one_line(start, tmp
 
 def test_a_path_with_spaces_is_one_word_of_the_command(start, tmp_path):
     model = (tmp_path / "model").rename(tmp_path / "a model; exit 3")
-    with serving(start, str(model)) as url:
+    with serving(start, str(model), tmp_path / "log") as url:
         assert json.load(urlopen(f"{url}/models"))["data"][0]["id"] == str(model)
 
 
