@@ -51,6 +51,7 @@ COMMANDS = {
         "chat": ("llava.serve.cli", "talk to a model about an image"),
         "merge": ("scripts_visatb.checkpoints.merge_lora_weights", "merge an adapter or projector into its base model"),
         "convert": ("scripts_visatb.checkpoints.convert_hf", "convert to or from Hugging Face's layout"),
+        "export": ("scripts_visatb.data.export", "write data and task weights for ms-swift or LLaMA-Factory"),
     },
 }
 

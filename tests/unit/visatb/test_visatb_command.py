@@ -11,7 +11,7 @@ from visatb.__main__ import COMMANDS, main
 from visatb.errors import InputError
 
 NAMES = """run show status look study data new label split refcoco subsets check gradients train ask score weigh
-plot-log overall suite schema chat merge convert"""
+plot-log overall suite schema chat merge convert export"""
 MODULES = {name: module for commands in COMMANDS.values() for name, (module, _) in commands.items()}
 
 
