@@ -21,6 +21,7 @@ from visatb.errors import InputError, shown
 
 # What a server says of a model and keeps saying: `created` is the time of its start, or of the request.
 _LASTING = ("id", "root", "parent", "owned_by", "max_model_len")
+_LONGEST = 1000  # characters of a value
 _NAMED = 8  # models in a message; a service lists hundreds
 
 
@@ -91,7 +92,7 @@ class ServerModel:
             raise InputError(
                 f"{self.endpoint.url}: has no model {self.served!r}; it lists {names}. Correct --server-model."
             )
-        return {key: said[key] for key in _LASTING if said and said.get(key) is not None}
+        return {key: value for key in _LASTING if said and (value := _plain(said.get(key))) is not None}
 
     @cached_property
     def _known_folder(self) -> str | None:
@@ -116,3 +117,10 @@ class ServerModel:
     def report(self) -> None:
         """Print to stderr who is asked; stdout is for answers."""
         print(f"asking {self.served} at {self.endpoint.url}, {self.concurrency} at a time", file=sys.stderr, flush=True)
+
+
+def _plain(value: Any) -> str | int | None:
+    """A value of the server's as text that a file can hold, or as a whole number; None for anything else."""
+    if isinstance(value, str):
+        return value[:_LONGEST].encode("utf-8", errors="replace").decode()
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

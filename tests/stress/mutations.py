@@ -29,6 +29,7 @@ KINDS = {  # kind -> module
     "answers": "tests.stress.answers",
     "checkpoints": "tests.stress.checkpoints",
     "judge": "tests.stress.judge",
+    "server": "tests.stress.server",
     "benchmark": "tests.stress.benchmarks",
     "scores": "tests.stress.scores",
 }

@@ -18,7 +18,17 @@ REFUSED, ACCEPTED, TRACEBACK, WRONG = "refused cleanly", "accepted", "tracebacks
 VERDICTS = (REFUSED, ACCEPTED, TRACEBACK, WRONG)
 _LONGEST_LINE = 3000
 # What a command prints beside its error.
-_BESIDE = ("note: ", "warning: ", "conversation template: ", "judging:", "labelling:", "reading:", "writing:")
+_BESIDE = (
+    "note: ",
+    "warning: ",
+    "conversation template: ",
+    "judging:",
+    "labelling:",
+    "reading:",
+    "writing:",
+    "asking ",
+    "questions:",
+)
 
 
 @dataclass(frozen=True)
