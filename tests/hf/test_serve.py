@@ -81,7 +81,7 @@ def wait_for(count, answers, client):
         time.sleep(0.001)
 
 
-def test_client_and_server_are_killed_and_the_texts_are_those_of_engine_hf(place, tmp_path, repository):
+def test_killed_client_and_server_change_no_text_of_engine_hf(place, tmp_path, repository):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

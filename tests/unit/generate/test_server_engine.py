@@ -245,7 +245,7 @@ def test_another_model_under_the_old_name_is_not_mistaken_for_it(ask, server, ex
     assert ask() == 0 and len(server.bodies) == 24  # a restart is no other model
 
 
-def test_a_folder_s_pixel_budget_is_kept_and_one_trained_anew_is_another_model(ask, server, tmp_path):
+def test_a_folder_gives_the_pixel_budget_and_the_identity(ask, server, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text('{"visatb_pixel_budget": [null, 400]}')

@@ -29,7 +29,7 @@ def start(tmp_path, repository, monkeypatch):
     return start_command(tmp_path)
 
 
-def test_a_server_is_healthy_in_the_block_and_gone_with_its_children_after_it(start, tmp_path):
+def test_a_server_is_healthy_and_then_gone_with_its_children(start, tmp_path):
     with serving(start, str(tmp_path / "model"), tmp_path / "logs" / "log") as url:
         assert json.load(urlopen(f"{url}/models"))["data"][0]["id"] == str(tmp_path / "model")
         pids = noted(tmp_path)
