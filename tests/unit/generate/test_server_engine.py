@@ -287,3 +287,22 @@ def test_a_server_that_is_not_there_ends_with_one_line_and_exit_code_2(tiny_data
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2 and "Is the server running" in result.stderr
     assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "a").exists()
+
+
+def test_a_server_is_asked_without_torch_and_transformers(ask, server, tiny_dataset, tmp_path, repository):
+    code = "import sys; sys.modules.update(torch=None, transformers=None); import inference_visatb\n"
+    code += "sys.exit(inference_visatb.main(sys.argv[1:]))"
+    words = [
+        "--engine",
+        "server",
+        "--server-url",
+        server.url,
+        "--server-model",
+        NAME,
+        "--answers-folder",
+        tmp_path / "a",
+    ]
+    words += ["--question-file", tiny_dataset, "--image-folder", tiny_dataset.parent / "images"]
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
