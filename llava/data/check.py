@@ -8,10 +8,12 @@ it.
 import argparse
 import math
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 
 from visatb.cli import ArgumentParser, run
+from visatb.environments import python_of_current_models
 from visatb.errors import InputError
 from visatb.files import refuse_unwritable, write_json
 from visatb.records import BAD_IMAGE_CHOICES, refuse_missing_folder
@@ -31,6 +33,11 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--no_images", action="store_true", help="skip image files")
     parser.add_argument("--decode_images", action="store_true", help="decode images completely, not only their headers")
     parser.add_argument("--bad_image", choices=BAD_IMAGE_CHOICES, default="fail", help="as in training")
+    parser.add_argument(
+        "--model",
+        help="a current model (Qwen-VL, ...): checks its chat template and processor instead, with the flags of "
+        "`python -m visatb_hf.check`, in the environment of requirements-hf.txt",
+    )
     parser.add_argument("--tokenizer", help="folder or Hub name of the base model; without it no tokens are counted")
     parser.add_argument("--benchmark", help="benchmark YAML: the tasks")
     parser.add_argument("--version", default="v1", help="conversation template")
@@ -56,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         InputError: invalid flags, files that are not annotation files, or, after the report, data that training would
             refuse.
     """
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if any(word.partition("=")[0] == "--model" for word in words):
+        return check_current_model(words)
+    args = build_parser().parse_args(words)
     _check_flags(args)
 
     # Torch and transformers, once the flags are known to be sound.
@@ -77,6 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         kinds = len({problem["kind"] for problem in report["errors"]})
         raise InputError(f"{count:,} error(s) of {kinds} kind(s), listed in the report. Fix the files.")
     return 0
+
+
+def check_current_model(words: Sequence[str]) -> int:
+    """Run `visatb_hf.check` in the environment of current models; returns its exit code."""
+    named = ["--model_name_or_path" + word[7:] if word.partition("=")[0] == "--model" else word for word in words]
+    return subprocess.run([python_of_current_models(), "-m", "visatb_hf.check", *named], check=False).returncode
 
 
 def _check_flags(args: argparse.Namespace) -> None:

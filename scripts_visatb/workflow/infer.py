@@ -3,20 +3,19 @@
 python -m scripts_visatb.workflow.infer --benchmark B.yaml --run runs/demo --seed 0 --model mini --split val
 """
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from scripts_visatb.workflow.graph import PLACEMENT_KEYS, Run, model_place
 from scripts_visatb.workflow.models import Model, models_of
 from scripts_visatb.workflow.serve import servable, serving
-from scripts_visatb.workflow.step import ROOT, find_script, run_of, run_program, step_parser
+from scripts_visatb.workflow.step import find_script, run_of, run_program, step_parser
 from visatb.benchmark import Benchmark
 from visatb.cli import run
+from visatb.environments import VARIABLE, python_of_current_models
 from visatb.errors import InputError
 from visatb.inference_section import HF, SERVER
 
@@ -71,11 +70,7 @@ def interpreter(benchmark: Benchmark) -> str:
     if engine_of(benchmark) != HF:
         return shlex.quote(sys.executable)
     recipe = benchmark.training.get("environment") or {}
-    own = ROOT / ".venv-hf" / "bin" / "python"
-    chosen = recipe.get("PYTHON_HF") or os.environ.get("PYTHON_HF") or (str(own) if own.is_file() else sys.executable)
-    if not os.access(chosen, os.X_OK) or not Path(chosen).is_file():
-        raise InputError(f"PYTHON_HF must be a Python interpreter, got {chosen!r}. Change it.")
-    return shlex.quote(str(chosen))
+    return shlex.quote(python_of_current_models(recipe.get(VARIABLE)))
 
 
 @contextmanager

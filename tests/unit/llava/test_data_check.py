@@ -4,12 +4,15 @@ import copy
 import json
 import re
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+import llava.data.check as command
 from llava.constants import IGNORE_INDEX
 from llava.conversation import conv_templates
 from llava.data.check import main
@@ -434,3 +437,13 @@ def test_mutated_records_are_refused_exactly_when_training_refuses_them(
     refused = training_refuses(records, tasks=tasks)
     ended = check(records, tasks=tasks)[1]
     assert (ended is None) == (refused is None), refused
+
+
+def test_a_current_model_is_checked_in_its_own_environment(monkeypatch):
+    called = []
+    ended = SimpleNamespace(returncode=2)
+    monkeypatch.setattr(command.subprocess, "run", lambda words, **_: called.append(words) or ended)
+    monkeypatch.setenv("PYTHON_HF", sys.executable)
+    assert main(["--model=x", "--data_path", "d", "--model_max_length", "9"]) == 2
+    expected = ["--model_name_or_path=x", "--data_path", "d", "--model_max_length", "9"]
+    assert called == [[sys.executable, "-m", "visatb_hf.check", *expected]]

@@ -245,7 +245,7 @@ def test_inference_command_asks_all_tasks_at_once_and_leaves_placement_out(run):
 
 
 def test_a_current_model_is_asked_by_the_interpreter_of_its_environment(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("scripts_visatb.workflow.infer.ROOT", tmp_path)
+    monkeypatch.setattr("visatb.environments.OWN", tmp_path / ".venv-hf" / "bin" / "python")
     monkeypatch.delenv("PYTHON_HF", raising=False)
 
     def asked(engine="hf", **environment):
