@@ -24,13 +24,13 @@ class Family:
     Attributes:
         build: a new model with random weights.
         image_ids: token ids of one image.
-        pixels: the model's inputs for a number of images (None: the family is tried with text alone).
+        pixels: the model's inputs for a number of images.
         token_types: whether the model wants mm_token_type_ids.
     """
 
     build: Callable[[], transformers.PreTrainedModel]
     image_ids: tuple[int, ...]
-    pixels: Callable[[int, torch.Generator], dict[str, torch.Tensor]] | None
+    pixels: Callable[[int, torch.Generator], dict[str, torch.Tensor]]
     token_types: bool = False
 
 
@@ -136,7 +136,10 @@ def _llava_onevision() -> transformers.PreTrainedModel:
         "patch_size": 7,
     }
     config = transformers.LlavaOnevisionConfig(
-        text_config={"model_type": "qwen2", **_text()}, vision_config=vision, image_token_id=IMAGE
+        text_config={"model_type": "qwen2", **_text()},
+        vision_config=vision,
+        image_token_id=IMAGE,
+        image_grid_pinpoints=[[28, 28]],
     )
     return transformers.LlavaOnevisionForConditionalGeneration(config)
 
@@ -170,6 +173,13 @@ def _squares(count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.randn(count, 3, 28, 28, generator=generator)}
 
 
+def _tiles(count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Of each image the whole (16 positions) and one tile (4 rows of 4 and a line break)."""
+    pixels = torch.randn(count, 2, 3, 28, 28, generator=generator)
+    sizes = {"image_sizes": torch.tensor([[28, 28]] * count), "batch_num_images": torch.ones(count, dtype=torch.long)}
+    return {"pixel_values": pixels} | sizes
+
+
 _QWEN_IMAGE = (VISION_START, *[IMAGE] * 4, VISION_END)
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(_qwen2_vl, _QWEN_IMAGE, _grid, token_types=True),
@@ -177,7 +187,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Family(_qwen3_vl, _QWEN_IMAGE, _grid, token_types=True),
     "internvl": Family(_internvl, (IMAGE,) * 4, _squares),
     "smolvlm": Family(_smolvlm, (IMAGE,) * 4, lambda n, g: {"pixel_values": _squares(n, g)["pixel_values"][None]}),
-    "llava_onevision": Family(_llava_onevision, (), None),
+    "llava_onevision": Family(_llava_onevision, (IMAGE,) * 36, _tiles),
     "llava": Family(_llava, (IMAGE,) * 16, _squares),
 }
 
@@ -197,7 +207,7 @@ def samples(family: str, count: int = 8, tasks: int = 3, seed: int = 1, every_im
         ids = torch.randint(3, 100, (length,), generator=generator)
         labels = ids.clone()
         labels[: int(torch.randint(1, length - 1, (1,), generator=generator))] = IGNORE_INDEX
-        has_image = FAMILIES[family].pixels is not None and every_image > 0 and n % every_image == 0
+        has_image = every_image > 0 and n % every_image == 0
         if has_image:
             image = torch.tensor(FAMILIES[family].image_ids)
             ids, labels = torch.cat([image, ids]), torch.cat([torch.full_like(image, IGNORE_INDEX), labels])
