@@ -13,7 +13,7 @@ from PIL import Image
 
 TRAIN = """#!/usr/bin/env bash
 set -euo pipefail
-echo "$(basename "$OUTPUT_DIR") seed=$SEED data=$(basename "$DATA_PATH") $WEIGHT_METHOD weights=$VISATB_WEIGHTS" \\
+echo "$(basename "$OUTPUT_DIR") seed=$SEED data=$(basename "$DATA_PATH") $WEIGHT_METHOD weights=$VISATB_WEIGHTS ${TASK_SAMPLING:-}" \\
     >> calls.log
 mkdir -p "$OUTPUT_DIR"
 echo step >> "$OUTPUT_DIR/progress"
@@ -73,7 +73,7 @@ BASE = {"BASE_MODEL_PATH": "bases/llama", "PRETRAIN_MM_MLP_ADAPTER": "stage1/mm_
 
 
 COMPARISONS = {
-    "baselines": ["TLA"],
+    "baselines": ["TLA", "sampling:weights"],
     "ablations": [
         {"name": "T-2", "temperature": 2.0},
         {"name": "precise", "form": "precise"},

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from visatb.errors import InputError, shown
 from visatb.flag_section import check_flags, flags
 from visatb.inference_section import GENERATION_KINDS, INFERENCE
+from visatb.sampling import PROPORTIONAL, read_sampling
 from visatb.schema import (
     ALPHA,
     LABEL,
@@ -48,6 +49,7 @@ MINI_STL = "mini-STL-"
 # Words that tables and folders of a run use for something else.
 _TAKEN = (MINI, BASE, FULL, "model", "superseded")
 
+SAMPLING = "sampling:"  # before a value of `task_sampling`, in `baselines`
 METHODS = ("EW", "equal", "EWTB", "TLA", "RLW", "DWA", "IGB", "IGBv1", "UW")  # of --weight_method, with file.py:Class
 
 _JUDGE_KINDS = {
@@ -98,11 +100,24 @@ def _check_files(files: Any) -> dict[str, str]:
 
 def _check_baselines(methods: tuple[str, ...]) -> tuple[str, ...]:
     for method in methods:
+        if method.startswith(SAMPLING):
+            _check_sampling(method)
+            continue
         path, _, name = method.rpartition(":")
         if method not in METHODS and not (path and name.isidentifier()):
             known = ", ".join(METHODS)
-            raise BrokenError(f" must be of {known} or file.py:Class, got {shown(method)}. Correct it.")
+            raise BrokenError(f" must be of {known}, file.py:Class, or sampling:KIND, got {shown(method)}. Correct it.")
     return methods
+
+
+def _check_sampling(method: str) -> None:
+    kind = method.removeprefix(SAMPLING)
+    try:
+        read_sampling(kind)
+    except ValueError as error:
+        raise BrokenError(f": {SAMPLING}{error}") from None
+    if kind == PROPORTIONAL:
+        raise BrokenError(f": {method} is what EW does. Leave it out.")
 
 
 def _check_also(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -189,7 +204,8 @@ class Benchmark:
         temperature, alpha: T of Eq. 4-7 (None: the lowest that keeps all weights in [0.5, 2]) and (a_out, a_in, a_D)
             of Eq. 8.
         on_failed: what happens to a task whose own data did not raise its score: "fail", "exclude" or "clip".
-        baselines: weight methods of `--weight_method` to compare with, beside EW and the single-task models.
+        baselines: what to compare with, beside EW and the single-task models: weight methods of `--weight_method`, or
+            `sampling:` and a value of `--task_sampling`.
         ablations: other forms, temperatures and alphas to compare with.
         bootstrap: resamples of the validation records for the intervals of the weights; 0 for none.
         judge: flags of eval/judge.py by name, for tasks with that metric.
@@ -284,8 +300,8 @@ def _with_own_settings(content: dict) -> dict:
 
 
 def method_name(method: str) -> str:
-    """The model name of a weight method; for a custom strategy, `path/file.py:Class`, the class name."""
-    return method.rpartition(":")[2]
+    """The model name of a baseline: its weight method; the class of `path/file.py:Class`; `sampling-KIND`."""
+    return method.replace(":", "-") if method.startswith(SAMPLING) else method.rpartition(":")[2]
 
 
 def _check_names(benchmark: Benchmark) -> None:

@@ -31,6 +31,7 @@ from scripts_visatb.workflow.models import BASE, VISATB, Model, drawn_forms
 from visatb.benchmark import SPLITS, Ablation, Benchmark, Task
 from visatb.errors import InputError
 from visatb.files import read_json
+from visatb.sampling import PROPORTIONAL
 from visatb.schema import AUTO
 from visatb.training_section import BASE_VARIABLES, PLACEMENT_VARIABLES, plain_value
 from visatb.yaml_files import read_yaml
@@ -296,7 +297,8 @@ def training_settings(benchmark: Benchmark, model: Model, digests: Mapping[str, 
     """
     base = {} if benchmark.prepare else base_stamps(benchmark)
     recipe = result_settings(benchmark.training)
-    return settings_key(recipe, data_key(benchmark, model, digests), model.method, base)
+    method = model.method if model.sampling == PROPORTIONAL else f"{model.method}, sampling {model.sampling}"
+    return settings_key(recipe, data_key(benchmark, model, digests), method, base)
 
 
 def weighting_settings(benchmark: Benchmark, weighting: Ablation) -> str:

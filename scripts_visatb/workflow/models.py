@@ -5,10 +5,11 @@ base                      the pretrained model before tuning, which the simpler 
 STL-<task>                single-task models: the baseline of dI%, V_i(i) of Eq. 10-12
 mini-STL-<task>           single-task models on the mini subset: V_i(mini_i) of Eq. 11 and 12
 EW, <weight method>       all tasks with equal weights, or by another strategy (`baselines`)
+sampling-<kind>           all tasks with equal weights, drawn at other rates (`baselines`)
 VisATB, <ablation>        all tasks with the weights of this run
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scripts_visatb.data.subsets import balanced_units
 from visatb.benchmark import (
@@ -20,6 +21,7 @@ from visatb.benchmark import (
     MINI_STL,
     PLUS_MINI,
     PRECISE,
+    SAMPLING,
     SIMPLER,
     STANDARD,
     STL,
@@ -29,6 +31,7 @@ from visatb.benchmark import (
     Task,
     method_name,
 )
+from visatb.sampling import PROPORTIONAL, WEIGHTS
 
 # Tables of validation scores, by the name of their file.
 STANDARD_SCORES, SIMPLER_SCORES, SINGLE_SCORES = "scores", "scores_simpler", "single_scores"
@@ -45,6 +48,7 @@ class Model:
         val, test: the tasks it is scored on.
         method: `--weight_method` of its training.
         weighting: the settings of its weights; None for equal ones, or the method's own.
+        sampling: `--task_sampling` of its training.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Model:
     test: tuple[Task, ...] = ()
     method: str = EW
     weighting: Ablation | None = None
+    sampling: str = PROPORTIONAL
 
     def tasks(self, split: str) -> tuple[Task, ...]:
         """The tasks it is scored on in a split."""
@@ -97,11 +102,21 @@ def models_of(benchmark: Benchmark) -> dict[str, Model]:
         if forms != (STANDARD,):
             found.append(Model(MINI_STL + task.name, f"mini_single/{task.name}", val=(task,)))
     found.append(Model(EW, "entire", test=measured))
-    found += [Model(method_name(method), "entire", test=measured, method=method) for method in benchmark.baselines]
     own = Ablation(VISATB, benchmark.form, benchmark.temperature, benchmark.alpha)
+    found += [baseline_model(method, measured, own) for method in benchmark.baselines]
     for weighting in (own, *benchmark.ablations):
         found.append(Model(weighting.name, "entire", test=measured, weighting=weighting))
     return {model.name: model for model in found}
+
+
+def baseline_model(method: str, measured: tuple[Task, ...], own: Ablation) -> Model:
+    """The model of an entry of `baselines`; one that draws tasks by VisATB's weights has a weights file of its own."""
+    name = method_name(method)
+    if not method.startswith(SAMPLING):
+        return Model(name, "entire", test=measured, method=method)
+    sampling = method.removeprefix(SAMPLING)
+    weighting = replace(own, name=name) if sampling == WEIGHTS else None
+    return Model(name, "entire", test=measured, weighting=weighting, sampling=sampling)
 
 
 def preparation_models(benchmark: Benchmark) -> list[str]:

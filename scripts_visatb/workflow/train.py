@@ -33,6 +33,7 @@ from scripts_visatb.workflow.step import find_script, run_of, run_program, step_
 from visatb.cli import run
 from visatb.errors import InputError
 from visatb.files import read_json, write_json
+from visatb.sampling import PROPORTIONAL
 from visatb.training_section import RECIPE_VARIABLES, as_text
 
 KEPT = ("train_log.jsonl",)  # of a model whose weights are deleted: the report draws it
@@ -48,15 +49,19 @@ def training_environment(current: Run, model: Model) -> dict[str, str]:
     given = benchmark.training.get("environment") or {}
     entry = read_manifest(current.subsets)["files"][model.data]
     weights = model_weights(current, model)
-    return {name: as_text(value) for name, value in given.items()} | {
-        "DATA_PATH": str(current.subsets / entry["file"]),
-        "IMAGE_FOLDER": benchmark.image_folder,
-        "OUTPUT_DIR": str(current.model(model.name)),
-        "BENCHMARK": str(benchmark.path),
-        "SEED": str(current.seed),
-        "WEIGHT_METHOD": model.method,
-        "VISATB_WEIGHTS": "" if weights is None else " ".join(map(repr, weights)),
-    }
+    return (
+        {name: as_text(value) for name, value in given.items()}
+        | {
+            "DATA_PATH": str(current.subsets / entry["file"]),
+            "IMAGE_FOLDER": benchmark.image_folder,
+            "OUTPUT_DIR": str(current.model(model.name)),
+            "BENCHMARK": str(benchmark.path),
+            "SEED": str(current.seed),
+            "WEIGHT_METHOD": model.method,
+            "VISATB_WEIGHTS": "" if weights is None else " ".join(map(repr, weights)),
+        }
+        | ({} if model.sampling == PROPORTIONAL else {"TASK_SAMPLING": model.sampling})
+    )
 
 
 def model_weights(current: Run, model: Model) -> list[float] | None:
@@ -88,7 +93,7 @@ def fingerprint(current: Run, model: Model) -> dict[str, Any]:
         "seed": current.seed,
         "training": result_settings(current.benchmark.training),
         "base": base_stamps(current.benchmark),
-    }
+    } | ({} if model.sampling == PROPORTIONAL else {"sampling": model.sampling})
 
 
 def learned_from(current: Run, model: Model) -> str:

@@ -53,9 +53,9 @@ def test_plans_of_the_papers_benchmarks_report_what_is_missing(name, lines, mode
     [
         ("weights", {"mini", "Vqa-plus-mini", "Box-plus-mini"}),
         ("main", {"mini", "Vqa-plus-mini", "Box-plus-mini", "EW", "STL-Vqa", "STL-Box", "VisATB"}),
-        ("baselines", {"TLA"}),
+        ("baselines", {"TLA", "sampling-weights"}),
         ("ablations", {"T-2", "precise", "simpler", "mini-STL-Vqa", "mini-STL-Box"}),
-        ("all", {"TLA", "T-2", "precise", "simpler", "mini-STL-Vqa", "mini-STL-Box"}),
+        ("all", {"TLA", "sampling-weights", "T-2", "precise", "simpler", "mini-STL-Vqa", "mini-STL-Box"}),
     ],
 )
 def test_targets_name_what_is_trained(toy, target, trained):

@@ -71,10 +71,11 @@ def test_all_forms_baselines_and_ablations_share_what_they_can(finished, reposit
     write_benchmark(finished, **COMPARISONS)
     shown = run_graph(finished, repository, "all").stdout
     made = calls(finished)[before:]
-    assert sorted(made) == sorted(["TLA", "T-2", "precise", "simpler", "mini-STL-Vqa", "mini-STL-Box"])
+    assert sorted(made) == sorted(["TLA", "sampling-weights", "T-2", "precise", "simpler", "mini-STL-Vqa", "mini-STL-Box"])
     assert "answers of mini on val" not in shown
     log = (finished / "calls.log").read_text()
-    assert re.search(r"^TLA seed=0 data=toy_train-120.json TLA weights=$", log, re.MULTILINE)
+    assert re.search(r"^TLA seed=0 data=toy_train-120.json TLA weights= $", log, re.MULTILINE)
+    assert re.search(r"^sampling-weights seed=0 .* EW weights=[\d. ]+ weights$", log, re.MULTILINE)
     assert "mini-STL-Box seed=0 data=Box-mini_train-10.json" in log
     home = finished / "runs/toy/seed0"
     rows = {name: (home / f"{name}.csv").read_text().split() for name in ("scores", "scores_simpler", "single_scores")}
@@ -88,7 +89,7 @@ def test_all_forms_baselines_and_ablations_share_what_they_can(finished, reposit
     }
     assert forms["T-2"]["temperature"] == 2.0
     data = json.loads((finished / "runs/toy/report.json").read_text())
-    assert list(data["methods"]["models"]) == ["EW", "TLA", "VisATB"]
+    assert list(data["methods"]["models"]) == ["EW", "TLA", "sampling-weights", "VisATB"]
     assert list(data["ablations"]["models"]) == ["EW", "VisATB", "T-2", "precise", "simpler"]
     assert [share for share, _ in data["amounts"]["Vqa"]] == [0.0, 0.25, 1.0]
     page = (finished / "runs/toy/report.html").read_text()

@@ -152,6 +152,23 @@ def test_baselines_get_their_method_and_ablations_their_own_weights(run):
     assert environment(other, "T-2")["VISATB_WEIGHTS"] == "2.0 0.7 3.0"
 
 
+def test_sampling_baselines_draw_tasks_and_one_of_them_by_the_weights(run):
+    methods = ("sampling:sqrt", "sampling:temperature:2", "sampling:weights")
+    given = replace(run, benchmark=benchmark(baselines=methods))
+    names = ["sampling-sqrt", "sampling-temperature-2", "sampling-weights"]
+    assert models.baseline_models(given.benchmark) == names
+    given.weights("sampling-weights").parent.mkdir(parents=True, exist_ok=True)
+    given.weights("sampling-weights").write_text(json.dumps({"weights": {"A": 1.5, "B": 0.5}}))
+    found = [environment(given, name) for name in names]
+    assert [one["TASK_SAMPLING"] for one in found] == ["sqrt", "temperature:2", "weights"]
+    assert [one["VISATB_WEIGHTS"] for one in found] == ["1.0 1.0 1.0", "1.0 1.0 1.0", "1.5 0.7 0.5"]
+    assert "TASK_SAMPLING" not in environment(given, "EW")
+    assert len({trained_by(given.benchmark, name) for name in ("EW", *names)}) == 4
+    assert fingerprint(given, model(given, "sampling-sqrt"))["sampling"] == "sqrt"
+    own, rival = (model(given, name).weighting for name in ("VisATB", "sampling-weights"))
+    assert rival == replace(own, name="sampling-weights")
+
+
 def test_a_base_model_trained_anew_at_the_same_path_is_noticed(run, tmp_path):
     base = tmp_path / "base"
     base.mkdir()
