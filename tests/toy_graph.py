@@ -13,8 +13,8 @@ from PIL import Image
 
 TRAIN = """#!/usr/bin/env bash
 set -euo pipefail
-echo "$(basename "$OUTPUT_DIR") seed=$SEED data=$(basename "$DATA_PATH") $WEIGHT_METHOD weights=$VISATB_WEIGHTS ${TASK_SAMPLING:-}" \\
-    >> calls.log
+echo "$(basename "$OUTPUT_DIR") seed=$SEED data=$(basename "$DATA_PATH") $WEIGHT_METHOD \\
+weights=$VISATB_WEIGHTS ${TASK_SAMPLING:-}" >> calls.log
 mkdir -p "$OUTPUT_DIR"
 echo step >> "$OUTPUT_DIR/progress"
 if [ -e slow ]; then sleep 120; fi
