@@ -50,6 +50,8 @@ MINI_STL = "mini-STL-"
 _TAKEN = (MINI, BASE, FULL, "model", "superseded")
 
 SAMPLING = "sampling:"  # before a value of `task_sampling`, in `baselines`
+MEAN = "mean"  # of `weights_from`
+WEIGHTS_FROM = ("seed", MEAN)
 METHODS = ("EW", "equal", "EWTB", "TLA", "RLW", "DWA", "IGB", "IGBv1", "UW")  # of --weight_method, with file.py:Class
 
 _JUDGE_KINDS = {
@@ -204,6 +206,8 @@ class Benchmark:
         temperature, alpha: T of Eq. 4-7 (None: the lowest that keeps all weights in [0.5, 2]) and (a_out, a_in, a_D)
             of Eq. 8.
         on_failed: what happens to a task whose own data did not raise its score: "fail", "exclude" or "clip".
+        weights_from: whose weights the first seed's final models are trained with: "seed", its own, or "mean", those of
+            the mean scores of all seeds (standard form).
         baselines: what to compare with, beside EW and the single-task models: weight methods of `--weight_method`, or
             `sampling:` and a value of `--task_sampling`.
         ablations: other forms, temperatures and alphas to compare with.
@@ -226,6 +230,7 @@ class Benchmark:
     temperature: Annotated[float | None, TEMPERATURE] = settings.DEFAULT_TEMPERATURE
     alpha: Annotated[tuple[float, float, float], ALPHA] = settings.DEFAULT_ALPHA
     on_failed: Annotated[str, one_of(*ON_FAILED)] = ON_FAILED[0]
+    weights_from: Annotated[str, one_of(*WEIGHTS_FROM)] = WEIGHTS_FROM[0]
     baselines: Annotated[tuple[str, ...], NAMES.then(_check_baselines).or_default(())] = ()
     ablations: Annotated[tuple[Annotated[Ablation, _ABLATION], ...], _ABLATIONS] = ()
     bootstrap: Annotated[int, whole()] = BOOTSTRAP
@@ -269,6 +274,7 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
     for n, task in enumerate(benchmark.tasks):
         _check_task(task, f"{file}: tasks[{n}]")
     _check_tasks_together(benchmark)
+    _check_weights_from(benchmark)
     _check_names(benchmark)
     return benchmark
 
@@ -339,6 +345,15 @@ def _check_task(task: Task, where: str) -> None:
     missing = [split for split in (SPLITS if task.measured else ("train",)) if split not in task.files]
     if missing:
         raise InputError(f"{where}.files ({task.name}) lacks {', '.join(missing)}. Name the annotation file.")
+
+
+def _check_weights_from(benchmark: Benchmark) -> None:
+    forms = {"form": benchmark.form} | {f"ablations[{n}].form": one.form for n, one in enumerate(benchmark.ablations)}
+    for key, form in forms.items():
+        if benchmark.weights_from == MEAN and form != STANDARD:
+            raise InputError(
+                f"{benchmark.path}: {key} must be {STANDARD} with weights_from: {MEAN}, got {form!r}. Change one."
+            )
 
 
 def _check_tasks_together(benchmark: Benchmark) -> None:

@@ -12,7 +12,7 @@ runs/<benchmark>/seed<s>/subsets/       training files of the sub-datasets and t
                          single_scores.csv   of single-task models on little and on all data (simpler, precise)
                          weights.json   contributions, difficulties, weights; weights_<ablation>.json
 runs/<benchmark>/logs/                  the output of every job
-runs/<benchmark>/weights.json           of several seeds together: mean and standard error
+runs/<benchmark>/weights.json           of several seeds together: mean and standard error; weights_<ablation>.json
 runs/<benchmark>/report.html            and report.json, *.png, tables/
 """
 
@@ -28,7 +28,7 @@ from typing import Any
 
 from scripts_visatb.data.subsets import mixes
 from scripts_visatb.workflow.models import BASE, VISATB, Model, drawn_forms
-from visatb.benchmark import SPLITS, Ablation, Benchmark, Task
+from visatb.benchmark import MEAN, SPLITS, Ablation, Benchmark, Task
 from visatb.errors import InputError
 from visatb.files import read_json
 from visatb.sampling import PROPORTIONAL
@@ -80,6 +80,11 @@ class Run:
     def weights(self, model: str = VISATB) -> Path:
         """Result of weighting_visatb.py for VisATB or an ablation."""
         return self.home / f"weights{variant_of(model)}.json"
+
+    def training_weights(self, model: str = VISATB) -> Path:
+        """The weights that a model is trained with: this seed's, or those of all seeds (`weights_from`)."""
+        own = self.weights(model)
+        return self.folder / own.name if self.benchmark.weights_from == MEAN else own
 
     def model(self, name: str) -> Path:
         """Checkpoint folder of a model."""
@@ -390,7 +395,7 @@ def seeds_of(config: Mapping[str, Any], benchmark: Benchmark) -> list[int]:
     """The seeds of a run: `--config seeds=[0,1,2]`, or the benchmark's own seed.
 
     Raises:
-        InputError: if they are not distinct whole numbers.
+        InputError: if they are not distinct whole numbers, or one where weights come from the mean of several.
     """
     seeds = config.get("seeds", [benchmark.seed])
     seeds = seeds if isinstance(seeds, list) else [seeds]
@@ -399,4 +404,6 @@ def seeds_of(config: Mapping[str, Any], benchmark: Benchmark) -> list[int]:
     whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
     if not seeds or not whole or len(set(seeds)) != len(seeds):
         raise InputError(f"seeds must be distinct whole numbers >= 0, got {seeds!r}. Write --config 'seeds=[0,1,2]'.")
+    if benchmark.weights_from == MEAN and len(seeds) < 2:
+        raise InputError(f"{benchmark.path}: weights_from: {MEAN} needs several seeds, got {seeds}. Add --seeds 0 1 2.")
     return seeds

@@ -73,13 +73,13 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
         "tasks": tasks,
         "seeds": seeds,
         "matrix": score_table(first, tables_of(benchmark.form)[0]),
-        "weighting": read_weighting(first.weights()),
+        "weighting": read_weighting(first.training_weights()),
         "test": test,
         "overall": overall(test),
         "overall_spread": overall_spread(first),
         "methods": comparison(test, methods),
         "ablations": comparison(test, [EW, VISATB, *variants]) if variants else None,
-        "ablation_weights": {name: read_json(first.weights(name))["weights"] for name in (VISATB, *variants)},
+        "ablation_weights": {name: read_json(first.training_weights(name))["weights"] for name in (VISATB, *variants)},
         "amounts": amounts(first),
         "seed_order": seed_order([Run(benchmark, folder, seed) for seed in seeds], folder / "weights.json"),
         "curves": curves(first, [name for name in methods if name not in (EW, VISATB)]),
@@ -120,7 +120,7 @@ def trained_models(current: Run) -> tuple[list[str], list[str]]:
     for name in (*baseline_models(current.benchmark), *ablation_models(current.benchmark)):
         if not current.done(f"score_{name}_test").is_file():
             continue
-        weighting, weights = models[name].weighting, current.weights(name)
+        weighting, weights = models[name].weighting, current.training_weights(name)
         fits = is_current(current, models[name])
         if fits and weighting is not None:
             found = read_json(weights)

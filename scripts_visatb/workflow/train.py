@@ -73,7 +73,7 @@ def model_weights(current: Run, model: Model) -> list[float] | None:
         return None
     if model.weighting is None:
         return [1.0] * len(current.benchmark.tasks)
-    return task_weights(current.benchmark, read_json(current.weights(model.name))["weights"])
+    return task_weights(current.benchmark, read_json(current.training_weights(model.name))["weights"])
 
 
 def fingerprint(current: Run, model: Model) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def settings_note(current: Run, model: str) -> Path:
 def is_current(current: Run, model: Model) -> bool:
     """Whether a model was trained, and with the settings and weights that count now."""
     note = settings_note(current, model.name)
-    if not note.is_file() or model.weighting is not None and not current.weights(model.name).is_file():
+    if not note.is_file() or model.weighting is not None and not current.training_weights(model.name).is_file():
         return False
     return read_json(note) == {"settings": fingerprint(current, model), "finished": True}
 

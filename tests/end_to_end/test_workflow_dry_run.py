@@ -65,6 +65,25 @@ def test_targets_name_what_is_trained(toy, target, trained):
     assert found == (trained if target == "weights" else trained | main)
 
 
+def test_weights_from_the_mean_wait_for_every_seed(toy, repository):
+    write_benchmark(toy, weights_from="mean", baselines=["sampling:weights"])
+    jobs = run_graph(toy, repository, "baselines", "-n", "--seeds", "0", "1").stdout.splitlines()
+    together = [n for n, job in enumerate(jobs) if job.endswith("of all seeds together")]
+    assert len(together) == 2 and max(together) < min(
+        jobs.index(f"train {m} (seed 0)") for m in ("VisATB", "sampling-weights")
+    )
+    refused = run_graph(toy, repository, "-n", check=False)
+    assert (
+        refused.returncode != 0
+        and (refused.stdout + refused.stderr).count("\n") == 1
+        and "needs several seeds" in refused.stdout + refused.stderr
+    )
+    write_benchmark(toy, form="precise")
+    refused = run_graph(toy, repository, "-n", "--seeds", "0", "1", check=False)
+    assert refused.returncode == 2 and "form must be standard with weights_from: mean" in refused.stderr
+    assert not (toy / "runs").exists()
+
+
 def test_settings_on_the_command_line_that_would_be_ignored_are_refused(toy, repository):
     done = run_graph(toy, repository, "-n", "--config", "temperature=0.1", check=False)
     assert done.returncode != 0

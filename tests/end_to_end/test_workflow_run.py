@@ -256,6 +256,13 @@ def test_several_seeds_repeat_the_preparation_and_only_that(finished, repository
     assert order["mean"]["Vqa"] == [together["weights"]["Vqa"], 0.0], "the stand-ins answer alike for every seed"
     minis = [finished / f"runs/toy/seed{seed}/subsets/toy-mini_train-30.json" for seed in (0, 1)]
     assert minis[0].read_bytes() != minis[1].read_bytes()
+    before = len(calls(finished))
+    write_benchmark(finished, weights_from="mean")
+    run_graph(finished, repository, "--seeds", "0", "1")
+    # The stand-ins answer alike for every seed, and so the same weights ask for no training anew.
+    assert calls(finished)[before:] == []
+    report = json.loads((finished / "runs/toy/report.json").read_text())
+    assert report["weighting"]["spread"]["rule"] == together["spread"]["rule"]
 
 
 def test_second_process_on_the_same_run_is_refused(finished, repository):

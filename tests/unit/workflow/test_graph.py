@@ -400,6 +400,22 @@ def test_seeds_are_read_as_snakemake_gives_them(given, seeds):
     assert graph.seeds_of(given, benchmark()) == seeds
 
 
+def test_weights_from_the_mean_need_several_seeds():
+    toy = benchmark(weights_from="mean")
+    assert graph.seeds_of({"seeds": [0, 1]}, toy) == [0, 1]
+    with pytest.raises(InputError, match="weights_from: mean needs several seeds, got"):
+        graph.seeds_of({}, toy)
+
+
+def test_final_models_get_the_weights_that_weights_from_names(run):
+    toy = replace(run, benchmark=benchmark(weights_from="mean", baselines=("sampling:weights",)))
+    for name in ("VisATB", "sampling-weights"):
+        run.weights(name).write_text(json.dumps({"weights": {"A": 0.5, "B": 1.5}}))
+        toy.training_weights(name).write_text(json.dumps({"weights": {"A": 0.75, "B": 1.25}}))
+        assert environment(toy, name)["VISATB_WEIGHTS"] == "0.75 0.7 1.25"
+    assert environment(run, "VisATB")["VISATB_WEIGHTS"] == "0.5 0.7 1.5"
+
+
 @pytest.mark.parametrize("seeds", [[], [0, 0], ["a"], [-1], [True], [1.5]])
 def test_bad_seeds_are_refused(seeds):
     with pytest.raises(InputError, match="seeds must be distinct whole numbers"):
