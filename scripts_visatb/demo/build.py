@@ -35,7 +35,7 @@ from visatb.files import fsync_folder, read_json, write_json
 MARKER = ".visatb-demo.json"
 PREPARED = "prepared.json"
 # Incremented when drawings, texts or models change: folders of earlier versions are refused, not mixed.
-VERSION = 2
+VERSION = 3
 # Files of the run graph in the same folder.
 _NEIGHBOURS = ("done", "logs", "seed", "report", ".")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ class Recipe:
     """
 
     sizes: dict[str, dict[str, int]] = field(default_factory=lambda: SIZES)
-    alignment: int = 2500
+    alignment: int = 3000
     tower: dict[str, Any] = field(default_factory=dict)
     language: dict[str, Any] = field(default_factory=dict)
     stage1: dict[str, str] = field(
