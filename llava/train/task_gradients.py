@@ -64,7 +64,7 @@ def measure(options: Namespace, parts: Path) -> dict[str, Any]:
         names = ", ".join(benchmark.measured[j].name for j in error.tasks)
         raise InputError(
             f"{options.model_path}: to first order the own data of {names} does not lower its validation loss. Measure "
-            "with more --samples_per_task, or by trainings (measure: full or short)."
+            "with more --samples_per_task, or by trainings (visatb run)."
         ) from None
     return {
         "about": ABOUT,

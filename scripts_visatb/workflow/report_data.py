@@ -37,7 +37,7 @@ from scripts_visatb.workflow.models import (
     tables_of,
 )
 from scripts_visatb.workflow.train import is_current
-from visatb.benchmark import Benchmark, Task
+from visatb.benchmark import MEAN, Benchmark, Task
 from visatb.errors import InputError
 from visatb.files import parse_json, read_json, read_text
 from visatb.weighting.tables import ScoreTable
@@ -89,10 +89,17 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
             for key, entry in subsets["files"].items()
         ],
         "evaluation_records": subsets["evaluation_records"],
-        "warnings": subsets["warnings"] + omissions(first) + outdated,
+        "warnings": subsets["warnings"] + weights_note(first) + omissions(first) + outdated,
         "settings": settings(benchmark),
         "versions": versions(),
     }
+
+
+def weights_note(current: Run) -> list[str]:
+    """A sentence where the weights shown are not those of the score matrix beside them."""
+    if current.benchmark.weights_from != MEAN:
+        return []
+    return [f"weights are those of all seeds together (weights_from: mean); the score matrix is of seed {current.seed}"]
 
 
 def _title(task: Task) -> str | None:

@@ -262,6 +262,7 @@ def test_several_seeds_repeat_the_preparation_and_only_that(finished, repository
     # The stand-ins answer alike for every seed, and so the same weights ask for no training anew.
     assert calls(finished)[before:] == []
     report = json.loads((finished / "runs/toy/report.json").read_text())
+    assert any("the score matrix is of seed 0" in sentence for sentence in report["warnings"])
     assert report["weighting"]["spread"]["rule"] == together["spread"]["rule"]
 
 
