@@ -25,6 +25,7 @@ from transformers_patch.step_loader import ReadError, StepLayout, StepLoader, re
 from transformers_patch.stopping import NonFiniteLossError, StopSignals, start_worker
 from transformers_patch.task_log import TaskLog, tracker_values
 from transformers_patch.weighter import Weighter, refuse_bad_weights, refuse_parameters
+from visatb.errors import InputError
 from visatb_hf.checkpoints import WholeCheckpoints
 
 _NOT_FOR_THE_MODEL = ("task_ids", "token_count_K", "sample_indices", "cut_K", "unsupervised_K")
@@ -153,7 +154,11 @@ class TaskWeighting(WholeCheckpoints):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ):
-        """This micro-batch's share of Eq. 2, times the number of ranks averaging it; the stock loss in evaluation."""
+        """This micro-batch's share of Eq. 2, times the number of ranks averaging it; the stock loss in evaluation.
+
+        Raises:
+            InputError: the model does not give the logits of the positions that it is asked for.
+        """
         task_B = inputs.get("task_ids")
         inputs = {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
         if not model.training:
@@ -163,6 +168,11 @@ class TaskWeighting(WholeCheckpoints):
         outputs = model(**inputs, logits_to_keep=is_next_supervised_BS, use_cache=False)
         row_T, column_T = is_next_supervised_BS.nonzero(as_tuple=True)
         logits_TV = outputs.logits.flatten(0, -2)
+        if len(logits_TV) != len(row_T):
+            raise InputError(
+                f"{type(model).__name__} gave logits of {len(logits_TV)} positions, {len(row_T)} were asked for: its "
+                "logits_to_keep takes no mask of positions. Use a model family of docs/current_models.md."
+            )
         token_loss_T = F.cross_entropy(logits_TV.float(), label_BS[row_T, column_T + 1], reduction="none")
         task_T = task_B[row_T]
         loss = self.weighter(token_loss_T, task_T, num_items_in_batch)

@@ -62,3 +62,13 @@ def test_a_record_that_the_template_refuses_is_listed(base, tmp_path, capsys):
 def test_what_cannot_be_checked_is_refused_in_one_line(base, more, message):
     with pytest.raises(InputError, match=message):
         check.main(words(base, *more))
+
+
+def test_a_processor_that_needs_a_missing_package_is_refused_in_one_line(base, monkeypatch):
+    def read(*_, **__):
+        raise ImportError("Qwen2VLVideoProcessor requires the Torchvision library\nbut it was not found.")
+
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", read)
+    with pytest.raises(InputError, match="its processor needs a missing package: Qwen2VL.*Torchvision") as refused:
+        check.main(words(base))
+    assert "\n" not in str(refused.value)

@@ -15,6 +15,7 @@ from tests.hf.tiny_models import build, collator, samples
 from transformers_patch import Weighter, build_weighter
 from transformers_patch.publish import verify
 from transformers_patch.stopping import StopSignals
+from visatb.errors import InputError
 from visatb_hf import TaskCollator, WeightedSFTTrainer, WeightedTrainer
 from visatb_hf.checkpoints import needed_files
 from visatb_hf.trainer import NonFiniteLossError
@@ -205,3 +206,37 @@ def test_task_names_of_another_number_are_refused(tmp_path):
 def test_collator_refuses_a_sample_without_a_known_task(sample, message):
     with pytest.raises(ValueError, match=message):
         TaskCollator(lambda batch: {}, tasks=["a", "b"])([sample])
+
+
+class WithoutMask(torch.nn.Module):
+    """A model that reads logits_to_keep as a number of last positions, or does not know it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def forward(self, logits_to_keep=0, **inputs):
+        return self.inner(**inputs)
+
+
+class WithoutKeep(WithoutMask):
+    def forward(self, **inputs):
+        return self.inner(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (WithoutKeep, "WithoutKeep must take logits_to_keep"),
+        (WithoutMask, "its logits_to_keep takes no mask of positions"),
+    ],
+)
+def test_a_model_that_gives_no_logits_by_mask_is_refused(tmp_path, kind, message):
+    with pytest.raises((ValueError, InputError), match=message):
+        WeightedTrainer(
+            kind(build(FAMILY)),
+            arguments(tmp_path),
+            train_dataset=samples(FAMILY),
+            data_collator=collator(FAMILY),
+            weighter=build_weighter("EW", 3, WEIGHTS),
+        ).train()
