@@ -10,8 +10,9 @@ source scripts_visatb/setup.sh
 answer_help tests/run.sh "pytest --help" "$@"
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
+# Files in their order: the longest come first, and no process is left alone with one at the end.
 run_tests() {
-    "$1/bin/python" -m pytest --numprocesses="${TEST_PROCESSES:-2}" --dist loadfile -q "${@:2}"
+    "$1/bin/python" -m pytest --numprocesses="${TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder -q "${@:2}"
 }
 
 case " $*" in
