@@ -87,6 +87,7 @@ def test_zero_learns_what_one_process_learns(stage, tmp_path):
     file.write_text(json.dumps(content))
     model_of("qwen2_5_vl").save_pretrained(tmp_path / "model")
     same = {"split": [2, 2], "settings": {"deepspeed": str(file)}, "saved": str(tmp_path / "model")}
-    cases = [{"family": "qwen2_5_vl", "method": method, **same} for method in (STRATEGIES if stage == 3 else ("EW", "DWA"))]
+    methods = STRATEGIES if stage == 3 else ("EW", "DWA")
+    cases = [{"family": "qwen2_5_vl", "method": method, **same} for method in methods]
     for case, found in zip(cases, launch(cases, tmp_path), strict=True):
         assert distance(found, by_hand(case["family"], case["method"])) < TOLERANCE, case
