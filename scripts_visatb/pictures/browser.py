@@ -40,6 +40,10 @@ def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+class CommandError(RuntimeError):
+    """The browser answered a command with an error, as it does when a navigation takes the page from under it."""
+
+
 class Page:
     """One tab. Its `errors` are what the browser reported on the console: exceptions, blocked scripts, lost files."""
 
@@ -64,10 +68,16 @@ class Page:
     def wait(self, condition: str) -> None:
         """Wait until a JavaScript condition holds."""
         deadline = time.monotonic() + SECONDS
-        while not self.evaluate(condition):
+        while not self._holds(condition):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the browser did not reach: {condition}")
             time.sleep(0.05)
+
+    def _holds(self, condition: str) -> bool:
+        try:
+            return bool(self.evaluate(condition))
+        except CommandError:  # the page that was asked has been left: ask the next one
+            return False
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is awaited.
@@ -138,7 +148,7 @@ class Browser:
             reply = self._receive()
             if reply.get("id") == number:
                 if "error" in reply:
-                    raise RuntimeError(f"{method}: {reply['error']['message']}")
+                    raise CommandError(f"{method}: {reply['error']['message']}")
                 return reply["result"]
             self._note(reply)
 

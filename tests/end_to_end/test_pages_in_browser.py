@@ -100,6 +100,12 @@ def test_pages_fit_their_window_and_show_text_on_its_ground(page, folder, name, 
     assert (shown != light) == (dark and name == "report"), "figures have a dark version"
 
 
+def test_waiting_outlasts_a_navigation_in_the_middle_of_a_question(page, folder):
+    page.open(folder / "report.html")
+    page.wait("location.pathname.endsWith('answers.html') || new Promise(() => location.assign('answers.html'))")
+    assert page.evaluate("document.querySelector('output') !== null")
+
+
 def test_a_cell_of_the_report_leads_to_its_answers_which_can_be_filtered(page, folder):
     page.open(folder / "report.html")
     cell = "document.querySelector('#scores tbody tr:nth-child(2) td:nth-child(6) a')"
