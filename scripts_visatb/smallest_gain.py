@@ -13,8 +13,8 @@ from statistics import NormalDist
 import numpy as np
 
 from eval.registry import find_metric
-from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.models import table_rows, tables_of
+from scripts_visatb.workflow.places import Run
 from visatb.benchmark import CORPUS_METRICS, Benchmark, Task
 from visatb.layout import lay_out
 from visatb.weighting.uncertainty import PER_RECORD, read_scores

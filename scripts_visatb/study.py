@@ -30,8 +30,8 @@ import yaml
 from tqdm import tqdm
 
 from scripts_visatb.study_tables import study_of, tables_of_study
-from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.models import baseline_models
+from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.processes import die_with_parent
 from visatb.benchmark import EW, VISATB, Benchmark, load_benchmark
 from visatb.cli import ArgumentParser, run

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from eval.registry import find_metric
-from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.models import STL
+from scripts_visatb.workflow.places import Run
 from visatb.files import read_json
 from visatb.layout import lay_out
 from visatb.weighting.uncertainty import PER_RECORD, read_same_records

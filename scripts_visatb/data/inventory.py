@@ -17,7 +17,7 @@ from pathlib import Path
 
 from scripts_visatb.data.sources import ANNOTATIONS, source_of
 from scripts_visatb.workflow.cost import find_benchmark
-from scripts_visatb.workflow.graph import missing
+from scripts_visatb.workflow.sources import missing
 from visatb.benchmark import Benchmark, load_benchmark
 from visatb.cli import EXIT_FAILED, ArgumentParser, run
 from visatb.errors import InputError

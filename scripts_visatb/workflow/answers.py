@@ -15,9 +15,9 @@ from typing import Any
 
 from eval.answers import Answer, read_answers
 from eval.registry import find_metric
-from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.models import EW, STL, VISATB
 from scripts_visatb.workflow.pages import environment, render
+from scripts_visatb.workflow.places import Run
 from visatb.benchmark import Task
 from visatb.boxes import Box, box_fault, read_box
 from visatb.errors import InputError

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from scripts_visatb.data.subsets import balanced_units, compose, size_label
 from scripts_visatb.smallest_gain import describe_gains, gains_of
-from scripts_visatb.workflow.graph import missing
 from scripts_visatb.workflow.models import (
     EW,
     VISATB,
@@ -32,6 +31,7 @@ from scripts_visatb.workflow.models import (
     preparation_models,
 )
 from scripts_visatb.workflow.padding import describe_padding
+from scripts_visatb.workflow.sources import missing
 from visatb.benchmark import PRECISE, SIMPLER, Benchmark, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError

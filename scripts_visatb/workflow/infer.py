@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from scripts_visatb.workflow.graph import PLACEMENT_KEYS, Run, model_place
+from scripts_visatb.workflow.graph import PLACEMENT_KEYS
 from scripts_visatb.workflow.models import Model, models_of
+from scripts_visatb.workflow.places import Run, model_place
 from scripts_visatb.workflow.serve import servable, serving
 from scripts_visatb.workflow.step import find_script, run_of, run_program, step_parser
 from visatb.benchmark import Benchmark

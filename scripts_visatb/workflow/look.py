@@ -57,7 +57,7 @@ def main() -> None:
 def write(folder: Path, page: Path, benchmark_file: str | None, seed: int | None, records: int) -> None:
     """Gather the answers of a run and write the page."""
     from scripts_visatb.workflow.answers import gather, write_answers
-    from scripts_visatb.workflow.graph import Run
+    from scripts_visatb.workflow.places import Run
     from scripts_visatb.workflow.report_data import trained_models
     from visatb.benchmark import load_benchmark
     from visatb.files import refuse_unwritable

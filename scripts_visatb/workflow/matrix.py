@@ -7,8 +7,8 @@ import csv
 import io
 from collections.abc import Iterable
 
-from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.models import TABLES, table_rows
+from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.step import run_of, step_parser
 from visatb.cli import run
 from visatb.errors import InputError

@@ -197,7 +197,7 @@ def main() -> None:
 def write_answers_page(benchmark: Benchmark, folder: Path, seed: int) -> Sequence[str]:
     """Write answers.html of a run; returns a sentence where that is not possible: a report does not need it."""
     from scripts_visatb.workflow.answers import PAGE, gather, write_answers
-    from scripts_visatb.workflow.graph import Run
+    from scripts_visatb.workflow.places import Run
     from scripts_visatb.workflow.report_data import trained_models
 
     current = Run(benchmark, folder, seed)

@@ -17,7 +17,7 @@ from eval.overall import compare, signs_of, tasks_at_zero
 from eval.overall_spread import read_task_scores, spread_over_records
 from eval.registry import find_metric
 from scripts_visatb.data.subsets import balanced_units, read_manifest
-from scripts_visatb.workflow.graph import Run, result_settings
+from scripts_visatb.workflow.graph import result_settings
 from scripts_visatb.workflow.matrix import read_score, refuse_incomparable
 from scripts_visatb.workflow.models import (
     BASE,
@@ -36,6 +36,7 @@ from scripts_visatb.workflow.models import (
     scored_by,
     tables_of,
 )
+from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.train import is_current
 from visatb.benchmark import MEAN, Benchmark, Task
 from visatb.errors import InputError

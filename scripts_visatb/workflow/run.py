@@ -20,8 +20,9 @@ from pathlib import Path
 import psutil
 
 from scripts_visatb.workflow.cluster import status_flags
-from scripts_visatb.workflow.graph import TARGETS, Run, seeds_of
+from scripts_visatb.workflow.graph import TARGETS, seeds_of
 from scripts_visatb.workflow.job import LIVE_VARIABLE
+from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.plan import LOCK, PID_VARIABLE, PLAN, count, lock_run, runs_folder
 from scripts_visatb.workflow.processes import die_with_parent
 from scripts_visatb.workflow.report import print_table

@@ -9,8 +9,9 @@ from eval import judge
 from eval.answers import read_answers
 from eval.registry import JUDGE, find_metric
 from eval.scores import report
-from scripts_visatb.workflow.graph import Run, metrics_of
+from scripts_visatb.workflow.graph import metrics_of
 from scripts_visatb.workflow.models import Model, models_of
+from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.step import run_of, step_parser
 from visatb.benchmark import Task
 from visatb.cli import run

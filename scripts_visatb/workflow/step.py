@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from scripts_visatb.workflow.graph import Run
+from scripts_visatb.workflow.places import Run
 from visatb.benchmark import load_benchmark
 from visatb.cli import ArgumentParser
 

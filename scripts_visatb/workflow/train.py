@@ -15,20 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts_visatb.data.subsets import read_manifest
-from scripts_visatb.workflow.graph import (
-    DIGESTS,
-    Run,
-    base_stamps,
-    data_digests,
-    data_key,
-    mix_of,
-    result_settings,
-    settings_key,
-    short_key,
-    task_weights,
-)
+from scripts_visatb.workflow.graph import data_key, mix_of, result_settings, settings_key, short_key, task_weights
 from scripts_visatb.workflow.job import exclusive
 from scripts_visatb.workflow.models import EW, Model, models_of
+from scripts_visatb.workflow.places import Run
+from scripts_visatb.workflow.sources import DIGESTS, base_stamps, data_digests
 from scripts_visatb.workflow.step import find_script, run_of, run_program, step_parser
 from visatb.cli import run
 from visatb.errors import InputError

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.zero_shot.table import ZERO_SHOT_TASKS
-from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.infer import asked_model, flag_words, interpreter
 from scripts_visatb.workflow.models import EW
+from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.step import run_of, run_program, step_parser
 from visatb.cli import run
 

@@ -7,8 +7,8 @@ import pytest
 from toy_graph import COMPARISONS, make_toy, plan, run_graph, write_benchmark
 
 from llava.eval.suite import build_parser
-from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.infer import asked_model
+from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.zero_shot import suite_command
 from visatb.benchmark import load_benchmark
 

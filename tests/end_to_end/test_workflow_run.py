@@ -16,7 +16,7 @@ import pytest
 import yaml
 from toy_graph import BASE, COMPARISONS, calls, command, make_toy, plan, run_graph, write_benchmark
 
-from scripts_visatb.workflow.graph import Run
+from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.report_data import omissions
 from scripts_visatb.workflow.status import RUNNING, describe, read_status
 from visatb.benchmark import load_benchmark

@@ -12,7 +12,7 @@ import pytest
 
 from inference_visatb import build_parser as inference_parser
 from llava.eval.suite import build_parser as suite_parser
-from scripts_visatb.workflow import graph, models, plan
+from scripts_visatb.workflow import graph, models, places, plan, sources
 from scripts_visatb.workflow.infer import asked_model, inference_command
 from scripts_visatb.workflow.train import (
     _move_aside,
@@ -56,7 +56,7 @@ def benchmark(**changes) -> Benchmark:
 
 @pytest.fixture
 def run(tmp_path):
-    current = graph.Run(benchmark(), tmp_path, 3)
+    current = places.Run(benchmark(), tmp_path, 3)
     current.subsets.mkdir(parents=True)
     keys = ["mini", "entire", "plus_mini/A", "plus_mini/B", "single/A", "single/B"]
     entries = {key: {"file": key.replace("/", "-") + ".json", "sha256": key} for key in keys}
@@ -64,7 +64,7 @@ def run(tmp_path):
     return current
 
 
-def model(current: graph.Run, name: str) -> models.Model:
+def model(current: places.Run, name: str) -> models.Model:
     return models.models_of(current.benchmark)[name]
 
 
@@ -72,11 +72,11 @@ def trained_by(given: Benchmark, name: str = "mini") -> str:
     return graph.training_settings(given, models.models_of(given)[name], {})
 
 
-def environment(current: graph.Run, name: str) -> dict[str, str]:
+def environment(current: places.Run, name: str) -> dict[str, str]:
     return training_environment(current, model(current, name))
 
 
-def command(current: graph.Run, name: str, split: str) -> list[str]:
+def command(current: places.Run, name: str, split: str) -> list[str]:
     with asked_model(current, name, split) as asked:
         return inference_command(current, model(current, name), split, asked)
 
@@ -144,7 +144,7 @@ def test_visatb_gets_its_weights_at_their_ids_and_all_others_equal_ones(run):
 
 def test_baselines_get_their_method_and_ablations_their_own_weights(run):
     ablations = (Ablation("T-2", "standard", 2.0, (0.25, 0.25, 0.5)),)
-    other = graph.Run(benchmark(baselines=("DWA",), ablations=ablations), run.folder, 3)
+    other = places.Run(benchmark(baselines=("DWA",), ablations=ablations), run.folder, 3)
     baseline = environment(other, "DWA")
     assert (baseline["WEIGHT_METHOD"], baseline["VISATB_WEIGHTS"]) == ("DWA", "")
     other.weights("T-2").write_text(json.dumps({"weights": {"A": 2.0, "B": 3.0}}))
@@ -174,7 +174,7 @@ def test_a_base_model_trained_anew_at_the_same_path_is_noticed(run, tmp_path):
     base.mkdir()
     (base / "model.safetensors").write_bytes(b"a" * 3_000_000)
     recipe = {"script": "train.sh", "environment": {"BASE_MODEL_PATH": str(base), "VISION_TOWER": "on/the-hub"}}
-    other = graph.Run(benchmark(training=recipe), run.folder, 3)
+    other = places.Run(benchmark(training=recipe), run.folder, 3)
     planned, trained = trained_by(other.benchmark), fingerprint(other, model(other, "mini"))
     assert list(trained["base"]) == ["BASE_MODEL_PATH"]
     (base / "model.safetensors").write_bytes(b"a" * 2_999_999 + b"b")
@@ -194,7 +194,7 @@ def test_a_model_is_current_until_its_settings_change(run):
     note.write_text(json.dumps({"settings": fingerprint(run, ew), "finished": True}))
     assert is_current(run, ew)
     recipe = {"script": "train.sh", "environment": {"LEARNING_RATE": 2e-3, "FREEZE": True}}
-    assert not is_current(graph.Run(benchmark(training=recipe), run.folder, 3), ew)
+    assert not is_current(places.Run(benchmark(training=recipe), run.folder, 3), ew)
 
 
 def test_a_deleted_model_keeps_its_training_log_alone(run):
@@ -211,7 +211,7 @@ def test_a_deleted_model_is_trained_from_the_start_when_it_is_needed_again(run, 
     script = tmp_path / "train.sh"
     made = '"$OUTPUT_DIR"/config.json "$OUTPUT_DIR"/train_log.jsonl'
     script.write_text(f'mkdir -p "$OUTPUT_DIR"; ls "$OUTPUT_DIR"; touch {made}')
-    other = graph.Run(benchmark(training={"script": str(script)}), run.folder, 3)
+    other = places.Run(benchmark(training={"script": str(script)}), run.folder, 3)
     mini = model(other, "mini")
     assert train(other, mini) == 0
     discard(other, "mini")
@@ -224,13 +224,13 @@ def test_a_deleted_model_is_trained_from_the_start_when_it_is_needed_again(run, 
 def test_missing_data_is_told_unless_prepare_makes_it(tmp_path):
     recipe = {"environment": {"PRETRAIN_MM_MLP_ADAPTER": str(tmp_path / "p.bin"), "BASE_MODEL_PATH": "on/hub"}}
     toy = benchmark(data_folder=str(tmp_path), image_folder=str(tmp_path / "images"), training=recipe)
-    reported = graph.missing(toy)
+    reported = sources.missing(toy)
     assert len(reported) == 3 and "my_x_test-9.json" in reported[0] and "and 1 more" in reported[0]
     for name in ("x_train-9.json", "x_val-9.json", "my_x_test-9.json", "t.json", "p.bin"):
         (tmp_path / name).touch()
     (tmp_path / "images").mkdir()
-    assert graph.missing(toy) == []
-    assert graph.missing(benchmark(prepare="make it")) == []
+    assert sources.missing(toy) == []
+    assert sources.missing(benchmark(prepare="make it")) == []
 
 
 def test_training_environment_has_the_benchmarks_variables_as_text(run):
@@ -293,23 +293,23 @@ def test_a_lora_model_is_asked_on_the_base_of_its_recipe_or_of_its_adapter(run):
     words = command(run, "mini", "val")
     assert words[words.index("--model-base") + 1] == "lmsys/vicuna-7b-v1.5"
     recipe = {"script": "finetune_lora.sh", "environment": {"BASE_MODEL_PATH": "bases/vicuna"}}
-    other = graph.Run(benchmark(training=recipe), run.folder, 3)
-    assert graph.model_place(other, "mini") == (str(run.model("mini")), "bases/vicuna")
+    other = places.Run(benchmark(training=recipe), run.folder, 3)
+    assert places.model_place(other, "mini") == (str(run.model("mini")), "bases/vicuna")
     note.write_text(json.dumps({"base_model_name_or_path": None}))
     with pytest.raises(InputError, match="no base model. Set .*training.environment.BASE_MODEL_PATH"):
-        graph.model_place(run, "mini")
+        places.model_place(run, "mini")
 
 
 def test_the_base_is_what_the_trainings_start_from(run):
     recipe = {"BASE_MODEL_PATH": "lmsys/vicuna", "PRETRAIN_MM_MLP_ADAPTER": "stage1/mm_projector.bin"}
-    other = graph.Run(benchmark(form="simpler", training={"environment": recipe}), run.folder, 3)
+    other = places.Run(benchmark(form="simpler", training={"environment": recipe}), run.folder, 3)
     words = command(other, "base", "val")
     assert words[words.index("--model-path") + 1] == "stage1"
     assert words[words.index("--model-base") + 1] == "lmsys/vicuna"
-    whole = graph.Run(benchmark(form="simpler", training={"environment": {"BASE_MODEL_PATH": "llava"}}), run.folder, 3)
-    assert graph.model_place(whole, "base") == ("llava", None)
+    whole = places.Run(benchmark(form="simpler", training={"environment": {"BASE_MODEL_PATH": "llava"}}), run.folder, 3)
+    assert places.model_place(whole, "base") == ("llava", None)
     with pytest.raises(InputError, match="BASE_MODEL_PATH must name the base model"):
-        graph.model_place(run, "base")
+        places.model_place(run, "base")
 
 
 def test_where_a_job_runs_is_no_setting_that_repeats_it():
@@ -332,20 +332,20 @@ def test_a_fixed_weight_is_a_setting_of_the_weighting_only():
 
 def test_annotation_files_are_told_by_content_unless_prepare_makes_them(tmp_path):
     given = benchmark(data_folder=str(tmp_path))
-    assert graph.data_digests(given, tmp_path / "none.json") == {}
+    assert sources.data_digests(given, tmp_path / "none.json") == {}
     for name in ("x_train-9.json", "x_val-9.json", "other.json"):
         (tmp_path / name).write_text(name)
-    found = graph.data_digests(given, tmp_path / "none.json")
+    found = sources.data_digests(given, tmp_path / "none.json")
     assert [Path(path).name for path in found] == ["x_train-9.json", "x_val-9.json"]
     before = graph.inference_settings(given, models.models_of(given)["mini"], "val", found)
     (tmp_path / "cache.json").write_text(json.dumps(found))
     os.utime(tmp_path / "x_val-9.json", (1, 1))
-    again = graph.data_digests(given, tmp_path / "cache.json")
+    again = sources.data_digests(given, tmp_path / "cache.json")
     assert again != found and graph.inference_settings(given, models.models_of(given)["mini"], "val", again) == before
     (tmp_path / "x_val-9.json").write_text("other")
-    changed = graph.data_digests(given, tmp_path / "cache.json")
+    changed = sources.data_digests(given, tmp_path / "cache.json")
     assert graph.inference_settings(given, models.models_of(given)["mini"], "val", changed) != before
-    assert graph.data_digests(replace(given, prepare="make it"), tmp_path / "cache.json") == {}
+    assert sources.data_digests(replace(given, prepare="make it"), tmp_path / "cache.json") == {}
 
 
 def test_one_value_written_in_two_ways_is_one_setting():

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from eval.judge_client import Judge
-from scripts_visatb.workflow.graph import Run, scoring_settings
+from scripts_visatb.workflow.graph import scoring_settings
 from scripts_visatb.workflow.models import models_of
+from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.score import score_model
 from visatb.benchmark import Benchmark, Task
 

@@ -13,8 +13,8 @@ import pytest
 from toy_server import living, noted, start_command
 
 from scripts_visatb.workflow import infer, serve
-from scripts_visatb.workflow.graph import Run
 from scripts_visatb.workflow.models import models_of
+from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.serve import servable, serving
 from visatb.benchmark import Benchmark, Task
 from visatb.errors import InputError

@@ -14,7 +14,7 @@ from scripts_visatb.smallest_gain import (
     smallest_gain,
 )
 from scripts_visatb.workflow import cost as show
-from scripts_visatb.workflow.graph import Run
+from scripts_visatb.workflow.places import Run
 from tests.unit.workflow.test_benchmark_show import load, write_mix
 from visatb.benchmark import Task
 

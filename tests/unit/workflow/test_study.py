@@ -9,7 +9,7 @@ import yaml
 
 from scripts_visatb import study
 from scripts_visatb.study_tables import standard_error, study_of, tables_of_study
-from scripts_visatb.workflow.graph import Run
+from scripts_visatb.workflow.places import Run
 from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
 

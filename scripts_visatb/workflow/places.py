@@ -1,0 +1,127 @@
+"""Places of everything a run makes: every step and the Snakefile find them here.
+
+runs/<benchmark>/seed<s>/subsets/       training files of the sub-datasets and their manifest
+                         models/        one checkpoint folder per model (their names: models.py)
+                         served/        copies of models while a server has them
+                         answers/       answer files, one folder per model and split
+                         metrics/       metric files, one folder per model and split
+                         replies/       what the judge said, one file per model, split and task
+                         done/          one record per finished job: when, how long, how much memory
+                         scores.csv     validation scores of the N+1 preparation models
+                         scores_simpler.csv  of the base and the single-task models (simpler form)
+                         single_scores.csv   of single-task models on little and on all data (simpler, precise)
+                         weights.json   contributions, difficulties, weights; weights_<ablation>.json
+runs/<benchmark>/logs/                  the output of every job
+runs/<benchmark>/weights.json           of several seeds together: mean and standard error; weights_<ablation>.json
+runs/<benchmark>/report.html            and report.json, *.png, tables/
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts_visatb.workflow.models import BASE, VISATB
+from visatb.benchmark import MEAN, Benchmark, Task
+from visatb.errors import InputError
+from visatb.files import read_json
+
+ADAPTER_CONFIG = "adapter_config.json"  # in the folder of a model that holds LoRA adapters alone
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of a run.
+
+    Attributes:
+        benchmark: tasks and settings.
+        folder: `runs/<benchmark>`.
+        seed: of the subsets and the trainings.
+    """
+
+    benchmark: Benchmark
+    folder: Path
+    seed: int
+
+    @property
+    def home(self) -> Path:
+        """The folder of this seed."""
+        return self.folder / f"seed{self.seed}"
+
+    @property
+    def subsets(self) -> Path:
+        """Folder of the sub-datasets."""
+        return self.home / "subsets"
+
+    def table(self, name: str) -> Path:
+        """One of the tables of validation scores (models.TABLES)."""
+        return self.home / f"{name}.csv"
+
+    def weights(self, model: str = VISATB) -> Path:
+        """Result of weighting_visatb.py for VisATB or an ablation."""
+        return self.home / f"weights{variant_of(model)}.json"
+
+    def training_weights(self, model: str = VISATB) -> Path:
+        """The weights that a model is trained with: this seed's, or those of all seeds (`weights_from`)."""
+        own = self.weights(model)
+        return self.folder / own.name if self.benchmark.weights_from == MEAN else own
+
+    def model(self, name: str) -> Path:
+        """Checkpoint folder of a model."""
+        return self.home / "models" / name
+
+    def answers(self, model: str, split: str) -> Path:
+        """Folder of a model's answers to the questions of a split."""
+        return self.home / "answers" / f"{model}_{split}"
+
+    def answer_file(self, model: str, split: str, task: Task) -> Path:
+        """Where inference_visatb.py writes the answers of a model to one task's questions."""
+        stem = Path(task.files[split]).stem.replace("_", "-")
+        return self.answers(model, split) / f"{stem}_{model.replace('_', '-')}.json"
+
+    def metric_file(self, model: str, split: str, task: str) -> Path:
+        """The metrics of a model on a task; of a further metric with `<task>:<metric>`."""
+        return self.home / "metrics" / f"{model}_{split}" / f"{task}.json"
+
+    def reply_file(self, model: str, split: str, task: str) -> Path:
+        """What the judge said of a model's answers."""
+        return self.home / "replies" / f"{model}_{split}" / f"{task}.jsonl"
+
+    def question_file(self, split: str, task: Task) -> Path:
+        """The benchmark's annotation file of a split."""
+        return Path(self.benchmark.data_folder) / task.files[split]
+
+    def done(self, job: str) -> Path:
+        """The record that exists once a job is finished. It lies outside the model folders: Snakemake deletes a job's
+        outputs before repeating it, and a checkpoint to resume from must survive that."""
+        return self.home / "done" / f"{job}.json"
+
+
+def model_place(current: Run, model: str) -> tuple[str, str | None]:
+    """Where a model's weights are, as inference takes them: its path, and the base model it belongs to or None.
+
+    The base of a run is what its trainings start from: a whole checkpoint, or a language model with the projector of
+    stage 1, whose folder inference takes like an adapter's.
+
+    Raises:
+        InputError: if the benchmark names no base model where one is needed.
+    """
+    recipe = current.benchmark.training.get("environment") or {}
+    base = recipe.get("BASE_MODEL_PATH")
+    where = f"{current.benchmark.path}: training.environment.BASE_MODEL_PATH"
+    if model == BASE:
+        projector = recipe.get("PRETRAIN_MM_MLP_ADAPTER")
+        if not base:
+            raise InputError(f"{where} must name the base model, which this form of the weights scores. Set it.")
+        return (str(Path(projector).parent), str(base)) if projector else (str(base), None)
+    folder = current.model(model)
+    file = folder / ADAPTER_CONFIG
+    if not file.is_file():
+        return str(folder), None
+    base = base or read_json(file).get("base_model_name_or_path")
+    if not base:
+        raise InputError(f"{file}: no base model. Set {where} in the benchmark file.")
+    return str(folder), str(base)
+
+
+def variant_of(model: str) -> str:
+    """What the names of VisATB's and an ablation's weights differ in."""
+    return "" if model == VISATB else f"_{model}"

@@ -1,0 +1,92 @@
+"""What a run starts from: annotation files and base models, known by their content, and what of them is missing."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from visatb.benchmark import Benchmark
+from visatb.files import read_json
+from visatb.training_section import BASE_VARIABLES
+
+DIGESTS = ".digests.json"  # in the folder of a run: see `data_digests`
+_STAMP_BYTES = 1 << 20
+
+
+def annotation_files(benchmark: Benchmark) -> list[Path]:
+    """The annotation files that a benchmark names."""
+    names = {name for task in benchmark.tasks for name in task.files.values()}
+    return [Path(benchmark.data_folder) / name for name in sorted(names)]
+
+
+def data_digests(benchmark: Benchmark, cache: str | os.PathLike) -> dict[str, list]:
+    """Annotation file that is there before the run -> [size, time of change in ns, SHA-256], as `cache` holds it.
+
+    What `prepare` makes is its own business. A missing file is left to the step that reads it.
+
+    Args:
+        benchmark: the files.
+        cache: JSON of an earlier result; a file whose size and time are as they were is not read again.
+    """
+    known = read_json(cache) if Path(cache).is_file() else {}
+    found = {}
+    for path in [] if benchmark.prepare else annotation_files(benchmark):
+        if not path.is_file():
+            continue
+        about = path.stat()
+        earlier = known.get(str(path), [None, None, None])
+        if earlier[:2] != [about.st_size, about.st_mtime_ns]:
+            with open(path, "rb") as stream:
+                earlier = [about.st_size, about.st_mtime_ns, hashlib.file_digest(stream, "sha256").hexdigest()]
+        found[str(path)] = earlier
+    return found
+
+
+def content_key(benchmark: Benchmark, name: str, digests: Mapping[str, list]) -> str:
+    """What stands for the content of an annotation file in settings: its digest, or its name where there is none."""
+    path = str(Path(benchmark.data_folder) / name)
+    return digests[path][2] if path in digests else name
+
+
+def missing(benchmark: Benchmark) -> list[str]:
+    """What a run needs and does not find, a sentence each; nothing where `prepare` makes it.
+
+    A base model or vision tower that is no path here may be a name on the Hub, and is left out.
+    """
+    if benchmark.prepare:
+        return []
+    absent = [path for path in annotation_files(benchmark) if not path.is_file()]
+    problems = []
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        problems.append(f"annotation files are missing: {', '.join(map(str, absent[:3]))}{more}")
+    if not Path(benchmark.image_folder).is_dir():
+        problems.append(f"the image folder is missing: {benchmark.image_folder}")
+    projector = (benchmark.training.get("environment") or {}).get("PRETRAIN_MM_MLP_ADAPTER")
+    if projector and not Path(projector).is_file():
+        problems.append(f"the projector of stage 1 is missing: {projector}")
+    return problems
+
+
+def base_stamps(benchmark: Benchmark) -> dict[str, str]:
+    """Digests of the files that trainings start from, by variable; names on the Hub and absent paths are omitted.
+
+    A digest of names, sizes, and the first and the last MiB of every file: a base that was trained anew differs there,
+    and reading whole models before every plan would take minutes.
+    """
+    recipe = benchmark.training.get("environment") or {}
+    paths = {name: Path(str(recipe[name])) for name in BASE_VARIABLES if recipe.get(name)}
+    return {name: file_stamp(path) for name, path in paths.items() if path.exists()}
+
+
+def file_stamp(place: Path) -> str:
+    files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
+    stamp = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        stamp.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as stream:
+            stamp.update(stream.read(_STAMP_BYTES))
+            stream.seek(max(0, size - _STAMP_BYTES))
+            stamp.update(stream.read(_STAMP_BYTES))
+    return stamp.hexdigest()
