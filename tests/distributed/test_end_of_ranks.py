@@ -1,11 +1,10 @@
 """The end of a run on several ranks (gloo)."""
 
 import os
-import socket
 import time
 
 import torch
-import torch.multiprocessing
+from forked import run_as_ranks
 
 from llava.train.run_folder import leave_together
 
@@ -25,10 +24,7 @@ def end_as_rank(rank, port, folder):
 
 
 def test_no_rank_ends_before_the_last_one_has_written(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(end_as_rank, args=(port, tmp_path), nprocs=2)
+    run_as_ranks(end_as_rank, 2, tmp_path)
 
 
 def test_a_single_process_ends_without_a_group():

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from forked import free_port
 from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
 
 # Starts two ranks as Slurm would, and ends with the highest of their exit codes.
@@ -96,12 +96,6 @@ def until(happened: Callable[[], bool], run: subprocess.Popen) -> None:
 
 def losses(output: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (output / "train_log.jsonl").read_text().splitlines()]
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def test_two_nodes_train_the_model_of_one_process(repository, place, tmp_path):

@@ -1,12 +1,11 @@
 """Every strategy in one process and in two (gloo): the same weights, losses and model. One launch for all of them."""
 
 import os
-import socket
 
 import pytest
 import torch
-import torch.multiprocessing
 import transformers
+from forked import run_as_ranks
 from sentences import make_trainer
 
 from transformers_patch import build_weighter
@@ -62,10 +61,7 @@ def train_all_as_rank(rank, port, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("strategies")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(train_all_as_rank, args=(port, folder), nprocs=2)
+    run_as_ranks(train_all_as_rank, 2, folder)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

@@ -5,14 +5,13 @@ The one process is given padded rows, the ranks in most runs samples laid end to
 
 import json
 import os
-import socket
 from datetime import timedelta
 from functools import cache
 from itertools import combinations
 
 import pytest
 import torch
-import torch.multiprocessing
+from forked import run_as_ranks
 from tiny import make_tiny_checkpoint
 
 from llava.train.arguments import parse_arguments
@@ -204,10 +203,7 @@ def place(tmp_path_factory, repository):
         if stage == "zero3":  # else the tiny parameters stay whole
             config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         (folder / f"{stage}.json").write_text(json.dumps(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(train_all_as_rank, args=(port, folder), nprocs=2)
+    run_as_ranks(train_all_as_rank, 2, folder)
     return folder
 
 
