@@ -68,12 +68,13 @@ def main() -> int:
     refuse_unwritable([options.output, options.plot], inputs)
     benchmark, metric_names = _benchmark(options.benchmark)
     form, chosen = _settings(options, benchmark)
+    measure = options.measure or settings.FULL_MEASURE
     if options.contributions is None:
         tables = (options.scores, options.single_scores, form)
         matrices, notes = read_matrices(*tables, benchmark, options.allow_different_records, metric_names)
     else:
         matrix, about = _approximated(options, benchmark)
-        matrices, notes, form = [matrix], [about], settings.GRADIENT
+        matrices, notes, form, measure = [matrix], [about], settings.GRADIENT, settings.GRADIENT
     notes += runs_that_failed(matrices, options.min_gain)
     matrix = mean_matrix(matrices)
     weighting = weigh(matrix, **chosen)
@@ -89,8 +90,8 @@ def main() -> int:
 
         draw(weighting, options.plot, spread)
     if options.output is not None:
-        write_json(options.output, to_json(weighting, weights, form, spread, failed, notes, power))
-    report = format_report(weighting, weights, spread, failed, power)
+        write_json(options.output, to_json(weighting, weights, form, spread, failed, notes, power, measure))
+    report = format_report(weighting, weights, spread, failed, power, measure)
     print(report, file=sys.stderr if options.print_weights else sys.stdout)
     if options.print_weights:
         print(*map(repr, weights.values()))
@@ -99,7 +100,7 @@ def main() -> int:
 
 def _approximated(options: Any, benchmark: "Benchmark | None") -> tuple[ScoreMatrix, str]:
     """The matrix of --contributions, whose difficulties are those of --scores; and a note on how it was measured."""
-    for name in ("form", "single_scores", "bootstrap", "power"):
+    for name in ("form", "measure", "single_scores", "bootstrap", "power"):
         if getattr(options, name):
             raise InputError(f"--contributions takes no --{name.replace('_', '-')}. Leave it out.")
     if len(options.scores) > 1:
@@ -163,7 +164,7 @@ def _spread(
         raise InputError("--bootstrap needs one --scores. Leave the others out.")
     if options.per_record is None:
         raise InputError("--bootstrap needs --per-record, the folder of <model>/<task>.per_record.jsonl. Name it.")
-    part = (matrices[0], read_record_scores(options.per_record, matrices[0]), weigh_part)
+    part = (matrices[0], read_record_scores(options.per_record, matrices[0], options.measure), weigh_part)
     draws = {"resamples": options.bootstrap, "seed": options.bootstrap_seed, "min_gain": options.min_gain}
     spread = bootstrap(*part, confidence=options.confidence, **draws)
     return spread, power_of_records(*part, weighting, spread, **draws) if options.power else None
@@ -178,6 +179,13 @@ def _parser() -> ArgumentParser:
     add("--contributions", help=f"{gradients}rows base and mini, or mini and full of single-task models")
     single = "scores of single-task models, for --form simpler and precise; one table, or one for each of --scores"
     add("--single-scores", nargs="+", help=single)
+    made = (
+        "how the models were made that --scores and --per-record are of: stands in the output, and before the names of "
+    )
+    made += (
+        f"per-record folders, as in lora-mini_val (not given: {settings.FULL_MEASURE}, or gradient by --contributions)"
+    )
+    add("--measure", choices=settings.MEASURES[:-1], help=made)
     add("--benchmark", help="benchmark YAML: task ids, groups, fixed weights, form, temperature, alpha, on_failed")
     lowest = "the lowest of 0.05, 0.10, ... 10 that keeps all weights in [0.5, 2]"
     add("--temperature", help=f"T of Eq. 4-7, or auto: {lowest} {unset}{DEFAULT_TEMPERATURE})")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from visatb.errors import InputError, shown
-from visatb.flag_section import check_flags, flags
-from visatb.inference_section import GENERATION_KINDS, INFERENCE
+from visatb.inference_section import INFERENCE
+from visatb.measure_section import MEASURE, Measure, check_measure
 from visatb.sampling import PROPORTIONAL, read_sampling
 from visatb.schema import (
     ALPHA,
@@ -29,15 +29,27 @@ from visatb.schema import (
     section,
     whole,
 )
+from visatb.scoring_sections import JUDGE, SPLITS, ZERO_SHOT, ZERO_SHOT_KINDS  # noqa: F401
 from visatb.training_section import TRAINING
 from visatb.weighting import settings
-from visatb.weighting.settings import BASE, FORMS, FULL, MINI, ON_FAILED, PRECISE, SIMPLER, STANDARD  # noqa: F401
+from visatb.weighting.settings import (  # noqa: F401
+    BASE,
+    FORMS,
+    FULL,
+    FULL_MEASURE,
+    GRADIENT,
+    MEASURES,
+    MINI,
+    ON_FAILED,
+    PRECISE,
+    SIMPLER,
+    STANDARD,
+)
 from visatb.yaml_files import read_yaml
 
 METRICS = ("cider", "cider_list", "exact_match", "iou", "gleu", "bleu", "judge")
 CORPUS_METRICS = ("bleu",)  # those whose score is not the mean of their records' scores
 BOOTSTRAP = 1000
-SPLITS = ("train", "val", "test")
 
 # Models of a run, beside MINI, BASE, FULL and those of `baselines` and `ablations`: names, and what stands before or
 # behind a task's.
@@ -53,41 +65,6 @@ SAMPLING = "sampling:"  # before a value of `task_sampling`, in `baselines`
 MEAN = "mean"  # of `weights_from`
 WEIGHTS_FROM = ("seed", MEAN)
 METHODS = ("EW", "equal", "EWTB", "TLA", "RLW", "DWA", "IGB", "IGBv1", "UW")  # of --weight_method, with file.py:Class
-
-_JUDGE_KINDS = {
-    "judge-model": "text",
-    "judge-url": "text",
-    "judge-temperature": "number",
-    "judge-max-tokens": "count",
-    "rule-file": "text",
-    "context-file": "text",
-    "concurrency": "count",
-}
-# Flags of the program but for those that the run graph sets.
-ZERO_SHOT_KINDS = GENERATION_KINDS | {
-    "benchmarks": "text",
-    "data": "text",
-    "split": "text",
-    "judge-model": "text",
-    "judge-url": "text",
-    "processes": "count",
-    "num-chunks": "count",
-    "chunk-idx": "whole",
-}
-
-
-def _check_zero_shot(given: dict) -> None:
-    check_flags(given, ZERO_SHOT_KINDS)
-
-
-def _check_judge(given: dict) -> None:
-    kinds = dict(_JUDGE_KINDS)
-    if isinstance(contexts := given.get("context-file"), dict):
-        files = {f"context-file.{split}": "text" for split in SPLITS}
-        check_flags({f"context-file.{split}": file for split, file in contexts.items()}, files)
-        kinds["context-file"] = "any"
-    plain = {key: None if isinstance(value, dict) and key == "context-file" else value for key, value in given.items()}
-    check_flags(plain, kinds, numbers_as_text=False)
 
 
 def _check_files(files: Any) -> dict[str, str]:
@@ -206,6 +183,7 @@ class Benchmark:
         temperature, alpha: T of Eq. 4-7 (None: the lowest that keeps all weights in [0.5, 2]) and (a_out, a_in, a_D)
             of Eq. 8.
         on_failed: what happens to a task whose own data did not raise its score: "fail", "exclude" or "clip".
+        measure: how the preparation models are made.
         weights_from: whose weights the first seed's final models are trained with: "seed", its own, or "mean", those of
             the mean scores of all seeds (standard form).
         baselines: what to compare with, beside EW and the single-task models: weight methods of `--weight_method`, or
@@ -231,11 +209,12 @@ class Benchmark:
     alpha: Annotated[tuple[float, float, float], ALPHA] = settings.DEFAULT_ALPHA
     on_failed: Annotated[str, one_of(*ON_FAILED)] = ON_FAILED[0]
     weights_from: Annotated[str, one_of(*WEIGHTS_FROM)] = WEIGHTS_FROM[0]
+    measure: Annotated[Measure, MEASURE] = Measure()
     baselines: Annotated[tuple[str, ...], NAMES.then(_check_baselines).or_default(())] = ()
     ablations: Annotated[tuple[Annotated[Ablation, _ABLATION], ...], _ABLATIONS] = ()
     bootstrap: Annotated[int, whole()] = BOOTSTRAP
-    judge: Annotated[dict[str, Any], flags(_JUDGE_KINDS, _check_judge)] = field(default_factory=dict)
-    zero_shot: Annotated[dict[str, Any], flags(ZERO_SHOT_KINDS, _check_zero_shot)] = field(default_factory=dict)
+    judge: Annotated[dict[str, Any], JUDGE] = field(default_factory=dict)
+    zero_shot: Annotated[dict[str, Any], ZERO_SHOT] = field(default_factory=dict)
     seed: Annotated[int, whole()] = 0
     prepare: Annotated[str | None, TEXT.or_default()] = None
     training: Annotated[dict[str, Any], TRAINING] = field(default_factory=dict)
@@ -274,7 +253,12 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
     for n, task in enumerate(benchmark.tasks):
         _check_task(task, f"{file}: tasks[{n}]")
     _check_tasks_together(benchmark)
-    _check_weights_from(benchmark)
+    _check_ablation_names(benchmark)
+    _check_forms(benchmark)
+    try:
+        check_measure(benchmark.measure, benchmark.training)
+    except BrokenError as error:
+        raise InputError(f"{file}: measure.{error.key}{error}") from None
     _check_names(benchmark)
     return benchmark
 
@@ -288,6 +272,7 @@ def json_schema() -> dict[str, Any]:
 
     schema = TypeAdapter(Benchmark).json_schema()
     del schema["properties"]["path"]
+    schema["properties"]["measure"]["default"] = FULL_MEASURE
     for part in (schema, *schema["$defs"].values()):
         part["additionalProperties"] = False
     schema["$defs"]["Ablation"]["required"] = ["name"]
@@ -305,6 +290,11 @@ def _with_own_settings(content: dict) -> dict:
     return content | {"ablations": [own | entry if isinstance(entry, dict) else entry for entry in entries]}
 
 
+def measured_name(kind: str, name: str) -> str:
+    """The name of a preparation model that a measure makes otherwise than the measure `full` does."""
+    return f"{kind}-{name}"
+
+
 def method_name(method: str) -> str:
     """The model name of a baseline: its weight method; the class of `path/file.py:Class`; `sampling-KIND`."""
     return method.replace(":", "-") if method.startswith(SAMPLING) else method.rpartition(":")[2]
@@ -312,14 +302,17 @@ def method_name(method: str) -> str:
 
 def _check_names(benchmark: Benchmark) -> None:
     """Refuse names that two models of the run, or a task and a model, would share, because files are named by them."""
-    named = [(MINI, "the mini mix"), (BASE, "the base model"), (EW, "equal weights"), (VISATB, "VisATB")]
-    named += [(method_name(method), "a baseline") for method in benchmark.baselines]
-    named += [(ablation.name, "an ablation") for ablation in benchmark.ablations]
     units = dict.fromkeys(task.group or task.name for task in benchmark.measured)
-    named += [(unit + PLUS_MINI, f"the model of {unit} and the minis") for unit in units]
     singles = dict.fromkeys((*units, *(task.name for task in benchmark.measured)))
+    named = [(MINI, "the mini mix"), (BASE, "the base model")]
+    named += [(unit + PLUS_MINI, f"the model of {unit} and the minis") for unit in units]
     named += [(STL + name, f"the single-task model of {name}") for name in singles]
     named += [(MINI_STL + name, f"the single-task model of {name}'s mini") for name in singles]
+    if (kind := benchmark.measure.kind) != FULL_MEASURE:
+        named += [(measured_name(kind, name), f"{owner} by measure {kind}") for name, owner in named]
+    named += [(EW, "equal weights"), (VISATB, "VisATB")]
+    named += [(method_name(method), "a baseline") for method in benchmark.baselines]
+    named += [(ablation.name, "an ablation") for ablation in benchmark.ablations]
     owners: dict[str, str] = {}
     for name, owner in named:
         if name in owners or name in _TAKEN[2:]:
@@ -347,13 +340,16 @@ def _check_task(task: Task, where: str) -> None:
         raise InputError(f"{where}.files ({task.name}) lacks {', '.join(missing)}. Name the annotation file.")
 
 
-def _check_weights_from(benchmark: Benchmark) -> None:
+def _check_forms(benchmark: Benchmark) -> None:
+    """Refuse a form of the weights that the other settings leave without its scores."""
     forms = {"form": benchmark.form} | {f"ablations[{n}].form": one.form for n, one in enumerate(benchmark.ablations)}
-    for key, form in forms.items():
-        if benchmark.weights_from == MEAN and form != STANDARD:
-            raise InputError(
-                f"{benchmark.path}: {key} must be {STANDARD} with weights_from: {MEAN}, got {form!r}. Change one."
-            )
+    by_gradient = benchmark.measure.kind == GRADIENT
+    for rival, holds in ((f"weights_from: {MEAN}", benchmark.weights_from == MEAN), ("measure: gradient", by_gradient)):
+        for key, form in forms.items() if holds else ():
+            if form != STANDARD:
+                raise InputError(f"{benchmark.path}: {key} must be {STANDARD} with {rival}, got {form!r}. Change one.")
+    if by_gradient and benchmark.weights_from == MEAN:
+        raise InputError(f"{benchmark.path}: weights_from must be seed with measure: gradient, got {MEAN}. Change one.")
 
 
 def _check_tasks_together(benchmark: Benchmark) -> None:
@@ -377,6 +373,13 @@ def _check_tasks_together(benchmark: Benchmark) -> None:
                     f"{file}: the {split} files of {owner} ({shown(first)}) and {task.name} ({shown(name)}) would "
                     "give answer files of one name. Rename one."
                 )
-    for n, ablation in enumerate(benchmark.ablations):
-        if ablation.name in [other.name for other in benchmark.ablations[:n]]:
-            raise InputError(f"{file}: ablations[{n}].name must be used once, got {ablation.name!r} again. Rename it.")
+
+
+def _check_ablation_names(benchmark: Benchmark) -> None:
+    names = [ablation.name for ablation in benchmark.ablations]
+    for n, name in enumerate(names):
+        key = f"{benchmark.path}: ablations[{n}].name"
+        if name in MEASURES:  # weights_lora.json are those of a measure
+            raise InputError(f"{key} must not be that of a measure, got {name!r}. Rename it.")
+        if name in names[:n]:
+            raise InputError(f"{key} must be used once, got {name!r} again. Rename it.")

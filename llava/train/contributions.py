@@ -11,7 +11,6 @@ is written; the same command resumes from them.
 """
 
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 from visatb.cli import ArgumentParser, run
@@ -27,7 +26,7 @@ _EXAMPLE = """example:
 
 def main() -> int:
     """Command line."""
-    options = _parse()
+    options = build_parser().parse_args()
     for name in ("samples_per_task", "batch_size", "step_size", "steps", "buckets"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} must be at least 1, got {getattr(options, name)}. Raise it.")
@@ -42,7 +41,8 @@ def main() -> int:
     return 0
 
 
-def _parse() -> Namespace:
+def build_parser() -> ArgumentParser:
+    """The flags of the command."""
     parser = ArgumentParser(description=__doc__, epilog=_EXAMPLE)
     add = parser.add_argument
     add("--model-path", required=True, help="folder of the model, LLaVA's `mini`")
@@ -61,7 +61,7 @@ def _parse() -> Namespace:
     add("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
     add("--dtype", choices=("bf16", "fp16", "fp32"), help="default: the checkpoint's on a GPU, fp32 on a CPU")
     add("--seed", type=int, default=0, help="of the records chosen and of the sketches")
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ It writes, from the training files of a benchmark and with the documented names
 - `{task}_train-...`: all of one measured task (the single-task model, STL);
 - `{benchmark}_train-...`: everything (the final models);
 - `{task}-mini_train-...`: `mini_i` alone, for the difficulties of Eq. 11 and 12 (`--forms simpler` or `precise`);
+- `short-...`: those with `large_i` or all of a task once more, cut to some records of each task (`measure: short`);
 - `subsets.json`: which file is which, with record counts and SHA-256, written last.
 
 `mini_i` is a subset of `large_i`, both rates come from the benchmark and are the same for every task, and the same seed
@@ -25,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -38,10 +39,21 @@ from visatb.errors import InputError
 from visatb.files import read_json, scratch_folder, write_json
 from visatb.record_stream import stream_records
 from visatb.records import Record
+from visatb.weighting.settings import SHORT
 
 MANIFEST = "subsets.json"
 
 Selection = dict[str, np.ndarray]  # task -> positions of its records, ascending
+
+
+class Cut(NamedTuple):
+    """A share of a task's records, but no more than a number of them."""
+
+    rate: float
+    samples: int
+
+
+Share = float | Cut
 
 _RUN = 1024  # records that are copied in one piece
 
@@ -73,6 +85,11 @@ def draw(count: int, rate: float, seed: int, task: str) -> np.ndarray:
     return np.sort(np.lexsort(words.T[::-1])[:share])
 
 
+def rate_of(share: Share, count: int) -> float:
+    """The rate at which a share is drawn from that many records."""
+    return min(share.rate, share.samples / count) if isinstance(share, Cut) else share
+
+
 def balanced_units(benchmark: Benchmark) -> dict[str, list[Task]]:
     """Units of the weighting in id order: each measured task, or the tasks of its group."""
     units: dict[str, list[Task]] = {}
@@ -81,14 +98,15 @@ def balanced_units(benchmark: Benchmark) -> dict[str, list[Task]]:
     return units
 
 
-def mixes(benchmark: Benchmark, forms: tuple[str, ...] = (STANDARD,)) -> dict[str, tuple[str, dict[str, float]]]:
-    """Composition of each training file: key of the manifest -> (first part of the file name, rate by task).
+def mixes(benchmark: Benchmark, forms: tuple[str, ...] = (STANDARD,)) -> dict[str, tuple[str, dict[str, Share]]]:
+    """Composition of each training file: key of the manifest -> (first part of the file name, share by task).
 
     Keys: `mini`, `entire`, `plus_mini/<task or group>`, `single/<task>`, `mini_single/<task>`; in the simpler form
-    with groups also `single/<group>`, for the contributions between groups.
+    with groups also `single/<group>`, for the contributions between groups. With `measure: short` in front of those of
+    large subsets and single tasks also `short/`.
 
     Args:
-        benchmark: tasks, rates, groups.
+        benchmark: tasks, rates, groups, measure.
         forms: the FORMS that the files are for; the entire mix and the single tasks belong to each.
     """
     mini = dict.fromkeys(benchmark.task_names, benchmark.mini_rate)
@@ -110,7 +128,27 @@ def mixes(benchmark: Benchmark, forms: tuple[str, ...] = (STANDARD,)) -> dict[st
     if forms != (STANDARD,):
         for name in measured:
             files[f"mini_single/{name}"] = (f"{name}-mini", {name: benchmark.mini_rate})
-    return files
+    return files | _short_mixes(benchmark, files)
+
+
+def _short_mixes(
+    benchmark: Benchmark, files: dict[str, tuple[str, dict[str, Share]]]
+) -> dict[str, tuple[str, dict[str, Share]]]:
+    """The mixes that `measure: short` cuts: those with large subsets, and single tasks."""
+    most = benchmark.measure.samples_per_task
+    if benchmark.measure.kind != SHORT or most is None:
+        return {}
+    found = {}
+    for key, (stem, mix) in files.items():
+        kind, _, unit = key.partition("/")
+        if kind in ("plus_mini", "single"):
+            cut = {name: Cut(rate, most) if _is_of(benchmark, name, unit) else rate for name, rate in mix.items()}
+            found[f"{SHORT}/{key}"] = (f"{SHORT}-{stem}", cut)
+    return found
+
+
+def _is_of(benchmark: Benchmark, name: str, unit: str) -> bool:
+    return unit in (name, benchmark.task(name).group)
 
 
 def compose(
@@ -123,12 +161,29 @@ def compose(
         counts: number of training records of every task, in the order of writing.
         seed: seed of the random subsets.
     """
-    rates = {benchmark.mini_rate, benchmark.large_rate, 1.0}
-    drawn = {(name, rate): draw(count, rate, seed, name) for name, count in counts.items() for rate in rates}
+    files = mixes(benchmark, forms)
+    shares = {(name, share) for _, mix in files.values() for name, share in mix.items()}
+    drawn = {(name, share): draw(counts[name], rate_of(share, counts[name]), seed, name) for name, share in shares}
     return {
         key: (stem, {name: drawn[name, mix[name]] for name in counts if name in mix})
-        for key, (stem, mix) in mixes(benchmark, forms).items()
+        for key, (stem, mix) in files.items()
     }
+
+
+def refuse_short(benchmark: Benchmark, counts: dict[str, int]) -> None:
+    """Refuse a cut of the large subsets that leaves no more than the mini subset, which they hold.
+
+    Raises:
+        InputError: naming the task.
+    """
+    most = benchmark.measure.samples_per_task
+    for task in benchmark.measured if most is not None else ():
+        count, mini = counts[task.name], len(draw(counts[task.name], benchmark.mini_rate, 0, task.name))
+        if min(count, most) <= mini < count:
+            raise InputError(
+                f"{benchmark.path}: measure.short.samples_per_task must be more than the {mini} samples of "
+                f"{task.name}'s mini subset, got {most}. Raise it."
+            )
 
 
 def make_subsets(
@@ -161,6 +216,7 @@ def make_subsets(
     found = survey(benchmark, data_folder, image_folder)
     warnings = _overlap_warnings(benchmark, found)
     counts = {name: task.count for name, task in found["train"].items()}
+    refuse_short(benchmark, counts)
     contents = compose(benchmark, counts, seed, forms)
     paths = _paths(benchmark, output, contents)
     output.mkdir(parents=True, exist_ok=True)

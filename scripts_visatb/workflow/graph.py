@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts_visatb.data.subsets import mixes
+from scripts_visatb.data.subsets import Share, mixes
 from scripts_visatb.workflow.models import Model, drawn_forms
 from scripts_visatb.workflow.sources import base_stamps, content_key, file_stamp
 from visatb.benchmark import MEAN, SPLITS, Ablation, Benchmark, Task
@@ -17,6 +17,7 @@ from visatb.errors import InputError
 from visatb.sampling import PROPORTIONAL
 from visatb.schema import AUTO
 from visatb.training_section import PLACEMENT_VARIABLES, plain_value
+from visatb.weighting.settings import FULL_MEASURE, GRADIENT
 from visatb.yaml_files import read_yaml
 
 # Keys of `training` and `inference` that say where a job runs. They never change its result, so changing them must
@@ -82,22 +83,23 @@ def subset_settings(benchmark: Benchmark, digests: Mapping[str, list]) -> str:
     ]
     folders = (benchmark.data_folder, benchmark.image_folder)
     rates = (benchmark.mini_rate, benchmark.large_rate)
-    return settings_key(benchmark.name, tasks, rates, folders, drawn_forms(benchmark))
+    short = [] if benchmark.measure.samples_per_task is None else [benchmark.measure.samples_per_task]
+    return settings_key(benchmark.name, tasks, rates, folders, drawn_forms(benchmark), *short)
 
 
-def mix_of(benchmark: Benchmark, model: Model) -> dict[str, float]:
+def mix_of(benchmark: Benchmark, model: Model) -> dict[str, Share]:
     """The tasks that a model is trained on, in the order of its training file, with the share of each."""
     return mixes(benchmark, drawn_forms(benchmark))[model.data][1]
 
 
-def data_key(benchmark: Benchmark, model: Model, digests: Mapping[str, list]) -> list[tuple[str, float, str]]:
+def data_key(benchmark: Benchmark, model: Model, digests: Mapping[str, list]) -> list[tuple[str, Share, str]]:
     """What a training learns from: tasks, shares, and the annotation files they come from, by content.
 
     Not the bytes of the training file: another task that uses the same ids changes the ids in a file.
     """
     files = {task.name: task.files["train"] for task in benchmark.tasks}
     mix = mix_of(benchmark, model)
-    return [(name, rate, content_key(benchmark, files[name], digests)) for name, rate in mix.items()]
+    return [(name, share, content_key(benchmark, files[name], digests)) for name, share in mix.items()]
 
 
 def training_settings(benchmark: Benchmark, model: Model, digests: Mapping[str, list]) -> str:
@@ -105,10 +107,14 @@ def training_settings(benchmark: Benchmark, model: Model, digests: Mapping[str, 
 
     A base model that `prepare` makes is not there when a run is planned; its trainings notice another one themselves.
     """
-    base = {} if benchmark.prepare else base_stamps(benchmark)
-    recipe = result_settings(benchmark.training)
+    training = model.measure.training(benchmark.training)
+    base = {} if benchmark.prepare else base_stamps(training)
+    recipe = result_settings(training)
     method = model.method if model.sampling == PROPORTIONAL else f"{model.method}, sampling {model.sampling}"
-    return settings_key(recipe, data_key(benchmark, model, digests), method, base)
+    # Back at weights that are older than the model trained with others, their date alone would repeat nothing.
+    weights = [f"weights{benchmark.measure.suffix}, {benchmark.weights_from}"] if model.weighting else []
+    weights = weights if weights != ["weights, seed"] else []  # as settings were written before there was a choice
+    return settings_key(recipe, data_key(benchmark, model, digests), method, base, *weights)
 
 
 def weighting_settings(benchmark: Benchmark, weighting: Ablation) -> str:
@@ -122,12 +128,20 @@ def weighting_flags(benchmark: Benchmark, weighting: Ablation) -> str:
     """The flags of weighting_visatb.py that say how the scores are weighed."""
     temperature = AUTO if weighting.temperature is None else repr(weighting.temperature)
     alpha = " ".join(map(repr, weighting.alpha))
-    return f"--form {weighting.form} --temperature {temperature} --alpha {alpha} --on-failed {benchmark.on_failed}"
+    flags = f"--temperature {temperature} --alpha {alpha} --on-failed {benchmark.on_failed}"
+    if benchmark.measure.kind == GRADIENT:  # which is a form of its own
+        return flags
+    return f"--form {weighting.form} {flags}" + measure_flag(benchmark)
+
+
+def measure_flag(benchmark: Benchmark) -> str:
+    """The flag of weighting_visatb.py that says how the models were made whose scores it is given."""
+    return f" --measure {benchmark.measure.kind}" if benchmark.measure.kind != FULL_MEASURE else ""
 
 
 def bootstrap_flags(benchmark: Benchmark, home: str) -> str:
     """The flags that give weights intervals, from the per-record scores of a seed."""
-    if not benchmark.bootstrap:
+    if not benchmark.bootstrap or benchmark.measure.kind == GRADIENT:
         return ""
     return f"--bootstrap {benchmark.bootstrap} --per-record {shlex.quote(home + '/metrics')}"
 
@@ -138,7 +152,17 @@ def inference_settings(benchmark: Benchmark, model: Model, split: str, digests: 
         (task.name, task.files[split], content_key(benchmark, task.files[split], digests), task.max_new_tokens)
         for task in model.tasks(split)
     ]
-    return settings_key(result_settings(benchmark.inference), tasks)
+    merged = ["merged"] if model.measure.merge else []
+    return settings_key(result_settings(benchmark.inference), tasks, *merged)
+
+
+def gradient_settings(benchmark: Benchmark, digests: Mapping[str, list]) -> str:
+    """What contributions from gradients depend on beside the model."""
+    files = [
+        (task.name, task.group, [content_key(benchmark, task.files[split], digests) for split in ("train", "val")])
+        for task in benchmark.measured
+    ]
+    return settings_key(dict(benchmark.measure.flags), files)
 
 
 def suite_settings(benchmark: Benchmark) -> str:

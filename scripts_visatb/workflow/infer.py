@@ -6,13 +6,13 @@ python -m scripts_visatb.workflow.infer --benchmark B.yaml --run runs/demo --see
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from scripts_visatb.workflow.graph import PLACEMENT_KEYS
 from scripts_visatb.workflow.models import Model, models_of
 from scripts_visatb.workflow.places import Run, model_place
-from scripts_visatb.workflow.serve import servable, serving
+from scripts_visatb.workflow.serve import merged, servable, serving
 from scripts_visatb.workflow.step import find_script, run_of, run_program, step_parser
 from visatb.benchmark import Benchmark
 from visatb.cli import run
@@ -75,7 +75,7 @@ def interpreter(benchmark: Benchmark) -> str:
 
 
 @contextmanager
-def asked_model(current: Run, model: str, purpose: str) -> Iterator[dict[str, Any]]:
+def asked_model(current: Run, model: Model, purpose: str) -> Iterator[dict[str, Any]]:
     """The flags that say which engine asks a model, and where; with engine server the model is served meanwhile.
 
     Args:
@@ -84,12 +84,14 @@ def asked_model(current: Run, model: str, purpose: str) -> Iterator[dict[str, An
     """
     path, base = model_place(current, model)
     given, engine = current.benchmark.inference, engine_of(current.benchmark)
+    copy = current.home / "served" / f"{model.name}_{purpose}"
     if engine != SERVER:
-        yield {"model-path": path, "model-base": base} | ({"engine": engine} if engine else {})
+        with merged(path, base, copy) if model.measure.merge and base else nullcontext((path, base)) as (place, below):
+            yield {"model-path": place, "model-base": below} | ({"engine": engine} if engine else {})
         return
-    log = current.folder / "logs" / f"seed{current.seed}_server_{model}_{purpose}.log"
+    log = current.folder / "logs" / f"seed{current.seed}_server_{model.name}_{purpose}.log"
     with (
-        servable(path, base, current.home / "served" / f"{model}_{purpose}") as whole,
+        servable(path, base, copy) as whole,
         serving(given["start"], whole, log) as url,
     ):
         ways = {key: given.get(key) for key in ("concurrency", "retries", "timeout")}
@@ -106,7 +108,7 @@ def infer(current: Run, model: Model, split: str) -> int:
     if model.data is not None and not (folder / "config.json").is_file():
         done = current.done(f"train_{model.name}")
         raise InputError(f"{folder}: no model. It was trained and removed; delete {done} to train it again.")
-    with asked_model(current, model.name, split) as asked:
+    with asked_model(current, model, split) as asked:
         code = run_program(inference_command(current, model, split, asked))
     if code == 0:
         for task in model.tasks(split):

@@ -7,9 +7,13 @@ mini-STL-<task>           single-task models on the mini subset: V_i(mini_i) of 
 EW, <weight method>       all tasks with equal weights, or by another strategy (`baselines`)
 sampling-<kind>           all tasks with equal weights, drawn at other rates (`baselines`)
 VisATB, <ablation>        all tasks with the weights of this run
+
+With another `measure` than `full`, the models that it makes in another way carry its name: short-<task>-plus-mini,
+lora-mini, proxy-base, ...; those that it makes in the same way are the same.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from scripts_visatb.data.subsets import balanced_units
 from visatb.benchmark import (
@@ -29,9 +33,12 @@ from visatb.benchmark import (
     Ablation,
     Benchmark,
     Task,
+    measured_name,
     method_name,
 )
+from visatb.measure_section import Measure
 from visatb.sampling import PROPORTIONAL, WEIGHTS
+from visatb.weighting.settings import GRADIENT, LORA, PROXY, SHORT
 
 # Tables of validation scores, by the name of their file.
 STANDARD_SCORES, SIMPLER_SCORES, SINGLE_SCORES = "scores", "scores_simpler", "single_scores"
@@ -49,6 +56,7 @@ class Model:
         method: `--weight_method` of its training.
         weighting: the settings of its weights; None for equal ones, or the method's own.
         sampling: `--task_sampling` of its training.
+        measure: how it is made; `full` for all but preparation models.
     """
 
     name: str
@@ -58,6 +66,7 @@ class Model:
     method: str = EW
     weighting: Ablation | None = None
     sampling: str = PROPORTIONAL
+    measure: Measure = Measure()
 
     def tasks(self, split: str) -> tuple[Task, ...]:
         """The tasks it is scored on in a split."""
@@ -86,8 +95,24 @@ def drawn_forms(benchmark: Benchmark) -> tuple[str, ...]:
 def models_of(benchmark: Benchmark) -> dict[str, Model]:
     """Every model of a benchmark's run by name, whether a target needs it or not."""
     measured = tuple(benchmark.measured)
-    units = balanced_units(benchmark)
-    forms = forms_of(benchmark)
+    found = {model.name: model for model in _preparation(benchmark)}
+    for task in measured:
+        single = found.get(STL + task.name, Model(STL + task.name, f"single/{task.name}"))
+        found[single.name] = replace(single, test=(task,))
+    own = Ablation(VISATB, benchmark.form, benchmark.temperature, benchmark.alpha)
+    final = [Model(EW, "entire", test=measured)]
+    final += [baseline_model(method, measured, own) for method in benchmark.baselines]
+    for weighting in (own, *benchmark.ablations):
+        final.append(Model(weighting.name, "entire", test=measured, weighting=weighting))
+    return found | {model.name: model for model in final}
+
+
+def _preparation(benchmark: Benchmark) -> list[Model]:
+    """The models that the forms of the weights are measured with, as the benchmark's measure makes them."""
+    measured = tuple(benchmark.measured)
+    units, forms = balanced_units(benchmark), forms_of(benchmark)
+    if benchmark.measure.kind == GRADIENT:
+        return [Model(MINI, "mini", val=measured), Model(BASE, None, val=measured)]
     found = []
     if forms != (SIMPLER,):
         found.append(Model(MINI, "mini", val=measured))
@@ -96,17 +121,30 @@ def models_of(benchmark: Benchmark) -> dict[str, Model]:
         found.append(Model(BASE, None, val=measured))
         groups = [unit for unit in units if unit not in benchmark.task_names]
         found += [Model(STL + group, f"single/{group}", val=measured) for group in groups]
-    for task in measured:
-        val = () if forms == (STANDARD,) else measured if SIMPLER in forms and task.group is None else (task,)
-        found.append(Model(STL + task.name, f"single/{task.name}", val=val, test=(task,)))
-        if forms != (STANDARD,):
-            found.append(Model(MINI_STL + task.name, f"mini_single/{task.name}", val=(task,)))
-    found.append(Model(EW, "entire", test=measured))
-    own = Ablation(VISATB, benchmark.form, benchmark.temperature, benchmark.alpha)
-    found += [baseline_model(method, measured, own) for method in benchmark.baselines]
-    for weighting in (own, *benchmark.ablations):
-        found.append(Model(weighting.name, "entire", test=measured, weighting=weighting))
-    return {model.name: model for model in found}
+    for task in measured if forms != (STANDARD,) else ():
+        val = measured if SIMPLER in forms and task.group is None else (task,)
+        found.append(Model(STL + task.name, f"single/{task.name}", val=val))
+        found.append(Model(MINI_STL + task.name, f"mini_single/{task.name}", val=(task,)))
+    return [_as_measured(model, benchmark.measure) for model in found]
+
+
+def _as_measured(model: Model, measure: Measure) -> Model:
+    """A preparation model as a measure makes it: itself where that is as the measure `full` does."""
+    name = _name_in(measure, model.name)
+    if name == model.name:
+        return model
+    data = f"{SHORT}/{model.data}" if measure.kind == SHORT else model.data
+    return replace(model, name=name, data=data, measure=measure)
+
+
+def _name_in(measure: Measure, name: str) -> str:
+    """The name of a preparation model in a measure."""
+    other = {
+        SHORT: name.endswith(PLUS_MINI) or name.startswith(STL),
+        LORA: name != BASE,
+        PROXY: True,
+    }.get(measure.kind, False)
+    return measured_name(measure.kind, name) if other else name
 
 
 def baseline_model(method: str, measured: tuple[Task, ...], own: Ablation) -> Model:
@@ -155,11 +193,15 @@ def scored_by(benchmark: Benchmark, table: str) -> list[str]:
 def table_rows(benchmark: Benchmark, table: str) -> dict[str, dict[str, str]]:
     """What a table of validation scores holds, as weighting_visatb.py reads it: row -> task -> model."""
     tasks = [task.name for task in benchmark.measured]
+    named = partial(_name_in, benchmark.measure)
     if table == SINGLE_SCORES:
-        return {MINI: {task: MINI_STL + task for task in tasks}, FULL: {task: STL + task for task in tasks}}
+        singles = {MINI: MINI_STL, FULL: STL}
+        return {row: {task: named(before + task) for task in tasks} for row, before in singles.items()}
     units = balanced_units(benchmark)
-    if table == SIMPLER_SCORES:
+    if benchmark.measure.kind == GRADIENT:
+        rows = {BASE: BASE, MINI: MINI}
+    elif table == SIMPLER_SCORES:
         rows = {BASE: BASE} | {unit: STL + unit for unit in units}
     else:
         rows = {MINI: MINI} | {unit: unit + PLUS_MINI for unit in units}
-    return {row: dict.fromkeys(tasks, model) for row, model in rows.items()}
+    return {row: dict.fromkeys(tasks, named(model)) for row, model in rows.items()}

@@ -10,7 +10,9 @@ runs/<benchmark>/seed<s>/subsets/       training files of the sub-datasets and t
                          scores.csv     validation scores of the N+1 preparation models
                          scores_simpler.csv  of the base and the single-task models (simpler form)
                          single_scores.csv   of single-task models on little and on all data (simpler, precise)
+                         gradients.json contributions from gradients (`measure: gradient`)
                          weights.json   contributions, difficulties, weights; weights_<ablation>.json
+                         <name>_<measure>.csv, weights_<measure>.json  of another measure than `full`
 runs/<benchmark>/logs/                  the output of every job
 runs/<benchmark>/weights.json           of several seeds together: mean and standard error; weights_<ablation>.json
 runs/<benchmark>/report.html            and report.json, *.png, tables/
@@ -19,7 +21,7 @@ runs/<benchmark>/report.html            and report.json, *.png, tables/
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts_visatb.workflow.models import BASE, VISATB
+from scripts_visatb.workflow.models import VISATB, Model
 from visatb.benchmark import MEAN, Benchmark, Task
 from visatb.errors import InputError
 from visatb.files import read_json
@@ -52,12 +54,12 @@ class Run:
         return self.home / "subsets"
 
     def table(self, name: str) -> Path:
-        """One of the tables of validation scores (models.TABLES)."""
-        return self.home / f"{name}.csv"
+        """One of the tables of validation scores (models.TABLES), of the benchmark's measure."""
+        return self.home / f"{name}{self.benchmark.measure.suffix}.csv"
 
     def weights(self, model: str = VISATB) -> Path:
-        """Result of weighting_visatb.py for VisATB or an ablation."""
-        return self.home / f"weights{variant_of(model)}.json"
+        """Result of weighting_visatb.py for VisATB or an ablation, of the benchmark's measure."""
+        return self.home / f"weights{variant_of(self.benchmark, model)}.json"
 
     def training_weights(self, model: str = VISATB) -> Path:
         """The weights that a model is trained with: this seed's, or those of all seeds (`weights_from`)."""
@@ -67,6 +69,11 @@ class Run:
     def model(self, name: str) -> Path:
         """Checkpoint folder of a model."""
         return self.home / "models" / name
+
+    @property
+    def gradients(self) -> Path:
+        """Contributions from gradients (`measure: gradient`)."""
+        return self.home / "gradients.json"
 
     def answers(self, model: str, split: str) -> Path:
         """Folder of a model's answers to the questions of a split."""
@@ -95,7 +102,7 @@ class Run:
         return self.home / "done" / f"{job}.json"
 
 
-def model_place(current: Run, model: str) -> tuple[str, str | None]:
+def model_place(current: Run, model: Model) -> tuple[str, str | None]:
     """Where a model's weights are, as inference takes them: its path, and the base model it belongs to or None.
 
     The base of a run is what its trainings start from: a whole checkpoint, or a language model with the projector of
@@ -104,15 +111,15 @@ def model_place(current: Run, model: str) -> tuple[str, str | None]:
     Raises:
         InputError: if the benchmark names no base model where one is needed.
     """
-    recipe = current.benchmark.training.get("environment") or {}
+    recipe = model.measure.training(current.benchmark.training).get("environment") or {}
     base = recipe.get("BASE_MODEL_PATH")
     where = f"{current.benchmark.path}: training.environment.BASE_MODEL_PATH"
-    if model == BASE:
+    if model.data is None:
         projector = recipe.get("PRETRAIN_MM_MLP_ADAPTER")
         if not base:
             raise InputError(f"{where} must name the base model, which this form of the weights scores. Set it.")
         return (str(Path(projector).parent), str(base)) if projector else (str(base), None)
-    folder = current.model(model)
+    folder = current.model(model.name)
     file = folder / ADAPTER_CONFIG
     if not file.is_file():
         return str(folder), None
@@ -122,6 +129,6 @@ def model_place(current: Run, model: str) -> tuple[str, str | None]:
     return str(folder), str(base)
 
 
-def variant_of(model: str) -> str:
-    """What the names of VisATB's and an ablation's weights differ in."""
-    return "" if model == VISATB else f"_{model}"
+def variant_of(benchmark: Benchmark, model: str) -> str:
+    """What the names of weights differ in: the measure, and the ablation they are of."""
+    return benchmark.measure.suffix + ("" if model == VISATB else f"_{model}")

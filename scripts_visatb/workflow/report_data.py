@@ -41,6 +41,7 @@ from scripts_visatb.workflow.train import is_current
 from visatb.benchmark import MEAN, Benchmark, Task
 from visatb.errors import InputError
 from visatb.files import parse_json, read_json, read_text
+from visatb.weighting.report import measure_note
 from visatb.weighting.tables import ScoreTable
 from visatb.weighting.uncertainty import read_scores
 
@@ -82,7 +83,9 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
         "ablations": comparison(test, [EW, VISATB, *variants]) if variants else None,
         "ablation_weights": {name: read_json(first.training_weights(name))["weights"] for name in (VISATB, *variants)},
         "amounts": amounts(first),
-        "seed_order": seed_order([Run(benchmark, folder, seed) for seed in seeds], folder / "weights.json"),
+        "seed_order": seed_order(
+            [Run(benchmark, folder, seed) for seed in seeds], folder / f"weights{benchmark.measure.suffix}.json"
+        ),
         "curves": curves(first, [name for name in methods if name not in (EW, VISATB)]),
         "jobs": jobs(folder, seeds),
         "subsets": [
@@ -97,10 +100,13 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
 
 
 def weights_note(current: Run) -> list[str]:
-    """A sentence where the weights shown are not those of the score matrix beside them."""
+    """Sentences on weights that were not measured as the paper does, or are not those of the score matrix shown."""
+    measured = measure_note(current.benchmark.measure.kind)
     if current.benchmark.weights_from != MEAN:
-        return []
-    return [f"weights are those of all seeds together (weights_from: mean); the score matrix is of seed {current.seed}"]
+        return measured
+    return measured + [
+        f"weights are those of all seeds together (weights_from: mean); the score matrix is of seed {current.seed}"
+    ]
 
 
 def _title(task: Task) -> str | None:
@@ -358,6 +364,7 @@ def settings(benchmark: Benchmark) -> dict[str, Any]:
     values = {
         "benchmark file": str(benchmark.path.name),
         "form": benchmark.form,
+        "measure": str(benchmark.measure),
         "mini rate, large rate": f"{benchmark.mini_rate:g}, {benchmark.large_rate:g}",
         "temperature T": "auto" if benchmark.temperature is None else f"{benchmark.temperature:g}",
         "alpha (out, in, difficulty)": ", ".join(f"{a:g}" for a in benchmark.alpha),

@@ -67,6 +67,22 @@ def serving(start: str, model: str, log: Path) -> Iterator[str]:
 
 
 @contextmanager
+def merged(path: str, base: str, place: Path) -> Iterator[tuple[str, None]]:
+    """A LLaVA model of adapters merged into its base; the copy in `place` is deleted at the end."""
+    shutil.rmtree(place, ignore_errors=True)  # of a killed attempt
+    try:
+        yield _merge(path, base, place), None
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _merge(path: str, base: str, place: Path) -> str:
+    whole = place / "merged"
+    _checkpoint_tool("merge_lora_weights", whole, "--model-path", path, "--model-base", base)
+    return str(whole)
+
+
+@contextmanager
 def servable(path: str, base: str | None, place: Path) -> Iterator[str]:
     """A model in a layout that servers load; yields its folder or hub name.
 
@@ -90,9 +106,7 @@ def servable(path: str, base: str | None, place: Path) -> Iterator[str]:
     shutil.rmtree(place, ignore_errors=True)  # of a killed attempt
     try:
         if base is not None:
-            merged = place / "merged"
-            _checkpoint_tool("merge_lora_weights", merged, "--model-path", path, "--model-base", base)
-            path = str(merged)
+            path = _merge(path, base, place)
         _checkpoint_tool("convert_hf", place / "converted", "--to-hf", "--model-path", path)
         yield str((place / "converted").resolve())
     finally:
@@ -111,7 +125,7 @@ def _checkpoint_tool(module: str, saved: Path, *words: str) -> None:
     command = [sys.executable, "-m", f"scripts_visatb.checkpoints.{module}", *words, "--save-model-path", str(saved)]
     code = subprocess.run(command, check=False).returncode
     if code:
-        raise InputError(f"{words[-1]}: cannot be served: {module} ended with exit code {code}, see above.")
+        raise InputError(f"{words[-1]}: {module} ended with exit code {code}, see above.")
 
 
 def keep(command: str) -> int:

@@ -4,13 +4,17 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from visatb.benchmark import Benchmark
+from visatb.errors import InputError
 from visatb.files import read_json
 from visatb.training_section import BASE_VARIABLES
+from visatb.weighting.settings import PROXY
 
 DIGESTS = ".digests.json"  # in the folder of a run: see `data_digests`
 _STAMP_BYTES = 1 << 20
+_VOCABULARIES = ("tokenizer.model", "tokenizer.json", "vocab.json")
 
 
 def annotation_files(benchmark: Benchmark) -> list[Path]:
@@ -68,18 +72,50 @@ def missing(benchmark: Benchmark) -> list[str]:
     return problems
 
 
-def base_stamps(benchmark: Benchmark) -> dict[str, str]:
+def base_stamps(training: Mapping[str, Any]) -> dict[str, str]:
     """Digests of the files that trainings start from, by variable; names on the Hub and absent paths are omitted.
+
+    `training` is the section of that name as the models are trained with it.
 
     A digest of names, sizes, and the first and the last MiB of every file: a base that was trained anew differs there,
     and reading whole models before every plan would take minutes.
     """
-    recipe = benchmark.training.get("environment") or {}
+    recipe = training.get("environment") or {}
     paths = {name: Path(str(recipe[name])) for name in BASE_VARIABLES if recipe.get(name)}
     return {name: file_stamp(path) for name, path in paths.items() if path.exists()}
 
 
+def refuse_other_tokenizer(benchmark: Benchmark) -> None:
+    """Refuse a proxy model whose tokenizer differs from the final models': the tasks would have other tokens.
+
+    Only folders are compared; for names on the Hub nothing is downloaded here.
+
+    Raises:
+        InputError: naming both models.
+    """
+    key, measure = "BASE_MODEL_PATH", benchmark.measure
+    own = Path(str((benchmark.training.get("environment") or {}).get(key, "")))
+    proxy = Path(str(measure.environment.get(key, "")))
+    if measure.kind != PROXY or not own.is_dir() or not proxy.is_dir():
+        return
+    for name in _VOCABULARIES:
+        if (own / name).is_file() and (proxy / name).is_file():
+            if _vocabulary(own / name) != _vocabulary(proxy / name):
+                raise InputError(
+                    f"{benchmark.path}: measure.proxy.environment.{key} {proxy} has another tokenizer than {own} "
+                    f"({name} differs). Choose a smaller model of the same kind."
+                )
+            return
+
+
+def _vocabulary(file: Path) -> Any:
+    """What a tokenizer file says of the tokens: of JSON the model alone, not how it was written down."""
+    content = read_json(file) if file.suffix == ".json" else file.read_bytes()
+    return content.get("model", content) if isinstance(content, dict) else content
+
+
 def file_stamp(place: Path) -> str:
+    """A digest of a file, or of the files of a folder: names, sizes, the first and the last MiB."""
     files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
     stamp = hashlib.sha256()
     for path in files:

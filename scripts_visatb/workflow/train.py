@@ -19,7 +19,7 @@ from scripts_visatb.workflow.graph import data_key, mix_of, result_settings, set
 from scripts_visatb.workflow.job import exclusive
 from scripts_visatb.workflow.models import EW, Model, models_of
 from scripts_visatb.workflow.places import Run
-from scripts_visatb.workflow.sources import DIGESTS, base_stamps, data_digests
+from scripts_visatb.workflow.sources import DIGESTS, base_stamps, data_digests, refuse_other_tokenizer
 from scripts_visatb.workflow.step import find_script, run_of, run_program, step_parser
 from visatb.cli import run
 from visatb.errors import InputError
@@ -37,7 +37,7 @@ def training_environment(current: Run, model: Model) -> dict[str, str]:
         InputError: if the weights are not there.
     """
     benchmark = current.benchmark
-    given = benchmark.training.get("environment") or {}
+    given = model.measure.training(benchmark.training).get("environment") or {}
     entry = read_manifest(current.subsets)["files"][model.data]
     weights = model_weights(current, model)
     return (
@@ -75,6 +75,7 @@ def fingerprint(current: Run, model: Model) -> dict[str, Any]:
     """
     tasks = list(mix_of(current.benchmark, model))
     weights = model_weights(current, model)
+    training = model.measure.training(current.benchmark.training)
     by_task = None if weights is None else dict(zip(current.benchmark.task_names, weights, strict=True))
     return {
         "data": learned_from(current, model),
@@ -82,8 +83,8 @@ def fingerprint(current: Run, model: Model) -> dict[str, Any]:
         "method": model.method,
         "weights": None if by_task is None else [by_task[task] for task in tasks],
         "seed": current.seed,
-        "training": result_settings(current.benchmark.training),
-        "base": base_stamps(current.benchmark),
+        "training": result_settings(training),
+        "base": base_stamps(training),
     } | ({} if model.sampling == PROPORTIONAL else {"sampling": model.sampling})
 
 
@@ -120,9 +121,10 @@ def train(current: Run, model: Model) -> int:
     Raises:
         InputError: if the benchmark names no training script, or the script succeeds without leaving a model.
     """
-    name = current.benchmark.training.get("script")
+    name = model.measure.training(current.benchmark.training).get("script")
     if name is None:
         raise InputError(f"{current.benchmark.path}: training.script must name a finetune script. Set it.")
+    refuse_other_tokenizer(current.benchmark)  # `prepare` may have made the models since the plan
     folder = current.model(model.name)
     note = settings_note(current, model.name)
     # Sub-datasets that are drawn anew for the sake of other models are not there for a while.

@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.zero_shot.table import ZERO_SHOT_TASKS
 from scripts_visatb.workflow.infer import asked_model, flag_words, interpreter
-from scripts_visatb.workflow.models import EW
+from scripts_visatb.workflow.models import EW, models_of
 from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.step import run_of, run_program, step_parser
 from visatb.cli import run
@@ -45,7 +45,7 @@ def main() -> int:
     args = parser.parse_args()
     current = run_of(args)
     (current.home / "zero_shot").mkdir(parents=True, exist_ok=True)
-    with asked_model(current, args.model, "zero_shot") as asked:
+    with asked_model(current, models_of(current.benchmark)[args.model], "zero_shot") as asked:
         return run_program(suite_command(current, args.model, asked))
 
 

@@ -8,6 +8,7 @@ from toy_graph import COMPARISONS, make_toy, plan, run_graph, write_benchmark
 
 from llava.eval.suite import build_parser
 from scripts_visatb.workflow.infer import asked_model
+from scripts_visatb.workflow.models import models_of
 from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.zero_shot import suite_command
 from visatb.benchmark import load_benchmark
@@ -84,6 +85,21 @@ def test_weights_from_the_mean_wait_for_every_seed(toy, repository):
     assert not (toy / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("measure", "trained"),
+    [
+        ("gradient", {"mini"}),
+        ({"proxy": {"environment": {"BASE_MODEL_PATH": "s", "PRETRAIN_MM_MLP_ADAPTER": "p"}}}, {"proxy-mini"}),
+    ],
+)
+def test_measures_without_one_training_per_task_are_planned(toy, measure, trained):
+    write_benchmark(toy, measure=measure)
+    shown = plan(toy, "toy.yaml", "weights").stdout
+    found = set(re.findall(r": train (\S+) \(seed", shown))
+    assert trained <= found and ("proxy" in str(measure)) == (len(found) == 3)
+    assert ("compare the gradients of the tasks" in shown) == (measure == "gradient")
+
+
 def test_settings_on_the_command_line_that_would_be_ignored_are_refused(toy, repository):
     done = run_graph(toy, repository, "-n", "--config", "temperature=0.1", check=False)
     assert done.returncode != 0
@@ -137,7 +153,7 @@ def test_the_zero_shot_target_runs_the_final_models_with_ew_first(toy):
     metrics.mkdir(parents=True)
     for model, task, expected in (("VisATB", "GQA", None), ("VisATB", "POPE", str(metrics)), ("EW", "POPE", None)):
         (metrics / f"{task}.json").touch()
-        with asked_model(run, model, "zero_shot") as asked:
+        with asked_model(run, models_of(run.benchmark)[model], "zero_shot") as asked:
             words = suite_command(run, model, asked)
         assert words[1:3] == ["-m", "llava.eval.suite"]
         flags = build_parser().parse_args(words[3:])

@@ -102,6 +102,31 @@ def test_all_forms_baselines_and_ablations_share_what_they_can(finished, reposit
     assert "TLA" in json.loads((finished / "runs/toy/report.json").read_text())["methods"]["models"]
 
 
+def test_another_measure_trains_only_what_it_makes_otherwise(finished, repository):
+    before = len(calls(finished))
+    home, weights = finished / "runs/toy/seed0", {}
+    made = {
+        "short": ["short-Vqa-plus-mini", "short-Box-plus-mini", "VisATB"],
+        "lora": ["lora-mini", "lora-Vqa-plus-mini", "lora-Box-plus-mini", "VisATB"],
+    }
+    settings = {"short": {"samples_per_task": 20}, "lora": {"script": "train.sh", "r": 4}}
+    for kind, expected in made.items():
+        write_benchmark(finished, measure={kind: settings[kind]})
+        run_graph(finished, repository)
+        assert sorted(calls(finished)[before:]) == sorted(expected)
+        before = len(calls(finished))
+        content = json.loads((home / f"weights_{kind}.json").read_text())
+        assert content["measure"] == kind and content["spread"]["total"] == 1000
+        weights[kind] = content["weights"]
+        assert f"Measured by: {kind}" in (finished / "runs/toy/report.html").read_text()
+    assert "short-Box-plus-mini seed=0 data=short-Box-plus-mini_train-40.json" in (finished / "calls.log").read_text()
+    full = json.loads((home / "weights.json").read_text())
+    assert full["measure"] == "full" and full["weights"] != weights["short"] != weights["lora"]
+    write_benchmark(finished, measure="full")
+    run_graph(finished, repository)
+    assert calls(finished)[before:] == ["VisATB"], "preparation models of the measure full are all there"
+
+
 @pytest.fixture(scope="module")
 def simpler_once(tmp_path_factory, repository) -> Path:
     """A finished run of the simpler form, with a further metric, whose models were deleted."""
@@ -261,9 +286,13 @@ def test_several_seeds_repeat_the_preparation_and_only_that(finished, repository
     run_graph(finished, repository, "--seeds", "0", "1")
     # The stand-ins answer alike for every seed, and so the same weights ask for no training anew.
     assert calls(finished)[before:] == []
+    (finished / "runs/toy/seed0/models/VisATB.settings.json").unlink()  # as if they had been others
     report = json.loads((finished / "runs/toy/report.json").read_text())
     assert any("the score matrix is of seed 0" in sentence for sentence in report["warnings"])
     assert report["weighting"]["spread"]["rule"] == together["spread"]["rule"]
+    write_benchmark(finished, weights_from="seed")
+    run_graph(finished, repository, "--seeds", "0", "1")
+    assert calls(finished)[before:] == ["VisATB"], "the seed's own weights are older than the model"
 
 
 def test_second_process_on_the_same_run_is_refused(finished, repository):

@@ -5,7 +5,7 @@ from typing import Any
 
 from visatb.layout import lay_out
 from visatb.weighting.power import Power, format_power
-from visatb.weighting.settings import STANDARD
+from visatb.weighting.settings import FULL_MEASURE, GRADIENT, LORA, PROXY, SHORT, STANDARD
 from visatb.weighting.uncertainty import NOT_DISTINGUISHABLE, Spread
 from visatb.weighting.weigh import Weighting
 
@@ -19,6 +19,12 @@ _COLUMNS = {
     "lambda_D": "weight_difficulty",
     "lambda": "weight",
 }
+_MEASURED = {
+    SHORT: "models of large subsets that were cut",
+    LORA: "adapters in place of whole models",
+    PROXY: "models of another base",
+    GRADIENT: "contributions approximated from gradients of losses at one model",
+}
 _PARTS = ("lambda_out", "lambda_in", "lambda_D")
 
 
@@ -30,6 +36,7 @@ def to_json(
     failed: Sequence[dict[str, Any]] = (),
     notes: Sequence[str] = (),
     power: Power | None = None,
+    measure: str = FULL_MEASURE,
 ) -> dict[str, Any]:
     """The content of weights.json, at full precision.
 
@@ -40,9 +47,11 @@ def to_json(
         failed: `FailedTask.to_json` of the tasks whose own data did not raise their score.
         notes: what else a reader should know.
         power: what narrower intervals would take.
+        measure: how the models were made, one of MEASURES.
     """
     return {
         "form": form,
+        "measure": measure,
         "tasks": list(weighting.tasks),
         "temperature": weighting.temperature,
         "alpha": list(weighting.alpha),
@@ -59,6 +68,7 @@ def format_report(
     spread: Spread | None = None,
     failed: Sequence[dict[str, Any]] = (),
     power: Power | None = None,
+    measure: str = FULL_MEASURE,
 ) -> str:
     """Contributions, difficulties and weights as aligned plain text, with intervals where there are some.
 
@@ -77,6 +87,7 @@ def format_report(
         f"Weights at T = {weighting.temperature:g}, alpha = {' '.join(f'{a:g}' for a in weighting.alpha)}",
         lay_out(result),
         *(entry["about"] for entry in failed),
+        *measure_note(measure),
     ]
     if list(weights) != list(weighting.tasks):
         text += ["", "Weights in task-id order", lay_out([[name, _rounded(value)] for name, value in weights.items()])]
@@ -85,6 +96,11 @@ def format_report(
     if power is not None:
         text += ["", format_power(power)]
     return "\n".join(text)
+
+
+def measure_note(measure: str) -> list[str]:
+    """A sentence on weights that were not measured as the paper does; none where they were."""
+    return [] if measure == FULL_MEASURE else [f"Measured by: {measure}, {_MEASURED[measure]}."]
 
 
 def format_weights(content: dict[str, Any], layout: str = "text") -> str:
@@ -108,7 +124,8 @@ def format_weights(content: dict[str, Any], layout: str = "text") -> str:
             form = "{:.2f} .. {:.2f}" if layout == "text" else "[{:.2f}, {:.2f}]"
             ends = {"interval": map(form.format, low, high)}
         rows += [[name, *cells, *["-"] * len(gone)] for name, cells in ends.items()]
-    return lay_out(rows, layout, rules=(1, 4))
+    note = measure_note(content.get("measure", FULL_MEASURE)) if layout == "text" else []
+    return "\n".join([lay_out(rows, layout, rules=(1, 4)), *note])
 
 
 def unit_weights(content: dict[str, Any]) -> list[float]:

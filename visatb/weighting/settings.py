@@ -2,7 +2,9 @@
 
 FORMS = STANDARD, SIMPLER, PRECISE = ("standard", "simpler", "precise")  # Eq. 3-8; Eq. 10, 11; Eq. 12
 ON_FAILED = ("fail", "exclude", "clip")
-GRADIENT = "gradient"  # contributions from gradients, an approximation (visatb gradients)
+# How the models are made that weights are measured with (visatb/measure_section.py). The last one, contributions from
+# gradients, is an approximation.
+MEASURES = FULL_MEASURE, SHORT, LORA, PROXY, GRADIENT = ("full", "short", "lora", "proxy", "gradient")
 MINI, BASE, FULL = "mini", "base", "full"  # models, as the rows of score tables name them
 
 DEFAULT_TEMPERATURE = 0.5  # the paper's on Academic and Chat

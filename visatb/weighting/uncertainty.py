@@ -182,7 +182,7 @@ def bootstrap(
     )
 
 
-def read_record_scores(folder: str | Path, matrix: ScoreMatrix) -> list[np.ndarray]:
+def read_record_scores(folder: str | Path, matrix: ScoreMatrix, measure: str | None = None) -> list[np.ndarray]:
     """The score of every validation record under every model of a matrix.
 
     Args:
@@ -190,6 +190,7 @@ def read_record_scores(folder: str | Path, matrix: ScoreMatrix) -> list[np.ndarr
             folder is named as its row (`mini`, `VQAv2`, `VQAv2+mini`, `VQAv2-plus-mini`, `STL-VQAv2`), with or without
             `_val`; those of single-task scores `mini-STL-VQAv2` and `STL-VQAv2`.
         matrix: the scores, which must be the means of the records'.
+        measure: how the models were made. A folder with it in front, as `lora-mini`, comes before one without.
 
     Returns:
         of each task float64 [M, R], the score of every record under the common model (first), every unit's model, and
@@ -199,18 +200,21 @@ def read_record_scores(folder: str | Path, matrix: ScoreMatrix) -> list[np.ndarr
         InputError: a file that is missing, broken, of other records than the first model's, or of another score.
     """
     root = Path(folder)
+    before = (f"{measure}-", "") if measure else ("",)
     models = [(matrix.common,)]
     # A run of several forms has the folders of all: which are meant follows from what they are compared with.
     affixes = (("", ""), ("STL-", "")) if matrix.common == BASE else (("", ""), ("", "+mini"), ("", "-plus-mini"))
-    models += [tuple(f"{before}{unit}{after}" for before, after in affixes) for unit in matrix.units]
-    homes = [_home(root, stems) for stems in models]
+    models += [tuple(f"{prefix}{unit}{after}" for prefix, after in affixes) for unit in matrix.units]
+
+    def home(stems: tuple[str, ...]) -> Path:
+        return _home(root, [start + stem for start in before for stem in stems])
+
+    homes = [home(stems) for stems in models]
     singles = {"mini-STL-": matrix.single_mini_J, "STL-": matrix.single_own_J}
     found = []
     for j, task in enumerate(matrix.tasks):
         pairs = list(zip(homes, (matrix.mini_J[j], *matrix.score_NJ[:, j]), strict=True))
-        pairs += [
-            (_home(root, (prefix + task,)), single[j]) for prefix, single in singles.items() if single is not None
-        ]
+        pairs += [(home((prefix + task,)), single[j]) for prefix, single in singles.items() if single is not None]
         files = [home / f"{task}{PER_RECORD}" for home, _ in pairs]
         scores_MR = read_same_records(files)
         for file, mean, (_, expected) in zip(files, scores_MR.mean(axis=1), pairs, strict=True):

@@ -11,6 +11,10 @@ from visatb.benchmark import METRICS, json_schema, load_benchmark
 from visatb.errors import InputError
 
 FILES = {"train": "a.json", "val": "b.json", "test": "c.json"}
+SHIPPED = "scripts_visatb/finetune_academic.sh"
+ACADEMIC = {"script": SHIPPED, "environment": {"BASE_MODEL_PATH": "big", "PRETRAIN_MM_MLP_ADAPTER": "p.bin"}}
+BARE = {"script": SHIPPED, "environment": {"BASE_MODEL_PATH": "big"}}
+CURRENT = {"script": "scripts_visatb/finetune_hf.sh", "environment": {"BASE_MODEL_PATH": "big"}}
 GOOD = {
     "name": "mix",
     "data_folder": "d",
@@ -71,7 +75,10 @@ TASK, OTHER = GOOD["tasks"][0], GOOD["tasks"][2]
         ({"tasks": [TASK | {"name": "model"}]}, "'model' is the name of a table or folder"),
         ({"tasks": [TASK | {"name": "TLA"}], "baselines": ["TLA"]}, "'TLA' is the name of a baseline"),
         ({"tasks": [TASK, OTHER | {"name": "mix-mini"}]}, "'mix-mini' is the name of the mini subset of mix"),
-        ({"ablations": [{"name": "STL-A"}]}, "'STL-A' would be the name of an ablation and of the single-task"),
+        (
+            {"ablations": [{"name": "STL-A"}]},
+            "'STL-A' would be the name of the single-task model of A and of an ablation",
+        ),
         ({"ablations": [{"name": "superseded"}]}, "'superseded' would be the name of a table or folder"),
         ({"baselines": ["EW"]}, "'EW' would be the name of equal weights and of a baseline"),
         ({"baselines": ["mine.py:It's"]}, r"baselines must be of .*, got \"mine.py:It's\""),
@@ -106,6 +113,41 @@ TASK, OTHER = GOOD["tasks"][0], GOOD["tasks"][2]
         ({"judge": {"concurrency": "4"}}, "judge.concurrency must be a whole number >= 1, got '4'"),
         ({"judge": {"context-file": {"vla": "x"}}}, "unknown key judge.context-file.vla"),
         ({"ablations": ["a"]}, r"ablations\[0\] must be one of mappings"),
+        ({"measure": "tiny"}, "measure must be one of full, short, lora, proxy, gradient, .*got 'tiny'"),
+        ({"measure": {"short": {}, "lora": {}}}, "measure must be one of full"),
+        ({"measure": {"short": 10}}, "measure.short must be a mapping, got 10"),
+        ({"measure": {"short": {"samples_per_task": 0}}}, "measure.short.samples_per_task must be a whole number >= 1"),
+        ({"measure": {"lora": {"rank": 8}}}, "unknown key measure.lora.rank. Known: alpha, dropout, learning_rate"),
+        ({"measure": "proxy"}, "measure.proxy.environment must be a mapping with the smaller model as BASE_MODEL_PATH"),
+        (
+            {"measure": {"proxy": {"environment": {"BASE_MODEL_PATH": "s", "FOO": 1}}}, "training": BARE},
+            "measure.proxy.environment.FOO is not a variable that .*finetune_academic.sh reads",
+        ),
+        (
+            {"measure": {"proxy": {"environment": {"BASE_MODEL_PATH": "s"}}}, "training": ACADEMIC},
+            "measure.proxy.environment must name PRETRAIN_MM_MLP_ADAPTER too",
+        ),
+        (
+            {"measure": "lora", "training": {"script": "mine.sh"}},
+            "measure.lora needs training.environment.BASE_MODEL_PATH",
+        ),
+        (
+            {"measure": "lora", "training": ACADEMIC | {"script": "mine.sh"}},
+            "measure.lora.script must name the script that trains adapters where mine.sh trains models",
+        ),
+        (
+            {"measure": {"lora": {"r": 8, "script": SHIPPED}}, "training": ACADEMIC},
+            "measure.lora.environment.LORA_R is not",
+        ),
+        (
+            {"measure": {"lora": {"merge": True}}, "training": CURRENT},
+            "measure.lora.merge is for LLaVA's own trainings",
+        ),
+        ({"measure": "gradient", "training": CURRENT}, "measure.gradient is for LLaVA's own trainings"),
+        ({"measure": "gradient", "form": "precise"}, "form must be standard with measure: gradient, got 'precise'"),
+        ({"measure": "gradient", "weights_from": "mean"}, "weights_from must be seed with measure: gradient, got mean"),
+        ({"ablations": [{"name": "lora"}]}, r"ablations\[0\].name must not be that of a measure, got 'lora'"),
+        ({"measure": "lora", "ablations": [{"name": "lora-mini"}]}, "'lora-mini' would be the name of the mini mix by"),
         ({"seed": 2**70}, "seed must be a whole number >= 0"),
         ({"tasks": [TASK | {"metric": "bleu"}]}, "bootstrap must be 0: A's bleu"),
         ({"name": "a/b"}, "name must be letters"),

@@ -14,8 +14,8 @@ from visatb.weighting import weigh as library
 from visatb.weighting.matrix import score_matrix
 from visatb.weighting.tables import read_score_table
 
-KEYS = ["form", "tasks", "temperature", "alpha", "contributions", "contribution_out", "contribution_in", "difficulty",
-        "weight_out", "weight_in", "weight_difficulty", "weights", "failed", "notes"]  # fmt: skip
+KEYS = ["form", "measure", "tasks", "temperature", "alpha", "contributions", "contribution_out", "contribution_in",
+        "difficulty", "weight_out", "weight_in", "weight_difficulty", "weights", "failed", "notes"]  # fmt: skip
 
 
 @pytest.fixture

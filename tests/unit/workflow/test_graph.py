@@ -77,7 +77,7 @@ def environment(current: places.Run, name: str) -> dict[str, str]:
 
 
 def command(current: places.Run, name: str, split: str) -> list[str]:
-    with asked_model(current, name, split) as asked:
+    with asked_model(current, model(current, name), split) as asked:
         return inference_command(current, model(current, name), split, asked)
 
 
@@ -294,10 +294,10 @@ def test_a_lora_model_is_asked_on_the_base_of_its_recipe_or_of_its_adapter(run):
     assert words[words.index("--model-base") + 1] == "lmsys/vicuna-7b-v1.5"
     recipe = {"script": "finetune_lora.sh", "environment": {"BASE_MODEL_PATH": "bases/vicuna"}}
     other = places.Run(benchmark(training=recipe), run.folder, 3)
-    assert places.model_place(other, "mini") == (str(run.model("mini")), "bases/vicuna")
+    assert places.model_place(other, model(other, "mini")) == (str(run.model("mini")), "bases/vicuna")
     note.write_text(json.dumps({"base_model_name_or_path": None}))
     with pytest.raises(InputError, match="no base model. Set .*training.environment.BASE_MODEL_PATH"):
-        places.model_place(run, "mini")
+        places.model_place(run, model(run, "mini"))
 
 
 def test_the_base_is_what_the_trainings_start_from(run):
@@ -307,9 +307,9 @@ def test_the_base_is_what_the_trainings_start_from(run):
     assert words[words.index("--model-path") + 1] == "stage1"
     assert words[words.index("--model-base") + 1] == "lmsys/vicuna"
     whole = places.Run(benchmark(form="simpler", training={"environment": {"BASE_MODEL_PATH": "llava"}}), run.folder, 3)
-    assert places.model_place(whole, "base") == ("llava", None)
+    assert places.model_place(whole, models.Model("base", None)) == ("llava", None)
     with pytest.raises(InputError, match="BASE_MODEL_PATH must name the base model"):
-        places.model_place(run, "base")
+        places.model_place(run, models.Model("base", None))
 
 
 def test_where_a_job_runs_is_no_setting_that_repeats_it():
