@@ -20,6 +20,7 @@ from pathlib import Path
 
 from scripts_visatb.data.subsets import balanced_units, compose, size_label
 from scripts_visatb.smallest_gain import describe_gains, gains_of
+from scripts_visatb.workflow.measure_costs import BYTES_PER_PARAMETER, describe_measures, model_bytes
 from scripts_visatb.workflow.models import (
     EW,
     VISATB,
@@ -38,14 +39,13 @@ from visatb.errors import InputError
 from visatb.files import parse_json, read_text
 from visatb.layout import lay_out
 from visatb.record_stream import stream_records
+from visatb.weighting.settings import FULL_MEASURE
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 # The paper's guidance (Appendix B and G).
 LEAST_MINI, LEAST_LARGE, LEAST_STEPS = 1_000, 10_000, 100
-BYTES_PER_PARAMETER = 2  # of a checkpoint, in bf16
 TRAINING_BYTES = 14  # of a checkpoint to go on from: weights in bf16, Adam's moments and weights in float32
 _SIZE_IN_NAME = re.compile(r"-(\d+)(k?)\.jsonl?$")
-_PARAMETERS_IN_NAME = re.compile(r"(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,11 @@ def guidance(
     by_data = {cost.data: cost for cost in found}
     units = {unit: sum(sizes[task.name] for task in tasks) for unit, tasks in balanced_units(benchmark).items()}
     rate = 1.0 if benchmark.form == SIMPLER else benchmark.large_rate
-    large = {unit: round(rate * size) for unit, size in units.items()}
+    most = benchmark.measure.samples_per_task or math.inf
+    large = {
+        unit: sum(min(round(rate * sizes[task.name]), most) for task in tasks)
+        for unit, tasks in balanced_units(benchmark).items()
+    }
     small = [unit for unit, size in units.items() if round(benchmark.mini_rate * size) < LEAST_MINI]
     few = [unit for unit, count in large.items() if count <= LEAST_LARGE]
     short = [unit for unit, count in large.items() if steps_of(count, batch, epochs) <= LEAST_STEPS]
@@ -200,13 +204,6 @@ def samples_per_second(log: Path, batch: int) -> float:
     return steps * batch / seconds
 
 
-def parameters(benchmark: Benchmark) -> float | None:
-    """The size of the base model as its name has it (`vicuna-7b-v1.5`): number of parameters; None if it does not."""
-    base = str((benchmark.training.get("environment") or {}).get("BASE_MODEL_PATH") or "")
-    found = _PARAMETERS_IN_NAME.search(Path(base).name)
-    return float(found[1]) * 1e9 if found else None
-
-
 def describe(benchmark: Benchmark, gpus: int, speed: float | None, log: Path | None, runs: Path = Path("runs")) -> str:
     """All that `show` prints about a benchmark.
 
@@ -238,6 +235,9 @@ def describe(benchmark: Benchmark, gpus: int, speed: float | None, log: Path | N
         _table(found, epochs, clock),
         "",
         *_summary(benchmark, found, clock),
+        "",
+        "preparation by each `measure` (* this file's; of the same speed, inference not counted):",
+        describe_measures(benchmark, sizes, epochs, clock.speed),
         "",
         _disk(benchmark, found),
         describe_padding(benchmark, round(per_device), round(accumulation), max(1, gpus)),
@@ -283,7 +283,7 @@ def _summary(benchmark: Benchmark, found: list[Cost], clock: Clock) -> list[str]
         if not costs_:
             continue
         line = f"{part}: {len(costs_)} training(s), {sum(cost.share for cost in costs_):.2f} x the final run"
-        if part == "preparation":
+        if part == "preparation" and benchmark.measure.kind == FULL_MEASURE:
             line += f" (the paper's {written}: {estimate:.2f})"
         line += "".join(f", {cell} {name}" for cell, name in zip(clock.cells(costs_), clock.heading, strict=True))
         lines.append(line)
@@ -299,15 +299,17 @@ def _smallest_gains(benchmark: Benchmark, runs: Path) -> list[str]:
 
 
 def _disk(benchmark: Benchmark, found: list[Cost]) -> str:
-    count = parameters(benchmark)
     models = [cost.name for cost in found if cost.name in (*preparation_models(benchmark), *final_models(benchmark))]
-    if count is None:
+    made = models_of(benchmark)
+    sizes = {name: model_bytes(benchmark, made[name]) for name in models}
+    if None in sizes.values():
         return f"disk: {len(models)} checkpoints of weights alone (the base model's name does not hold its size)"
-    one, running = (count * size / 1e9 for size in (BYTES_PER_PARAMETER, TRAINING_BYTES))
-    preparation = len([name for name in models if name in preparation_models(benchmark)])
+    preparation = [size / 1e9 for name, size in sizes.items() if name in preparation_models(benchmark)]
+    running = max(sizes.values()) / 1e9 * TRAINING_BYTES / BYTES_PER_PARAMETER
     text = (
-        f"disk: {preparation} preparation models of {one:.0f} GB (weights alone) = {preparation * one:.0f} GB, "
-        f"{len(models) * one:.0f} GB with EW, STL and VisATB; {running:.0f} GB more while one trains"
+        f"disk: {len(preparation)} preparation models of {preparation[0]:.0f} GB (weights alone) = "
+        f"{sum(preparation):.0f} GB, {sum(sizes.values()) / 1e9:.0f} GB with EW, STL and VisATB; {running:.0f} GB more "
+        "while one trains"
     )
     if benchmark.training.get("keep_models", True):
         return text + ". training.keep_models: false deletes them once they are scored"

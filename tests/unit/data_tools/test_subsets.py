@@ -313,3 +313,27 @@ def test_what_a_killed_run_left_is_removed_by_the_next(folder, monkeypatch):
     manifest = make(folder)
     files = {entry["file"] for entry in manifest["files"].values()}
     assert {path.name for path in (folder / "out").iterdir()} == files | {"subsets.json"}
+
+
+def test_short_cuts_the_large_subsets_alone_and_keeps_the_minis_inside(folder):
+    write(folder, measure={"short": {"samples_per_task": 300}})
+    manifest = make(folder, forms=("standard", "precise"))
+    files = manifest["files"]
+    assert files["short/plus_mini/Caption"]["tasks"] == {"Caption": 300, "Vqa": 10, "Chat": 2}
+    assert files["short/plus_mini/Vqa"]["tasks"] == files["plus_mini/Vqa"]["tasks"], "fewer than the cut"
+    assert files["short/single/Caption"]["tasks"] == {"Caption": 300}
+    assert files["plus_mini/Caption"]["tasks"]["Caption"] == 600
+    ids = {
+        key: {record["id"] for record in content(folder, manifest, key) if record["task"] == "Caption"}
+        for key in ("mini", "short/plus_mini/Caption", "plus_mini/Caption", "short/single/Caption")
+    }
+    assert ids["mini"] < ids["short/plus_mini/Caption"] < ids["plus_mini/Caption"]
+    assert ids["short/single/Caption"] == ids["short/plus_mini/Caption"]
+    assert files["short/plus_mini/Caption"]["file"] == "short-Caption-plus-mini_train-312.json"
+
+
+def test_a_cut_within_the_mini_subset_is_refused_before_anything_is_written(folder):
+    write(folder, measure={"short": {"samples_per_task": 150}})
+    with pytest.raises(InputError, match="samples_per_task must be more than the 150 samples of Caption's mini subset"):
+        make(folder)
+    assert not (folder / "out").exists()

@@ -2,14 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from scripts_visatb.workflow import cost as show
+from scripts_visatb.workflow.measure_costs import cost_of, measures_of, parameters_of
 from visatb.benchmark import load_benchmark
 from visatb.cli import run
 from visatb.errors import InputError
+from visatb.measure_section import Measure
 
 
 def load(repository, name: str):
@@ -109,10 +112,38 @@ def test_gpu_hours_come_from_a_rate_or_from_the_log_of_a_timed_run(tmp_path):
 
 
 def test_disk_is_told_for_a_base_whose_name_tells_its_size(tmp_path, repository):
-    assert show.parameters(load(repository, "academic")) == 7e9
+    assert parameters_of("lmsys/vicuna-7b-v1.5") == 7e9 and parameters_of("runs/demo/base") is None
     text = show.describe(load(repository, "academic"), 8, None, None)
     assert "8 preparation models of 14 GB (weights alone) = 112 GB" in text
     assert "does not hold its size" in show.describe(write_mix(tmp_path, {"A": 9, "B": 9}), 1, None, None)
+
+
+def test_measures_stand_side_by_side_with_cost_and_disk(tmp_path, repository):
+    academic = load(repository, "academic")
+    sizes, _ = show.task_sizes(academic, "train")
+    found = {measure.kind: cost_of(academic, measure, sizes, 1) for measure in measures_of(academic)}
+    assert {kind: cost.trainings for kind, cost in found.items()} == {"full": 8, "short": 8, "lora": 8, "gradient": 1}
+    minis = sum(round(sizes[task.name] / 32) for task in academic.tasks)
+    assert found["short"].samples == sum(10_000 - round(sizes[t.name] / 32) + minis for t in academic.measured) + minis
+    assert found["gradient"].samples == minis + 2 * 512 * 7
+    assert found["full"].disk == 8 * 14e9
+    # Of the 32 layers of a 7B LLaMA: r (in + out) of q, k, v, o and gate, up, down, in 2 bytes.
+    assert found["lora"].disk == 8 * 2 * 128 * 32 * (4 * 8192 + 3 * (4096 + 11008))
+    small = {"BASE_MODEL_PATH": "tiny-3.5b", "PRETRAIN_MM_MLP_ADAPTER": "p.bin"}
+    proxy = replace(academic, measure=Measure("proxy", environment=small))
+    assert cost_of(proxy, proxy.measure, sizes, 1).share == pytest.approx(found["full"].share / 2)
+    assert [measure.kind for measure in measures_of(proxy)] == ["full", "short", "lora", "gradient", "proxy"]
+    lines = show.describe(proxy, 8, 40, None).splitlines()
+    (line,) = [line for line in lines if line.startswith("proxy (BASE_MODEL_PATH tiny-3.5b")]
+    assert " *" in line and line.endswith("GB")
+    assert "the paper's R_large" not in "\n".join(lines)
+
+
+def test_short_subsets_below_the_papers_guidance_are_reported(repository):
+    academic = replace(load(repository, "academic"), measure=Measure("short", 9000))
+    sizes, _ = show.task_sizes(academic, "train")
+    warned = show.guidance(academic, sizes, show.costs(academic, sizes, 128, 1), 128, 1)
+    assert any("large subsets of no more than 10,000 samples: ShareGPT4V" in sentence for sentence in warned)
 
 
 def command(monkeypatch, *words: str) -> int:
