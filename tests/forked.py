@@ -29,27 +29,38 @@ class Forked:
         self._process.start()
         self.pid = self._process.pid
 
-    @property
-    def returncode(self) -> int | None:
+    def poll(self) -> int | None:
+        """Its exit code once it has ended, of a signal its negative number."""
         return self._process.exitcode
 
-    poll = returncode.fget
+    returncode = property(poll)
 
-    def communicate(self, timeout: float) -> tuple[str, str]:
-        """What it printed, once it has ended; kills it and its children if it takes longer than `timeout` seconds."""
-        self._process.join(timeout)
-        if self._process.is_alive():
+    def kill(self) -> None:
+        """End it and its children, if it has not ended."""
+        if self.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """What it printed, once it has ended; one that takes longer than `timeout` seconds is killed."""
+        self._process.join(timeout)
+        if self.poll() is None:
+            self.kill()
             raise subprocess.TimeoutExpired(self._process.name, timeout)
         out, err = ((self._place / name).read_text() for name in ("out", "err"))
         shutil.rmtree(self._place)
         return out, err
 
 
-def start_ranks(words: list[str], count: int, env: dict[str, str], cwd: Path) -> list[Forked]:
-    """A command as several ranks of this machine, none of which is stopped when another fails."""
+def run_ranks(words: list[str], count: int, env: dict[str, str], cwd: Path) -> tuple[list[int], str]:
+    """Exit codes and stderr of a command as several ranks of this machine, none of which ends because another does."""
     place = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [Forked(words, env | place | {"RANK": str(n), "LOCAL_RANK": str(n)}, cwd) for n in range(count)]
+    ranks = [Forked(words, env | place | {"RANK": str(n), "LOCAL_RANK": str(n)}, cwd) for n in range(count)]
+    try:
+        err = "".join(rank.communicate()[1] for rank in ranks)
+    finally:  # ranks that wait for each other
+        for rank in ranks:
+            rank.kill()
+    return [rank.returncode for rank in ranks], err
 
 
 def run_as_ranks(function: Callable, count: int, *args) -> None:
@@ -75,21 +86,28 @@ def free_port() -> int:
 
 
 def _be_rank(rank: int, function: Callable, *args) -> None:
-    gc.freeze()  # DeepSpeed collects garbage for each engine: 0.4 s over what was imported
+    _settle()
     function(rank, *args)
 
 
 def _be_command(words: list[str], env: dict[str, str], cwd: Path, place: Path) -> None:
-    gc.freeze()
+    _settle()
     os.setsid()
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT), number)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    sys.path[:0] = [folder for folder in env.get("PYTHONPATH", "").split(os.pathsep) if folder]
     is_module = words[0] == "-m"
     sys.argv = list(words[is_module:])
     if is_module:
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(words[0], run_name="__main__")
+
+
+def _settle() -> None:
+    """Be as a new interpreter is."""
+    multiprocessing.set_start_method(None, force=True)  # of a DataLoader's workers; it would be forkserver
+    gc.freeze()  # DeepSpeed collects garbage for each engine: 0.4 s over all that was imported

@@ -142,6 +142,44 @@ def make_tiny_dataset(folder: Path, n: int, name: str = "tiny_train-1k.json") ->
     return file
 
 
+def make_tiny_training(folder: Path, n: int) -> Path:
+    """Write a tiny checkpoint, `n` records as data.json and their tasks as tiny.yaml; return `folder`."""
+    make_tiny_checkpoint(folder)
+    make_tiny_dataset(folder, n, "data.json")
+    tasks = [{"name": name, "weight": 1.0, "files": {"train": "data.json"}} for name in TASKS]
+    content = {"name": "tiny", "data_folder": ".", "image_folder": ".", "tasks": tasks}
+    (folder / "tiny.yaml").write_text(json.dumps(content))  # JSON is YAML
+    return folder
+
+
+def training_words(place: Path, output: Path, *flags: object) -> list[str]:
+    """The flags of a training on the records in `place`; of a flag that is given twice the last counts."""
+    given = {
+        "model_name_or_path": place / "llama",
+        "version": "v1",
+        "data_path": place / "data.json",
+        "image_folder": place / "images",
+        "vision_tower": place / "vision_tower",
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": -2,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": "pad",
+        "output_dir": output,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    return [str(word) for name, value in given.items() for word in (f"--{name}", value)] + [*map(str, flags)]
+
+
+def weighted_words(place: Path, output: Path, *flags: object) -> list[str]:
+    """The same with what `make_tiny_training` wrote besides: the tasks, which are weighted, and the projector."""
+    adapter = ("--pretrain_mm_mlp_adapter", place / "mm_projector.bin")
+    tasks = ("--benchmark", place / "tiny.yaml", "--visatb_weights", "0.5", "1.5", "1.2", "1.0")
+    return training_words(place, output, *adapter, *tasks, *flags)
+
+
 def _conversation(turns: list[str]) -> list[dict]:
     return [{"from": ("human", "gpt")[i % 2], "value": turn} for i, turn in enumerate(turns)]
 

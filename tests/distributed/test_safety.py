@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
+from forked import run_ranks
+from tiny import make_tiny_training, training_words
 
 # Writes its rank's process id; FULL_RANK's files cannot grow once its first steps are logged.
 ENTRY = """
-import os, pathlib, resource, sys
-import deepspeed
+import os, pathlib, resource
 import transformers
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # DeepSpeed would compile it, which takes minutes
 from llava.train.train import main
+from perf.distributed_data import spare_compiling
 from transformers_patch import Trainer
 from visatb.cli import run
 
@@ -37,17 +37,14 @@ def train_with_callback(self, *args, **kwargs):
     self.add_callback(Full())
     return begin(self, *args, **kwargs)
 Trainer.train = train_with_callback
+spare_compiling()
 run(main)
 """
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, repository):
-    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("two_ranks"))
-    make_tiny_dataset(folder, 22, "data.json")
-    tasks = [{"name": name, "weight": 1.0, "files": {"train": "data.json"}} for name in TASKS]
-    content = {"name": "tiny", "data_folder": ".", "image_folder": ".", "tasks": tasks}
-    (folder / "tiny.yaml").write_text(json.dumps(content))  # JSON is YAML
+    folder = make_tiny_training(tmp_path_factory.mktemp("two_ranks"), 22)
     (folder / "entry.py").write_text(ENTRY)
     config = json.loads((repository / "scripts_visatb" / "zero3.json").read_text())
     config["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # else the tiny parameters stay whole
@@ -55,33 +52,48 @@ def place(tmp_path_factory, repository):
     return folder
 
 
-def start(repository: Path, place: Path, output: Path, *flags: str, **variables: str) -> subprocess.Popen:
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(place / "entry.py"),
-        "--model_name_or_path", str(place / "llama"), "--version", "v1", "--benchmark", str(place / "tiny.yaml"),
-        "--data_path", str(place / "data.json"), "--image_folder", str(place / "images"),
-        "--vision_tower", str(place / "vision_tower"), "--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"),
-        "--mm_projector_type", "mlp2x_gelu", "--mm_vision_select_layer", "-2", "--mm_use_im_patch_token", "False",
-        "--image_aspect_ratio", "pad", "--output_dir", str(output), "--report_to", "none", "--learning_rate", "1e-3",
-        "--logging_steps", "1", "--per_device_train_batch_size", "2", "--disable_tqdm", "True", *flags,
-    ]  # fmt: skip
+def command(place: Path, output: Path, *flags: object) -> list[str]:
+    more = ("--benchmark", place / "tiny.yaml", "--pretrain_mm_mlp_adapter", place / "mm_projector.bin")
+    batches = ("--per_device_train_batch_size", 2)
+    return [str(place / "entry.py"), *training_words(place, output, *more, *batches, *flags)]
+
+
+def environment(repository: Path, output: Path, **variables: str) -> dict[str, str]:
     output.mkdir(exist_ok=True)
     pids = output.with_suffix(".pids")
     pids.mkdir(exist_ok=True)
-    env = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "PIDS": str(pids)} | variables
+    return os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "PIDS": str(pids)} | variables
+
+
+def launch(repository: Path, place: Path, output: Path, *flags: object) -> subprocess.Popen:
+    """The two ranks by torch's launcher."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     return subprocess.Popen(
-        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        [*launcher, *command(place, output, *flags)], env=environment(repository, output),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
 
 
-def finish(process: subprocess.Popen) -> tuple[int, list[str], str]:
-    """Exit code of the launcher, our lines on stderr, and all of it."""
+def finish(process: subprocess.Popen) -> tuple[list[str], str]:
+    """Our lines on the launcher's stderr, and all of it."""
     try:
-        err = process.communicate(timeout=150)[1]
+        err = process.communicate(timeout=300)[1]
     except subprocess.TimeoutExpired:  # ranks that wait for each other
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    return process.returncode, [line for line in err.splitlines() if line.startswith(("error: ", "SIG"))], err
+    return reported(err), err
+
+
+def reported(err: str) -> list[str]:
+    return [line for line in err.splitlines() if line.startswith(("error: ", "SIG"))]
+
+
+def train(repository: Path, place: Path, output: Path, *flags: object, **variables: str) -> tuple[list[int], list[str]]:
+    """Exit codes of the two ranks, neither of which is stopped from outside, and the lines they report."""
+    words, env = command(place, output, *flags), environment(repository, output, **variables)
+    codes, err = run_ranks(words, 2, env, repository)
+    assert "Traceback" not in err, err
+    return codes, reported(err)
 
 
 def digest(folder: Path) -> str:
@@ -91,18 +103,18 @@ def digest(folder: Path) -> str:
 def test_a_signal_to_one_rank_stops_both_and_the_resumed_model_is_equal(repository, place, tmp_path):
     flags = ("--max_steps", "30", "--save_strategy", "no")
     output = tmp_path / "cut"
-    process = start(repository, place, output, *flags)
+    process = launch(repository, place, output, *flags)
     log = output / "train_log.jsonl"
     while process.poll() is None and not (log.exists() and log.stat().st_size):
         time.sleep(0.01)
     os.kill(int((tmp_path / "cut.pids" / "1").read_text()), signal.SIGTERM)
-    _, reported, err = finish(process)
+    lines, err = finish(process)
     (checkpoint,) = output.glob("checkpoint-*")
-    assert reported == [f"SIGTERM: saved {checkpoint.name}; run the same command again to resume"], err[-3000:]
+    assert lines == [f"SIGTERM: saved {checkpoint.name}; run the same command again to resume"], err[-3000:]
     assert "exitcode  : 143" in err
     assert {path.name for path in checkpoint.iterdir()} >= {"random_state_0.pt", "random_state_1.pt"}
-    assert finish(start(repository, place, output, *flags))[0] == 0
-    assert finish(start(repository, place, tmp_path / "whole", *flags))[0] == 0
+    assert train(repository, place, output, *flags) == ([0, 0], [])
+    assert train(repository, place, tmp_path / "whole", *flags) == ([0, 0], [])
     assert digest(output) == digest(tmp_path / "whole")
 
 
@@ -110,10 +122,8 @@ def test_a_refused_folder_is_reported_once(repository, place, tmp_path):
     output = tmp_path / "foreign"
     output.mkdir()
     (output / "thesis.tex").touch()
-    _, reported, err = finish(start(repository, place, output))
-    assert len(reported) == 1 and "has other content (thesis.tex)" in reported[0] and "exitcode  : 2" in err, err[
-        -3000:
-    ]
+    lines, err = finish(launch(repository, place, output))
+    assert len(lines) == 1 and "has other content (thesis.tex)" in lines[0] and "exitcode  : 2" in err, err[-3000:]
     assert [path.name for path in output.iterdir()] == ["thesis.tex"]
 
 
@@ -123,13 +133,12 @@ def test_a_rank_that_cannot_write_stops_all_and_keeps_the_last_checkpoint(reposi
     output = tmp_path / "full"
     flags = ("--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1")
     flags += ("--deepspeed", str(place / "zero3.json"))
-    code, reported, err = finish(start(repository, place, output, *flags, FULL_RANK=rank))
-    assert code == 1 and len(reported) == 1, err[-3000:]
-    assert f"{output / 'checkpoint-4'} could not be written" in reported[0] and "File too large" in reported[0]
+    codes, lines = train(repository, place, output, *flags, FULL_RANK=rank)
+    assert codes == [1, 1] and len(lines) == 1, (codes, lines)
+    assert f"{output / 'checkpoint-4'} could not be written" in lines[0] and "File too large" in lines[0]
     left = {path.name for path in output.iterdir()}
     assert left == {".lock", "checkpoint-2", "train_log.jsonl", "visatb_run.json"}
-    code, reported, err = finish(start(repository, place, output, *flags))
-    assert code == 0 and not reported, err[-3000:]
+    assert train(repository, place, output, *flags) == ([0, 0], [])
     assert (output / "checkpoint-4" / "manifest.json").exists() and not (output / "checkpoint-2").exists()
 
 
@@ -144,12 +153,10 @@ def test_a_bad_image_of_one_rank_stops_all_with_what_was_reached_saved(repositor
     output = tmp_path / "model"
     flags = ("--image_folder", str(images), "--max_steps", "5", "--save_strategy", "no")
     flags += ("--dataloader_num_workers", workers, "--deepspeed", str(place / "zero3.json"))
-    code, (line,), err = finish(start(repository, place, output, *flags))
-    assert code == 1 and f"id 'tiny-{late}'" in line and "checkpoint-2 is saved" in line, err[-3000:]
-    assert "failed (exitcode: 2)" in err, err[-3000:]
+    codes, (line,) = train(repository, place, output, *flags)
+    assert codes == [2, 2] and f"id 'tiny-{late}'" in line and "checkpoint-2 is saved" in line, (codes, line)
     assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-2"]
     (images / f"{late:03d}.png").write_bytes(content)
-    code, lines, err = finish(start(repository, place, output, *flags))
-    assert code == 0 and not lines, err[-3000:]
+    assert train(repository, place, output, *flags) == ([0, 0], [])
     steps = [json.loads(line)["step"] for line in (output / "train_log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5]
