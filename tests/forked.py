@@ -52,9 +52,10 @@ class Forked:
 
 
 def run_ranks(words: list[str], count: int, env: dict[str, str], cwd: Path) -> tuple[list[int], str]:
-    """Exit codes and stderr of a command as several ranks of this machine, none of which ends because another does."""
-    place = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = [Forked(words, env | place | {"RANK": str(n), "LOCAL_RANK": str(n)}, cwd) for n in range(count)]
+    """Exit codes and stderr of a command as one process, or as ranks none of which ends because another does."""
+    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    places = [group | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)] if count > 1 else [{}]
+    ranks = [Forked(words, env | place, cwd) for place in places]
     try:
         err = "".join(rank.communicate()[1] for rank in ranks)
     finally:  # ranks that wait for each other

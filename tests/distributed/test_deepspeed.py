@@ -3,40 +3,30 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_ranks
 from safetensors.torch import load_file
-from tiny import make_tiny_checkpoint, make_tiny_dataset
+from tiny import make_tiny_training, weighted_words
 
 from llava.model.adapter import read_adapter
 
-# DeepSpeed would compile its shared-memory collectives first, which takes minutes and needs a compiler.
 ENTRY = """
-import deepspeed
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 from deepspeed.runtime.zero.config import ZeroStageEnum
-ZeroStageEnum.__reduce_ex__ = lambda stage, _: (getattr, (ZeroStageEnum, stage.name))  # that of Python 3.11.2
 from llava.train.train import main
+from perf.distributed_data import spare_compiling
 from visatb.cli import run
+ZeroStageEnum.__reduce_ex__ = lambda stage, _: (getattr, (ZeroStageEnum, stage.name))  # that of Python 3.11.2
+spare_compiling()
 run(main)
 """
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, repository):
-    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("deepspeed"))
-    make_tiny_dataset(folder, 22, "data.json")
-    tasks = [
-        {"name": name, "weight": 1.0, "files": {"train": "data.json"}}
-        for name in ("SceneCaption", "ShapeVQA", "Grounding", "Chat")
-    ]
-    content = {"name": "tiny", "data_folder": ".", "image_folder": ".", "tasks": tasks}
-    (folder / "tiny.yaml").write_text(json.dumps(content))  # JSON is YAML
+    folder = make_tiny_training(tmp_path_factory.mktemp("deepspeed"), 22)
     (folder / "entry.py").write_text(ENTRY)
     config = json.loads((repository / "scripts_visatb" / "zero3.json").read_text())
     # Else the tiny parameters are never partitioned, and nothing that partitioning can break would be seen.
@@ -45,29 +35,12 @@ def place(tmp_path_factory, repository):
     return folder
 
 
-def train(repository: Path, place: Path, output: Path, *flags: str, ranks: int = 2) -> list[dict]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    command = [
-        sys.executable, *launcher, str(place / "entry.py"),
-        "--model_name_or_path", str(place / "llama"), "--version", "v1", "--benchmark", str(place / "tiny.yaml"),
-        "--data_path", str(place / "data.json"), "--image_folder", str(place / "images"),
-        "--vision_tower", str(place / "vision_tower"), "--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"),
-        "--mm_projector_type", "mlp2x_gelu", "--mm_vision_select_layer", "-2", "--mm_use_im_patch_token", "False",
-        "--image_aspect_ratio", "pad", "--output_dir", str(output), "--report_to", "none", "--learning_rate", "1e-3",
-        "--logging_steps", "1", "--visatb_weights", "0.5", "1.5", "1.2", "1.0", *flags,
-    ]  # fmt: skip
+def train(repository: Path, place: Path, output: Path, *flags: object, ranks: int = 2) -> list[dict]:
     if ranks > 1:
-        command += ["--deepspeed", str(place / "zero3.json")]
-    env = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        _, err = process.communicate(timeout=200)
-    except subprocess.TimeoutExpired:  # ranks that wait for each other
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert process.returncode == 0, err[-3000:]
+        flags += ("--deepspeed", place / "zero3.json")
+    words = [str(place / "entry.py"), *weighted_words(place, output, *flags)]
+    codes, err = run_ranks(words, ranks, os.environ | {"PYTHONPATH": str(repository)}, repository)
+    assert not any(codes), err[-3000:]
     return [json.loads(line) for line in (output / "train_log.jsonl").read_text().splitlines()]
 
 
@@ -87,17 +60,8 @@ def test_zero3_with_accumulation_equals_one_process_also_after_resume(repository
     length = ("--num_train_epochs", "2")
     split = ("--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "4", "--save_strategy", "steps")
     split += ("--save_steps", "2", "--gradient_checkpointing", "True", *length)
-    one = train(
-        repository,
-        place,
-        tmp_path / "one",
-        "--per_device_train_batch_size",
-        "8",
-        "--save_strategy",
-        "no",
-        *length,
-        ranks=1,
-    )
+    whole = ("--per_device_train_batch_size", "8", "--save_strategy", "no", *length)
+    one = train(repository, place, tmp_path / "one", *whole, ranks=1)
     zero3 = train(repository, place, tmp_path / "zero3", *split)
     assert [line["loss"] for line in zero3] == pytest.approx([line["loss"] for line in one], abs=2e-5)
     assert_same_model(tmp_path / "one", tmp_path / "zero3", atol=1e-4, rtol=1e-3)

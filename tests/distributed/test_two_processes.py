@@ -2,46 +2,26 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_ranks
 from safetensors.torch import load_file
-from tiny import make_tiny_checkpoint, make_tiny_dataset
+from tiny import make_tiny_training, weighted_words
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("two_processes"))
-    make_tiny_dataset(folder, 22, "data.json")  # with a global batch of 8 the last step is short
-    tasks = [
-        {"name": name, "weight": 1.0, "files": {"train": "data.json"}}
-        for name in ("SceneCaption", "ShapeVQA", "Grounding", "Chat")
-    ]
-    content = {"name": "tiny", "data_folder": ".", "image_folder": ".", "tasks": tasks}
-    (folder / "tiny.yaml").write_text(json.dumps(content))  # JSON is YAML
-    return folder
+    return make_tiny_training(tmp_path_factory.mktemp("two_processes"), 22)  # of a global batch of 8, the last is short
 
 
-def train(repository: Path, place: Path, output: Path, processes: int, per_device: int, *flags: str) -> list[dict]:
-    launcher = [sys.executable] if processes == 1 else [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
-    ]  # fmt: skip
-    command = [
-        *launcher, str(repository / "llava/train/train.py"),
-        "--model_name_or_path", str(place / "llama"), "--version", "v1", "--benchmark", str(place / "tiny.yaml"),
-        "--data_path", str(place / "data.json"), "--image_folder", str(place / "images"),
-        "--vision_tower", str(place / "vision_tower"), "--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"),
-        "--mm_projector_type", "mlp2x_gelu", "--mm_vision_select_layer", "-2", "--mm_use_im_patch_token", "False",
-        "--image_aspect_ratio", "pad", "--output_dir", str(output), "--save_strategy", "no", "--report_to", "none",
-        "--num_train_epochs", "2", "--learning_rate", "1e-3", "--logging_steps", "1", "--no_cuda", "True",
-        "--visatb_weights", "0.5", "1.5", "1.2", "1.0", "--per_device_train_batch_size", str(per_device), *flags,
-    ]  # fmt: skip
-    env = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+def train(repository: Path, place: Path, output: Path, processes: int, per_device: int, *flags: object) -> list[dict]:
+    length = ("--num_train_epochs", 2, "--per_device_train_batch_size", per_device)
+    others = ("--save_strategy", "no", "--no_cuda", True)
+    words = [str(repository / "llava/train/train.py"), *weighted_words(place, output, *length, *others, *flags)]
+    codes, err = run_ranks(words, processes, os.environ | {"PYTHONPATH": str(repository)}, repository)
+    assert not any(codes), err[-3000:]
     return [json.loads(line) for line in (output / "train_log.jsonl").read_text().splitlines()]
 
 
