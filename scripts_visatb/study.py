@@ -1,6 +1,8 @@
-"""Repeats a benchmark's run over seeds and CPU kernels and says what holds over all of them.
+"""Repeats a benchmark's run over seeds and CPU kernels, or its preparation by several measures, and compares them.
 
     python -m scripts_visatb.study --benchmark scripts_visatb/benchmarks/demo.yaml --seeds 0 1 2 3 4 --cores 2
+    python -m scripts_visatb.study --benchmark scripts_visatb/benchmarks/demo.yaml --seeds 0 1 2 \\
+        --measures 'short: {samples_per_task: 300}' 'lora: {r: 16}' gradient
 
     runs/study-demo/<kernel>/demo.yaml         the benchmark as it is run there
     runs/study-demo/<kernel>/demo/             data and base model that `prepare` makes, once for each kernel
@@ -10,17 +12,20 @@
 
 A kernel is a value of ATEN_CPU_CAPABILITY, which chooses the instructions that torch computes with, and so the order of
 its additions; `native` leaves the choice to torch. Runs that differ in it alone show what rounding does.
+With --measures only the weights are made, by the measure `full` and each of those named (values of `measure:` in a
+benchmark file), and compared: runs/study-demo/measures/, measures.md, measures.json, measures.png.
 Each run is one of `visatb run` on one core, as many at a time as there are cores. Started again, the command goes on
 where it was stopped; runs that are finished are only read.
 """
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -29,7 +34,11 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from scripts_visatb.pictures.measures import draw_measures
+from scripts_visatb.study_measures import study_of_measures, tables_of_measures
 from scripts_visatb.study_tables import study_of, tables_of_study
+from scripts_visatb.workflow.cost import task_sizes
+from scripts_visatb.workflow.measure_costs import cost_of
 from scripts_visatb.workflow.models import baseline_models
 from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.processes import die_with_parent
@@ -37,6 +46,9 @@ from visatb.benchmark import EW, VISATB, Benchmark, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import write_json, write_text
+from visatb.measure_section import read_measure
+from visatb.schema import BrokenError
+from visatb.weighting.settings import FULL_MEASURE
 from visatb.yaml_files import read_yaml
 
 KERNELS = ("default", "avx2", "avx512", "native")
@@ -83,13 +95,20 @@ def rewritten(content: Any, places: dict[str, str]) -> Any:
     return content
 
 
-def write_benchmark(benchmark: Benchmark, folder: Path, rivals: Sequence[str]) -> Path:
-    """Write the benchmark as a kernel's runs read it: what its `prepare` makes goes below `folder`.
+def write_benchmark(benchmark: Benchmark, folder: Path, changes: Mapping[str, Any], suffix: str = "") -> Path:
+    """Write the benchmark as runs of a study read it: what its `prepare` makes goes below `folder`.
+
+    Args:
+        benchmark: the original.
+        folder: of the runs that share data and base model.
+        changes: keys of the benchmark with other values.
+        suffix: behind the file's name; `prepare` reads the one without.
 
     Raises:
         InputError: `prepare` writes somewhere else than to `runs/NAME`, where the kernels would share it.
     """
-    target = folder / benchmark.path.name
+    shared = folder / benchmark.path.name
+    target = shared.with_stem(shared.stem + suffix)
     content = read_yaml(benchmark.path)
     if benchmark.prepare:
         made = f"runs/{benchmark.name}"
@@ -97,9 +116,8 @@ def write_benchmark(benchmark: Benchmark, folder: Path, rivals: Sequence[str]) -
             raise InputError(
                 f"{benchmark.path}: prepare must write to {made}, which a study makes once for each kernel."
             )
-        content = rewritten(content, {made: str(folder / benchmark.name), str(benchmark.path): str(target)})
-    content["baselines"] = list(rivals)
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        content = rewritten(content, {made: str(folder / benchmark.name), str(benchmark.path): str(shared)})
+    text = yaml.safe_dump(content | dict(changes), sort_keys=False, allow_unicode=True)
     if not target.is_file() or target.read_text() != text:  # its date is that of a setting
         write_text(target, text)
     return target
@@ -175,7 +193,10 @@ def main() -> None:
     parser.add_argument("--benchmark", required=True, help="benchmark YAML")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds of subsets and trainings")
     parser.add_argument(
-        "--kernels", nargs="+", default=["default", "native"], choices=KERNELS, help="CPU kernels of torch"
+        "--kernels", nargs="+", choices=KERNELS, help="CPU kernels of torch; default: default native, or the last alone"
+    )
+    parser.add_argument(
+        "--measures", nargs="+", metavar="MEASURE", help="measures to compare with `full`, as in a benchmark file"
     )
     parser.add_argument(
         "--rivals", nargs="*", default=[], metavar="METHOD", help="weight methods to compare with, besides EW"
@@ -185,26 +206,93 @@ def main() -> None:
     args = parser.parse_args()
     benchmark = load_benchmark(args.benchmark)
     output = args.output or Path("runs") / f"study-{benchmark.name}"
-    for flag, values, least in (("--seeds", args.seeds, 2), ("--kernels", args.kernels, 1)):
+    kernels = args.kernels or (["native"] if args.measures else ["default", "native"])
+    for flag, values, least in (("--seeds", args.seeds, 2), ("--kernels", kernels, 1)):
         if len(set(values)) != len(values) or len(values) < least:
             raise InputError(
                 f"{flag} must be {least} or more different ones, got {' '.join(map(str, values))}. Fix it."
             )
     if args.cores < 1:
         raise InputError(f"--cores must be at least 1, got {args.cores}.")
-    files = {kernel: write_benchmark(benchmark, output / kernel, args.rivals) for kernel in args.kernels}
-    wanted = repetitions(benchmark, output, args.seeds, files)
-    # What `prepare` makes is there before the other seeds look for it.
-    make_all([one for one in wanted if one.seed == args.seeds[0]], "weights", args.cores)
-    make_all(wanted, "baselines" if args.rivals else "main", args.cores)
-    prepared = load_benchmark(wanted[0].benchmark)
-    rivals = [EW, *baseline_models(prepared)]
-    study = study_of({(one.kernel, one.seed): one.run() for one in wanted}, VISATB, rivals)
-    study |= {"command": " ".join(["visatb study", *sys.argv[1:]]), "processor": processor(), "date": str(date.today())}
-    write_json(output / "study.json", study)
-    text = tables_of_study(study)
-    write_text(output / "study.md", text)
+    if args.measures and (len(kernels) > 1 or args.rivals):
+        raise InputError("--measures takes one of --kernels and no --rivals. Leave the others out.")
+    if args.measures:
+        name, study = "measures", compare_measures(benchmark, output, args.seeds, args.measures, kernels[0], args.cores)
+    else:
+        name, study = "study", compare_runs(benchmark, output, args.seeds, kernels, args.rivals, args.cores)
+    command = shlex.join(["visatb", "study", *sys.argv[1:]])
+    study |= {"command": command, "processor": processor(), "date": str(date.today())}
+    write_json(output / f"{name}.json", study)
+    text = tables_of_measures(study) if args.measures else tables_of_study(study)
+    write_text(output / f"{name}.md", text)
+    if args.measures:
+        draw_measures(study, output / "measures.png")
     print(text, end="")
+
+
+def compare_runs(
+    benchmark: Benchmark, output: Path, seeds: Sequence[int], kernels: Sequence[str], rivals: Sequence[str], cores: int
+) -> dict[str, Any]:
+    """Make the final models of every seed by every kernel; returns what they say together."""
+    files = {kernel: write_benchmark(benchmark, output / kernel, {"baselines": list(rivals)}) for kernel in kernels}
+    wanted = repetitions(benchmark, output, seeds, files)
+    # What `prepare` makes is there before the other seeds look for it.
+    make_all([one for one in wanted if one.seed == seeds[0]], "weights", cores)
+    make_all(wanted, "baselines" if rivals else "main", cores)
+    compared = [EW, *baseline_models(load_benchmark(wanted[0].benchmark))]
+    return study_of({(one.kernel, one.seed): one.run() for one in wanted}, VISATB, compared)
+
+
+def compare_measures(
+    benchmark: Benchmark, output: Path, seeds: Sequence[int], measures: Sequence[str], kernel: str, cores: int
+) -> dict[str, Any]:
+    """Make the weights of every seed by `full` and by each measure; returns how they agree.
+
+    The measures of a seed share a run: what two of them have in common is trained once.
+
+    Raises:
+        InputError: for a measure that a benchmark file could not have, and for one that is named twice.
+    """
+    chosen = {FULL_MEASURE: FULL_MEASURE} | _read_measures(measures)
+    folder = output / "measures"
+    write_benchmark(benchmark, folder, {"measure": FULL_MEASURE})  # the one that `prepare` reads
+    runs, samples = {}, {}
+    for kind, value in chosen.items():
+        file = write_benchmark(benchmark, folder, {"measure": value, "ablations": []}, f"-{kind}")
+        load_benchmark(file)  # every mistake is found before the first training
+        wanted = [
+            Repetition(kernel, seed, file, folder / f"seed{seed}", output / "logs" / f"measures_seed{seed}.log")
+            for seed in seeds
+        ]
+        runs |= {(kind, one.seed): one for one in wanted}
+    for kind in chosen:
+        wanted = [runs[kind, seed] for seed in seeds]
+        if kind == FULL_MEASURE:
+            make_all(wanted[:1], "weights", cores)
+        make_all(wanted, "weights", cores)
+        prepared = wanted[0].run().benchmark
+        sizes, _ = task_sizes(prepared, "train")
+        epochs = float((prepared.training.get("environment") or {}).get("NUM_TRAIN_EPOCHS", 1))
+        samples[kind] = cost_of(prepared, prepared.measure, sizes, epochs).samples
+    return study_of_measures({key: one.run() for key, one in runs.items()}, samples)
+
+
+def _read_measures(texts: Sequence[str]) -> dict[str, Any]:
+    """Kind -> the value of `measure:` in a benchmark file."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        try:
+            value = yaml.safe_load(text)
+            kind = read_measure(value).kind
+        except yaml.YAMLError:
+            raise InputError(f"--measures {text!r}: is not YAML. Write for example 'short: {{...}}'.") from None
+        except BrokenError as error:
+            place = "" if error.key is None else f".{error.key}"
+            raise InputError(f"--measures {text!r}: measure{place}{error}") from None
+        if kind in found or kind == FULL_MEASURE:
+            raise InputError(f"--measures: {kind} is there already. Compare two settings of one in two --output.")
+        found[kind] = value
+    return found
 
 
 if __name__ == "__main__":

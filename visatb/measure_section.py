@@ -33,9 +33,9 @@ _LORA_VARIABLES = {"r": "LORA_R", "alpha": "LORA_ALPHA", "dropout": "LORA_DROPOU
 _KINDS: dict[str, dict[str, str]] = {
     FULL_MEASURE: {},
     SHORT: {"samples_per_task": "count"},
-    LORA: {"r": "count", "alpha": "number", "dropout": "number", "learning_rate": "number", "script": "text"}
-    | {"merge": "truth"},
-    PROXY: {"environment": "any", "script": "text"},
+    LORA: {"r": "count", "alpha": "number", "dropout": "number", "learning_rate": "number", "merge": "truth"}
+    | {"script": "text", "samples_per_task": "count"},
+    PROXY: {"environment": "any", "script": "text", "samples_per_task": "count"},
     GRADIENT: GRADIENT_KINDS,
 }
 _HF_SCRIPT = "finetune_hf.sh"
@@ -55,7 +55,8 @@ class Measure:
 
     Attributes:
         kind: one of MEASURES.
-        samples_per_task: of a large subset at most (`short`); None for all that `large_rate` gives.
+        samples_per_task: of a large subset at most (`short`; if given, `lora` and `proxy`); None for all that
+            `large_rate` gives.
         script: of their trainings; None for that of the `training` section.
         environment: variables of their trainings, over those of the `training` section.
         merge: adapters are merged into their base before they answer (`lora`).
@@ -104,13 +105,17 @@ def _full(given: dict[str, Any]) -> Measure:
 
 
 def _short(given: dict[str, Any]) -> Measure:
-    return Measure(SHORT, samples_per_task=int(given.get("samples_per_task") or LARGE_ENOUGH))
+    return Measure(SHORT, _samples(given) or LARGE_ENOUGH)
+
+
+def _samples(given: dict[str, Any]) -> int | None:
+    return int(given["samples_per_task"]) if "samples_per_task" in given else None
 
 
 def _lora(given: dict[str, Any]) -> Measure:
     variables = {_LORA_VARIABLES[key]: value for key, value in given.items() if key in _LORA_VARIABLES}
     merge = str(given.get("merge", False)) in ("True", "true")
-    return Measure(LORA, script=given.get("script"), environment=variables, merge=merge)
+    return Measure(LORA, _samples(given), given.get("script"), variables, merge)
 
 
 def _proxy(given: dict[str, Any]) -> Measure:
@@ -120,7 +125,7 @@ def _proxy(given: dict[str, Any]) -> Measure:
             f" must be a mapping with the smaller model as BASE_MODEL_PATH, got {shown(environment)}. Set it.",
             f"{PROXY}.environment",
         )
-    return Measure(PROXY, script=given.get("script"), environment=environment)
+    return Measure(PROXY, _samples(given), given.get("script"), environment)
 
 
 def _gradient(given: dict[str, Any]) -> Measure:

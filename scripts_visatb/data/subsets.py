@@ -11,7 +11,7 @@ It writes, from the training files of a benchmark and with the documented names
 - `{task}_train-...`: all of one measured task (the single-task model, STL);
 - `{benchmark}_train-...`: everything (the final models);
 - `{task}-mini_train-...`: `mini_i` alone, for the difficulties of Eq. 11 and 12 (`--forms simpler` or `precise`);
-- `short-...`: those with `large_i` or all of a task once more, cut to some records of each task (`measure: short`);
+- `short-...`: those with `large_i` or all of a task once more, cut to `samples_per_task` of a `measure`;
 - `subsets.json`: which file is which, with record counts and SHA-256, written last.
 
 `mini_i` is a subset of `large_i`, both rates come from the benchmark and are the same for every task, and the same seed
@@ -102,8 +102,8 @@ def mixes(benchmark: Benchmark, forms: tuple[str, ...] = (STANDARD,)) -> dict[st
     """Composition of each training file: key of the manifest -> (first part of the file name, share by task).
 
     Keys: `mini`, `entire`, `plus_mini/<task or group>`, `single/<task>`, `mini_single/<task>`; in the simpler form
-    with groups also `single/<group>`, for the contributions between groups. With `measure: short` in front of those of
-    large subsets and single tasks also `short/`.
+    with groups also `single/<group>`, for the contributions between groups. With `samples_per_task` of a measure
+    also `short/` before those of large subsets and single tasks.
 
     Args:
         benchmark: tasks, rates, groups, measure.
@@ -134,9 +134,9 @@ def mixes(benchmark: Benchmark, forms: tuple[str, ...] = (STANDARD,)) -> dict[st
 def _short_mixes(
     benchmark: Benchmark, files: dict[str, tuple[str, dict[str, Share]]]
 ) -> dict[str, tuple[str, dict[str, Share]]]:
-    """The mixes that `measure: short` cuts: those with large subsets, and single tasks."""
+    """The mixes that a measure cuts: those with large subsets, and single tasks."""
     most = benchmark.measure.samples_per_task
-    if benchmark.measure.kind != SHORT or most is None:
+    if most is None:
         return {}
     found = {}
     for key, (stem, mix) in files.items():
@@ -181,8 +181,8 @@ def refuse_short(benchmark: Benchmark, counts: dict[str, int]) -> None:
         count, mini = counts[task.name], len(draw(counts[task.name], benchmark.mini_rate, 0, task.name))
         if min(count, most) <= mini < count:
             raise InputError(
-                f"{benchmark.path}: measure.short.samples_per_task must be more than the {mini} samples of "
-                f"{task.name}'s mini subset, got {most}. Raise it."
+                f"{benchmark.path}: measure.{benchmark.measure.kind}.samples_per_task must be more than the "
+                f"{mini} samples of {task.name}'s mini subset, got {most}. Raise it."
             )
 
 

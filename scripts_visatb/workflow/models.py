@@ -133,14 +133,20 @@ def _as_measured(model: Model, measure: Measure) -> Model:
     name = _name_in(measure, model.name)
     if name == model.name:
         return model
-    data = f"{SHORT}/{model.data}" if measure.kind == SHORT else model.data
+    is_cut = measure.samples_per_task is not None and _is_large(model.name)
+    data = f"{SHORT}/{model.data}" if is_cut else model.data
     return replace(model, name=name, data=data, measure=measure)
+
+
+def _is_large(name: str) -> bool:
+    """Whether a preparation model learns from a large subset, or from all of a task."""
+    return name.endswith(PLUS_MINI) or name.startswith(STL)
 
 
 def _name_in(measure: Measure, name: str) -> str:
     """The name of a preparation model in a measure."""
     other = {
-        SHORT: name.endswith(PLUS_MINI) or name.startswith(STL),
+        SHORT: _is_large(name),
         LORA: name != BASE,
         PROXY: True,
     }.get(measure.kind, False)

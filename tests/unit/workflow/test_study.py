@@ -107,13 +107,13 @@ def test_standard_error_of_independent_scores_is_that_of_their_mean():
 def test_what_prepare_makes_is_made_for_each_kernel(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(repository)
     benchmark = load_benchmark("scripts_visatb/benchmarks/demo.yaml")
-    file = study.write_benchmark(benchmark, tmp_path / "avx2", ["DWA"])
+    file = study.write_benchmark(benchmark, tmp_path / "avx2", {"baselines": ["DWA"]})
     written = load_benchmark(file)
     assert written.data_folder == str(tmp_path / "avx2" / "demo" / "data")
     assert "runs/demo" not in file.read_text() and f"--benchmark {file}" in written.prepare
     assert list(written.baselines) == ["DWA"]
     before = file.stat().st_mtime_ns
-    study.write_benchmark(benchmark, tmp_path / "avx2", ["DWA"])
+    study.write_benchmark(benchmark, tmp_path / "avx2", {"baselines": ["DWA"]})
     assert file.stat().st_mtime_ns == before, "a new date would repeat jobs"
 
 
