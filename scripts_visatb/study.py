@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from tqdm import tqdm
@@ -46,8 +46,8 @@ from visatb.benchmark import EW, VISATB, Benchmark, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
 from visatb.files import write_json, write_text
-from visatb.measure_section import read_measure
-from visatb.schema import BrokenError
+from visatb.measure_section import MEASURE, Measure
+from visatb.schema import read
 from visatb.weighting.settings import FULL_MEASURE
 from visatb.yaml_files import read_yaml
 
@@ -283,12 +283,9 @@ def _read_measures(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         try:
             value = yaml.safe_load(text)
-            kind = read_measure(value).kind
         except yaml.YAMLError:
             raise InputError(f"--measures {text!r}: is not YAML. Write for example 'short: {{...}}'.") from None
-        except BrokenError as error:
-            place = "" if error.key is None else f".{error.key}"
-            raise InputError(f"--measures {text!r}: measure{place}{error}") from None
+        kind = read(Annotated[Measure, MEASURE], value, Path(f"--measures {text!r}")).kind
         if kind in found or kind == FULL_MEASURE:
             raise InputError(f"--measures: {kind} is there already. Compare two settings of one in two --output.")
         found[kind] = value

@@ -127,6 +127,28 @@ def test_another_measure_trains_only_what_it_makes_otherwise(finished, repositor
     assert calls(finished)[before:] == ["VisATB"], "preparation models of the measure full are all there"
 
 
+def test_contributions_from_gradients_are_weighed_with_the_scores_of_base_and_mini(finished, repository):
+    before = len(calls(finished))
+    write_benchmark(finished, measure="gradient")
+    home = finished / "runs/toy/seed0"
+    # The stand-in model has no gradients: as if they had been compared.
+    content = {"units": ["Vqa", "Box"], "tasks": ["Vqa", "Box"], "unit_of_task": [0, 1]}
+    (home / "gradients.json").write_text(json.dumps(content | {"contributions": [[1, 0.5], [-0.25, 1]]}))
+    record = {"name": "gradients", "started": time.time(), "seconds": 1.0, "peak_mib": 1.0}
+    (home / "done/gradients.json").write_text(json.dumps(record))
+    shown = run_graph(finished, repository, "weights").stdout
+    assert (
+        calls(finished)[before:] == [] and "Measured by: gradient, contributions approximated from gradients" in shown
+    )
+    weighed = json.loads((home / "weights_gradient.json").read_text())
+    rows = [line.split(",") for line in (home / "scores_gradient.csv").read_text().splitlines()]
+    assert [row[0] for row in rows] == ["model", "base", "mini"]
+    lost = [1 - float(base) / float(mini) for base, mini in zip(rows[1][1:], rows[2][1:], strict=True)]
+    assert weighed["difficulty"] == pytest.approx(lost) and weighed["contribution_out"] == [0.5, -0.25]
+    assert (weighed["form"], weighed["measure"]) == ("gradient", "gradient")
+    assert "an approximation" in weighed["notes"][0]
+
+
 @pytest.fixture(scope="module")
 def simpler_once(tmp_path_factory, repository) -> Path:
     """A finished run of the simpler form, with a further metric, whose models were deleted."""
