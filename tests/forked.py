@@ -15,9 +15,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import patch
 
-IMPORTED = ["pytest", "deepspeed", "torch", "transformers", "llava.train.training", "llava.train.training_arguments"]
+IMPORTED = {
+    "4": ["pytest", "deepspeed", "transformers", "llava.train.training", "llava.train.training_arguments"],
+    "5": ["pytest", "deepspeed", "transformers", "visatb_hf.training"],
+}
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}  # a GPU that was asked for cannot be used after a fork
 
 
 class Forked:
@@ -53,9 +60,7 @@ class Forked:
 
 def run_ranks(words: list[str], count: int, env: dict[str, str], cwd: Path) -> tuple[list[int], str]:
     """Exit codes and stderr of a command as one process, or as ranks none of which ends because another does."""
-    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    places = [group | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)] if count > 1 else [{}]
-    ranks = [Forked(words, env | place, cwd) for place in places]
+    ranks = [Forked(words, env | place, cwd) for place in _places(count)]
     try:
         err = "".join(rank.communicate()[1] for rank in ranks)
     finally:  # ranks that wait for each other
@@ -65,17 +70,19 @@ def run_ranks(words: list[str], count: int, env: dict[str, str], cwd: Path) -> t
 
 
 def run_as_ranks(function: Callable, count: int, *args) -> None:
-    """Call `function(rank, port, *args)` in `count` processes; an error of one ends all and is raised here."""
+    """Call `function(rank, *args)` in `count` processes; an error of one ends all and is raised here."""
     from torch.multiprocessing import start_processes
 
     forking()
-    start_processes(_be_rank, args=(function, free_port(), *args), nprocs=count, start_method="forkserver")
+    start_processes(_be_rank, args=(_places(count), function, *args), nprocs=count, start_method="forkserver")
 
 
 def forking():  # noqa: ANN201 - a class of multiprocessing
     """The context whose processes are forked."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
+    context.set_forkserver_preload(IMPORTED[version("transformers")[0]])
+    with patch.dict(os.environ, ON_CPU):
+        forkserver.ensure_running()
     return context
 
 
@@ -86,8 +93,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _be_rank(rank: int, function: Callable, *args) -> None:
+def _places(count: int) -> list[dict[str, str]]:
+    """What torch's launcher would add to the environment of each rank."""
+    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [group | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)] if count > 1 else [{}]
+
+
+def _be_rank(rank: int, places: list[dict[str, str]], function: Callable, *args) -> None:
     _settle()
+    os.environ.update(places[rank])
     function(rank, *args)
 
 
@@ -97,7 +111,7 @@ def _be_command(words: list[str], env: dict[str, str], cwd: Path, place: Path) -
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT), number)
     os.environ.clear()
-    os.environ.update(env)
+    os.environ.update(env | ON_CPU)
     os.chdir(cwd)
     sys.path[:0] = [folder for folder in env.get("PYTHONPATH", "").split(os.pathsep) if folder]
     is_module = words[0] == "-m"

@@ -1,7 +1,5 @@
 """Every strategy in one process and in two (gloo): the same weights, losses and model. One launch for all of them."""
 
-import os
-
 import pytest
 import torch
 import transformers
@@ -41,15 +39,8 @@ def train(folder, name, split, normalization="step"):
     return {"weights": torch.stack(keep.weights), "model": run.model.state_dict()}
 
 
-def train_all_as_rank(rank, port, folder):
+def train_all_as_rank(rank, folder):
     torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
     results = {}
     for name in STRATEGIES:
         for label, split in TWO_PROCESSES.items():

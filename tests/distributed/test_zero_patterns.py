@@ -4,7 +4,6 @@ The one process is given padded rows, the ranks in most runs samples laid end to
 """
 
 import json
-import os
 from datetime import timedelta
 from functools import cache
 from itertools import combinations
@@ -16,6 +15,7 @@ from tiny import make_tiny_checkpoint
 
 from llava.train.arguments import parse_arguments
 from llava.train.assembly import build_model
+from perf.distributed_data import spare_compiling
 from transformers_patch import build_weighter
 from transformers_patch.loss import count_supervised_tokens
 from transformers_patch.unpadded import lay_end_to_end
@@ -179,14 +179,12 @@ def prompt_of(batch):
     return inputs | {"attention_mask": torch.ones_like(inputs["input_ids"]), "images": batch.get("images")}
 
 
-def train_all_as_rank(rank, port, folder):
+def train_all_as_rank(rank, folder):
     torch.set_num_threads(1)
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in names.items()} | {"DS_ACCELERATOR": "cpu"}
     import deepspeed
     from deepspeed.runtime.zero.config import ZeroStageEnum
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else compiled first, which takes minutes
+    spare_compiling()
     ZeroStageEnum.__reduce_ex__ = lambda stage, _: (getattr, (ZeroStageEnum, stage.name))  # that of Python 3.11.2
     # A rank that waits for the other fails here instead of for ever.
     deepspeed.init_distributed("gloo", timeout=timedelta(seconds=60))

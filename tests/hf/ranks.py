@@ -1,13 +1,9 @@
 """Trains tiny models and saves what became of them: as one process, or as one of several ranks.
 
-    python -m torch.distributed.run --nproc_per_node 2 -m tests.hf.ranks '[{"family": "qwen2_vl", ...}]' OUTPUT_FOLDER
-
 Each case: family, method (strategy), split [per device, accumulation], settings (of TrainingArguments), lora, saved (a
 folder of the model).
 """
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, TrainingArguments
 
+from perf.distributed_data import spare_compiling
 from tests.hf.tiny_models import Sample, build, collator, samples
 from transformers_patch import build_weighter
 from visatb_hf import WeightedTrainer
@@ -81,17 +78,14 @@ def train(case: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in trained}
 
 
-def main() -> None:
-    """Train all cases of the command line."""
-    cases, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+def train_all(rank: int, cases: list[dict[str, Any]], folder: Path) -> None:
+    """Train all cases as one of several ranks."""
+    torch.set_num_threads(1)
+    if any("deepspeed" in case.get("settings", {}) for case in cases):
+        spare_compiling()
     for n, case in enumerate(cases):
         state = train(case, folder / f"run-{n}")
-        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        if rank == 0:
             torch.save(state, folder / f"{n}.pt")
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

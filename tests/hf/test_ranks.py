@@ -1,15 +1,14 @@
 """Several ranks, ZeRO, LoRA and all strategies learn what one process learns with the closed form."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_as_ranks
 
 from perf.closed_form import token_losses
-from tests.hf.ranks import RATE, STEPS, data_of, model_of, train, weighter_of
+from tests.hf.ranks import RATE, STEPS, data_of, model_of, train, train_all, weighter_of
 from tests.hf.tiny_models import collator
 from transformers_patch.loss import task_loss_sums
 
@@ -45,10 +44,7 @@ def distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) 
 
 def launch(cases: list[dict], folder: Path) -> list[dict[str, torch.Tensor]]:
     """Train cases on two ranks over gloo."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "tests.hf.ranks", json.dumps(cases), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_as_ranks(train_all, 2, cases, folder)
     return [torch.load(folder / f"{n}.pt", weights_only=True) for n in range(len(cases))]
 
 
