@@ -58,6 +58,18 @@ class Forked:
         return out, err
 
 
+def start_script(command: list[str], env: dict[str, str], cwd: Path, variable: str = "PYTHON") -> Forked:
+    """What a script starts by `exec "$PYTHON" ...`, with the words and the environment that it gives."""
+    with tempfile.TemporaryDirectory() as folder:
+        python, given = Path(folder, "python"), Path(folder, "given")
+        python.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" > {given}.words; env -0 > {given}.env\n")
+        python.chmod(0o755)
+        done = subprocess.run(command, env=env | {variable: str(python)}, cwd=cwd, capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
+        words, variables = (Path(f"{given}.{kind}").read_text().split("\0")[:-1] for kind in ("words", "env"))
+    return Forked(words, dict(line.split("=", 1) for line in variables), cwd)
+
+
 def run_ranks(words: list[str], count: int, env: dict[str, str], cwd: Path) -> tuple[list[int], str]:
     """Exit codes and stderr of a command as one process, or as ranks none of which ends because another does."""
     ranks = [Forked(words, env | place, cwd) for place in _places(count)]

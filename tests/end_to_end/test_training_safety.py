@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
+from forked import Forked
+from tiny import make_tiny_training, weighted_words
 
 from transformers_patch.publish import seal
 
@@ -21,35 +21,18 @@ STEPS = 9
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("safety"))
-    make_tiny_dataset(folder, 24, "data.json")
-    tasks = [{"name": name, "weight": 1.0, "files": {"train": "data.json"}} for name in TASKS]
-    content = {"name": "tiny", "data_folder": ".", "image_folder": ".", "tasks": tasks}
-    (folder / "tiny.yaml").write_text(json.dumps(content))  # JSON is YAML
-    return folder
+    return make_tiny_training(tmp_path_factory.mktemp("safety"), 24)
 
 
-def start(repository: Path, place: Path, output: Path, *flags: str) -> subprocess.Popen:
-    command = [
-        sys.executable, "-m", "llava.train.train", "--model_name_or_path", str(place / "llama"), "--version", "v1",
-        "--benchmark", str(place / "tiny.yaml"), "--data_path", str(place / "data.json"),
-        "--image_folder", str(place / "images"), "--vision_tower", str(place / "vision_tower"),
-        "--pretrain_mm_mlp_adapter", str(place / "mm_projector.bin"), "--mm_projector_type", "mlp2x_gelu",
-        "--mm_vision_select_layer", "-2", "--mm_use_im_patch_token", "False", "--image_aspect_ratio", "pad",
-        "--output_dir", str(output), "--report_to", "none", "--learning_rate", "1e-3", "--logging_steps", "1",
-        "--visatb_weights", "0.5", "1.5", "1.2", "1.0", "--per_device_train_batch_size", "4",
-        "--max_steps", str(STEPS), "--no_cuda", "True", "--disable_tqdm", "True", *flags,
-    ]  # fmt: skip
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=repository, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+def start(repository: Path, place: Path, output: Path, *flags: str) -> Forked:
+    length = ("--per_device_train_batch_size", 4, "--max_steps", STEPS, "--no_cuda", True)
+    words = ["-m", "llava.train.train", *weighted_words(place, output, *length, *flags)]
+    return Forked(words, os.environ | {"PYTHONPATH": str(repository)}, repository)
 
 
-def finish(process: subprocess.Popen) -> tuple[int, list[str]]:
+def finish(process: Forked) -> tuple[int, list[str]]:
     """Exit code and lines on stderr, but for transformers' own warnings."""
-    err = process.communicate(timeout=120)[1]
+    err = process.communicate()[1]
     assert "Traceback" not in err, err
     return process.returncode, [line for line in err.splitlines() if line.startswith(("error", "warning: ", "SIG"))]
 
@@ -71,11 +54,11 @@ def whole(repository, place):
 
 
 def driver(repository: Path, what: str, folder: Path) -> dict:
-    env = os.environ | {"PYTHONPATH": f"{repository}:{repository / 'tests'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(repository / "tests" / "failpoints.py"), what, str(folder)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    env = os.environ | {"PYTHONPATH": f"{repository}:{repository / 'tests'}"}
+    done = Forked([str(repository / "tests" / "failpoints.py"), what, str(folder)], env, repository)
+    out, err = done.communicate(timeout=600)
+    assert done.returncode == 0, err[-3000:]
+    return json.loads(out.splitlines()[-1])
 
 
 def test_a_kill_at_any_write_of_a_save_costs_nothing(repository, tmp_path):
