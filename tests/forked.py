@@ -20,6 +20,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
 
+from perf.distributed_data import spare_compiling
+
 IMPORTED = {
     "4": ["pytest", "deepspeed", "transformers", "llava.train.training", "llava.train.training_arguments"],
     "5": ["pytest", "deepspeed", "transformers", "visatb_hf.training"],
@@ -58,16 +60,16 @@ class Forked:
         return out, err
 
 
-def start_script(command: list[str], env: dict[str, str], cwd: Path, variable: str = "PYTHON") -> Forked:
-    """What a script starts by `exec "$PYTHON" ...`, with the words and the environment that it gives."""
+def given_by(script: list[str], env: dict[str, str], cwd: Path, variable: str = "PYTHON"):
+    """The words and the environment of what a script starts by `exec "$PYTHON" ...`."""
     with tempfile.TemporaryDirectory() as folder:
         python, given = Path(folder, "python"), Path(folder, "given")
         python.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" > {given}.words; env -0 > {given}.env\n")
         python.chmod(0o755)
-        done = subprocess.run(command, env=env | {variable: str(python)}, cwd=cwd, capture_output=True, text=True)
+        done = subprocess.run(script, env=env | {variable: str(python)}, cwd=cwd, capture_output=True, text=True)
         assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
         words, variables = (Path(f"{given}.{kind}").read_text().split("\0")[:-1] for kind in ("words", "env"))
-    return Forked(words, dict(line.split("=", 1) for line in variables), cwd)
+    return words, dict(line.split("=", 1) for line in variables)
 
 
 def run_ranks(words: list[str], count: int, env: dict[str, str], cwd: Path) -> tuple[list[int], str]:
@@ -138,3 +140,4 @@ def _settle() -> None:
     """Be as a new interpreter is."""
     multiprocessing.set_start_method(None, force=True)  # of a DataLoader's workers; it would be forkserver
     gc.freeze()  # DeepSpeed collects garbage for each engine: 0.4 s over all that was imported
+    spare_compiling()

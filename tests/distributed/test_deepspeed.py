@@ -16,10 +16,8 @@ from llava.model.adapter import read_adapter
 ENTRY = """
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from llava.train.train import main
-from perf.distributed_data import spare_compiling
 from visatb.cli import run
 ZeroStageEnum.__reduce_ex__ = lambda stage, _: (getattr, (ZeroStageEnum, stage.name))  # that of Python 3.11.2
-spare_compiling()
 run(main)
 """
 

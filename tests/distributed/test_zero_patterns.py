@@ -15,7 +15,6 @@ from tiny import make_tiny_checkpoint
 
 from llava.train.arguments import parse_arguments
 from llava.train.assembly import build_model
-from perf.distributed_data import spare_compiling
 from transformers_patch import build_weighter
 from transformers_patch.loss import count_supervised_tokens
 from transformers_patch.unpadded import lay_end_to_end
@@ -184,7 +183,6 @@ def train_all_as_rank(rank, folder):
     import deepspeed
     from deepspeed.runtime.zero.config import ZeroStageEnum
 
-    spare_compiling()
     ZeroStageEnum.__reduce_ex__ = lambda stage, _: (getattr, (ZeroStageEnum, stage.name))  # that of Python 3.11.2
     # A rank that waits for the other fails here instead of for ever.
     deepspeed.init_distributed("gloo", timeout=timedelta(seconds=60))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from forked import start_script
+from forked import Forked, given_by
 from safetensors.torch import load_file
 from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
 
@@ -53,12 +53,13 @@ def environment(place: Path, output: Path, **changes: str) -> dict[str, str]:
     return os.environ | RECIPE | {key: str(value) for key, value in given.items()} | changes
 
 
-def words(repository: Path, flags: tuple[str, ...], script: str) -> list[str]:
-    return ["bash", str(repository / "scripts_visatb" / script), *flags]
+def start(repository: Path, env: dict[str, str], *flags: str, script: str = "finetune_academic.sh") -> Forked:
+    command = ["bash", str(repository / "scripts_visatb" / script), *flags]
+    return Forked(*given_by(command, env, repository), repository)
 
 
 def finetune(repository: Path, env: dict[str, str], *flags: str, script: str = "finetune_academic.sh"):
-    process = start_script(words(repository, flags, script), env, repository)
+    process = start(repository, env, *flags, script=script)
     out, err = process.communicate()
     return process.returncode, out, err
 
@@ -95,7 +96,8 @@ def test_stage_1_writes_a_projector_that_stage_2_starts_from(repository, place, 
 def test_two_runs_are_identical_and_a_finished_run_does_nothing(repository, place, tmp_path):
     weights = "0.5 1.5 1.2 1.0"
     env = environment(place, tmp_path / "a", VISATB_WEIGHTS=weights)
-    subprocess.run(words(repository, (), "finetune_academic.sh"), env=env, check=True, timeout=300)
+    command = ["bash", str(repository / "scripts_visatb" / "finetune_academic.sh")]
+    subprocess.run(command, env=env, check=True, timeout=300)
     code, out, err = finetune(repository, environment(place, tmp_path / "b", VISATB_WEIGHTS=weights))
     assert code == 0 and "task ShapeVQA" in out and "weight 1.5000" in out, err
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
@@ -111,9 +113,7 @@ def test_killed_training_resumes_to_the_model_of_an_uninterrupted_run(repository
     code, out, _ = finetune(repository, environment(place, tmp_path / "whole", **saving))
     assert code == 0 and "drawn per epoch" in out
     output = tmp_path / "cut"
-    process = start_script(
-        words(repository, (), "finetune_academic.sh"), environment(place, output, **saving), repository
-    )
+    process = start(repository, environment(place, output, **saving))
     while not list(output.glob("checkpoint-*")) and process.poll() is None:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)

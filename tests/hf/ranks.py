@@ -11,7 +11,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, TrainingArguments
 
-from perf.distributed_data import spare_compiling
 from tests.hf.tiny_models import Sample, build, collator, samples
 from transformers_patch import build_weighter
 from visatb_hf import WeightedTrainer
@@ -81,8 +80,6 @@ def train(case: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
 def train_all(rank: int, cases: list[dict[str, Any]], folder: Path) -> None:
     """Train all cases as one of several ranks."""
     torch.set_num_threads(1)
-    if any("deepspeed" in case.get("settings", {}) for case in cases):
-        spare_compiling()
     for n, case in enumerate(cases):
         state = train(case, folder / f"run-{n}")
         if rank == 0:

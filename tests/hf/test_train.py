@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked, given_by, run_ranks
 from safetensors.torch import load_file
 
 import inference_visatb
@@ -53,16 +53,17 @@ def environment(base: Path, output: Path, **more: str) -> dict[str, str]:
     return os.environ | given | more
 
 
-def start(base: Path, output: Path, *flags: str, **more: str) -> subprocess.Popen:
-    command = ["bash", "scripts_visatb/finetune_hf.sh", *flags]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment(base, output, **more), stdout=pipe, stderr=pipe, text=True
-    )
+def given(base: Path, output: Path, *flags: str, **more: str) -> tuple[list[str], dict[str, str]]:
+    script = ["bash", "scripts_visatb/finetune_hf.sh", *flags]
+    return given_by(script, environment(base, output, **more), ROOT, "PYTHON_HF")
 
 
-def finish(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=240)
+def start(base: Path, output: Path, *flags: str, **more: str) -> Forked:
+    return Forked(*given(base, output, *flags, **more), ROOT)
+
+
+def finish(process: Forked, code: int = 0) -> tuple[str, str]:
+    out, err = process.communicate()
     assert process.returncode == code, err[-3000:]
     return out, err
 
@@ -76,9 +77,9 @@ def lines(output: Path) -> list[dict]:
     return [{k: json.loads(line)[k] for k in kept} for line in (output / "train_log.jsonl").read_text().splitlines()]
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
+def wait_for(path: Path, process: Forked) -> None:
     while not path.exists():
-        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert process.poll() is None, process.communicate()[1][-3000:]
         time.sleep(0.02)
 
 
@@ -114,7 +115,7 @@ def test_an_interrupted_run_resumes_to_the_same_model(base, whole, number, tmp_p
     output = tmp_path / "model"
     process = start(base, output)
     wait_for(output / "checkpoint-2", process)
-    process.send_signal(number)
+    os.kill(process.pid, number)
     finish(process, -9 if number == signal.SIGKILL else 143)
     assert not (output / "model.safetensors").exists()
     out, _ = finish(start(base, output))
@@ -146,9 +147,9 @@ def test_two_ranks_and_zero3_train_as_one_process_with_a_rank_of_text(base, tmp_
     zero["zero_optimization"] |= {"stage3_param_persistence_threshold": 0, "overlap_comm": False}
     (tmp_path / "zero3.json").write_text(json.dumps(zero))
     finish(start(base, tmp_path / "two", *sgd, NUM_PROCESSES="2", **settings))
-    finish(
-        start(base, tmp_path / "zero", *sgd, f"--deepspeed={tmp_path / 'zero3.json'}", NUM_PROCESSES="2", **settings)
-    )
+    zero3 = given(base, tmp_path / "zero", *sgd, f"--deepspeed={tmp_path / 'zero3.json'}", **settings)
+    codes, err = run_ranks(zero3[0], 2, zero3[1], ROOT)
+    assert codes == [0, 0], err[-3000:]
     expected = weights(tmp_path / "one")
     for other in ("two", "zero"):
         found = weights(tmp_path / other)
