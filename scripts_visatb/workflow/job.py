@@ -92,7 +92,7 @@ class Step:
             signal.signal(number, self._note_signal)
         while (code := self._process.poll()) is None:
             self._measure()
-            self._tell_news()
+            self._report_news()
             if os.getppid() != self._parent:
                 self._stopped_by = signal.SIGTERM
             if self._stopped_by is not None:
@@ -119,7 +119,7 @@ class Step:
                 total += process.memory_info().rss
         self.peak_bytes = max(self.peak_bytes, total)
 
-    def _tell_news(self) -> None:
+    def _report_news(self) -> None:
         now = time.monotonic()
         if LIVE_VARIABLE in os.environ or now - self._news < self._pause:
             return

@@ -109,7 +109,7 @@ class Stop:
     def __init__(self, snakemake: subprocess.Popen):
         self.number: int | None = None
         self._snakemake = snakemake
-        signal.signal(signal.SIGALRM, self._tell_wait)
+        signal.signal(signal.SIGALRM, self._report_wait)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
 
@@ -123,7 +123,7 @@ class Stop:
                 step.send_signal(signal.SIGTERM)
         self._snakemake.send_signal(signal.SIGINT)
 
-    def _tell_wait(self, _number: int, _frame: object) -> None:
+    def _report_wait(self, _number: int, _frame: object) -> None:
         os.write(2, b"waiting until the steps that run have saved\n")
 
 

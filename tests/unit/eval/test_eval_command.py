@@ -79,7 +79,7 @@ def test_an_output_that_cannot_be_written_leaves_the_other_unwritten_too(answer_
     assert [path.name for path in tmp_path.iterdir()] == [answers.name]
 
 
-def test_several_tasks_are_told(make_record, write_answers, monkeypatch, capsys):
+def test_several_tasks_are_named(make_record, write_answers, monkeypatch, capsys):
     answers = write_answers([make_record("a", "red", "red"), make_record("b", "red", "red", task="GQA")])
     call(qa, monkeypatch, "-a", answers)
     assert "2 tasks (VQAv2, GQA)" in capsys.readouterr().err

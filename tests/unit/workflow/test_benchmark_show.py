@@ -80,7 +80,7 @@ def test_sizes_are_counted_in_the_files_that_are_there(tmp_path):
     assert "all minis together train for 4 steps" in text and "large subsets of no more than 10,000" in text
 
 
-def test_a_large_subset_that_is_large_but_trains_for_few_steps_is_told(tmp_path):
+def test_a_large_subset_that_is_large_but_trains_for_few_steps_is_reported(tmp_path):
     mix = write_mix(tmp_path, {"A": 24_000, "B": 30_000}, large_rate=0.5)
 
     def warned(batch: int) -> list[str]:
@@ -111,7 +111,7 @@ def test_gpu_hours_come_from_a_rate_or_from_the_log_of_a_timed_run(tmp_path):
         show.samples_per_second(tmp_path, batch=64)
 
 
-def test_disk_is_told_for_a_base_whose_name_tells_its_size(tmp_path, repository):
+def test_disk_is_printed_for_a_base_whose_name_holds_its_size(tmp_path, repository):
     assert parameters_of("lmsys/vicuna-7b-v1.5") == 7e9 and parameters_of("runs/demo/base") is None
     text = show.describe(load(repository, "academic"), 8, None, None)
     assert "8 preparation models of 14 GB (weights alone) = 112 GB" in text

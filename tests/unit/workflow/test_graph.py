@@ -221,7 +221,7 @@ def test_a_deleted_model_is_trained_from_the_start_when_it_is_needed_again(run, 
     assert "already trained" in capfd.readouterr().out
 
 
-def test_missing_data_is_told_unless_prepare_makes_it(tmp_path):
+def test_missing_data_is_reported_unless_prepare_makes_it(tmp_path):
     recipe = {"environment": {"PRETRAIN_MM_MLP_ADAPTER": str(tmp_path / "p.bin"), "BASE_MODEL_PATH": "on/hub"}}
     toy = benchmark(data_folder=str(tmp_path), image_folder=str(tmp_path / "images"), training=recipe)
     reported = sources.missing(toy)
@@ -330,7 +330,7 @@ def test_a_fixed_weight_is_a_setting_of_the_weighting_only():
     assert graph.weighting_settings(other, own) != graph.weighting_settings(benchmark(), own)
 
 
-def test_annotation_files_are_told_by_content_unless_prepare_makes_them(tmp_path):
+def test_annotation_files_are_known_by_content_unless_prepare_makes_them(tmp_path):
     given = benchmark(data_folder=str(tmp_path))
     assert sources.data_digests(given, tmp_path / "none.json") == {}
     for name in ("x_train-9.json", "x_val-9.json", "other.json"):
@@ -355,7 +355,7 @@ def test_one_value_written_in_two_ways_is_one_setting():
     assert {name for name in found if found[name] != other[name]} == {"BASE_MODEL_PATH"}
 
 
-def test_a_judges_rules_are_told_by_content(tmp_path):
+def test_a_judges_rules_are_known_by_content(tmp_path):
     (tmp_path / "rules.json").write_text("{}")
     judged = tuple(replace(task, metric=task.metric and "judge") for task in benchmark().tasks)
     given = benchmark(tasks=judged, judge={"judge-model": "m", "rule-file": str(tmp_path / "rules.json")})

@@ -22,7 +22,7 @@ def start(folder, repository, *command):
     return subprocess.Popen(words, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_record_tells_time_and_memory_of_the_whole_process_tree(tmp_path, repository):
+def test_record_has_time_and_memory_of_the_whole_process_tree(tmp_path, repository):
     code = "import time; block = b'x' * 120_000_000; time.sleep(1)"
     step = start(tmp_path, repository, "bash", "-c", f'{sys.executable} -c "{code}"; true')
     shown, errors = step.communicate(timeout=60)

@@ -362,7 +362,7 @@ def test_overall_is_equation_9():
     assert found["VisATB"]["tasks"] == pytest.approx({"a": 25.0, "b": -20.0})
 
 
-def test_seed_sentence_tells_one_seed_holding_and_changing():
+def test_seed_sentence_separates_one_seed_holding_and_changing():
     data = synthetic_data()
     assert "One seed (0)" in seed_sentence(data)
     order = data["seed_order"]

@@ -73,7 +73,7 @@ def test_pope_by_hand(bench, answers, typo):
     assert found["details"]["mean_accuracy"] == pytest.approx((200 / 3 + 50) / 2) and found["n"] == 5
 
 
-def test_pope_tells_answers_with_neither_word(bench, answers):
+def test_pope_reports_answers_with_neither_word(bench, answers):
     questions, folder = pope_files(bench)
     by_key = {str(question["question_id"]): question for question in questions}
     given = answers((1, ""), (2, "a dog"), (3, "No"), (4, "YES!"), (5, "not here"))
