@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from scripts_visatb.data.mixes import size_label
 from scripts_visatb.data.stream import file_sizes, writing_records
-from scripts_visatb.data.subsets import size_label
 from scripts_visatb.data.survey import digest
 from visatb.benchmark import SPLITS
 from visatb.cli import ArgumentParser, run

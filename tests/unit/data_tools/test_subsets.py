@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scripts_visatb.data import subsets
-from scripts_visatb.data.subsets import MANIFEST, draw, make_subsets, read_manifest, size_label
+from scripts_visatb.data.mixes import MANIFEST, read_manifest, size_label
+from scripts_visatb.data.subsets import draw, make_subsets
 from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
 from visatb.overlap import find_overlaps

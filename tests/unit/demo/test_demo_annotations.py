@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from scripts_visatb.data.subsets import size_label
+from scripts_visatb.data.mixes import size_label
 from scripts_visatb.demo import annotations, drawing
 from visatb.benchmark import load_benchmark
 from visatb.errors import InputError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llava.train.contributions import build_parser as gradients_parser
-from scripts_visatb.data.subsets import Cut
+from scripts_visatb.data.mixes import Cut
 from scripts_visatb.workflow import graph, models, places, sources
 from scripts_visatb.workflow.gradients import gradients_command
 from scripts_visatb.workflow.infer import asked_model, inference_command
