@@ -21,6 +21,7 @@ from llava.generate.llava_model import default_device, dtype_of
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
 from transformers_patch import EqualWeighting
+from transformers_patch.compat import quiet_checkpointing
 from transformers_patch.first_order import (
     FirstOrderError,
     SecondMoment,
@@ -161,7 +162,8 @@ class _Work:
             for start in tqdm(starts, desc=label, unit="batch", leave=False)
         )
         try:
-            mean_gradient(self._parameters, batches, self._loss_of)
+            with quiet_checkpointing():
+                mean_gradient(self._parameters, batches, self._loss_of)
         except ValueError as error:
             raise InputError(f"{source}: {label}: {error}. Check its records.") from None
 

@@ -46,7 +46,7 @@ def call(place, tmp_path, monkeypatch):
     return call
 
 
-def test_contributions_do_not_depend_on_batches_and_are_the_same_again(call):
+def test_contributions_do_not_depend_on_batches_and_are_the_same_again(call, recwarn):
     one = call("--batch_size", "6", output="one.json")
     other = call("--batch_size", "2", output="other.json")
     C_NN = np.array(one["contributions"])
@@ -54,6 +54,7 @@ def test_contributions_do_not_depend_on_batches_and_are_the_same_again(call):
     assert np.diagonal(C_NN).tolist() == [1.0] * 3 and min(one["gain"]) > 0
     np.testing.assert_allclose(C_NN, other["contributions"], rtol=1e-3, atol=1e-4)
     assert "approximation" in one["about"]
+    assert not [warning for warning in recwarn if "use_reentrant" in str(warning.message)]
 
 
 def test_an_interrupted_measurement_resumes_from_its_sketches(call, tmp_path, monkeypatch):
