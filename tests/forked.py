@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from multiprocessing import forkserver
 from pathlib import Path
@@ -32,9 +32,9 @@ ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}  # a GPU that was
 class Forked:
     """What `subprocess.Popen` offers, of a Python command: `words` are those behind `python`."""
 
-    def __init__(self, words: list[str], env: dict[str, str], cwd: Path):
+    def __init__(self, words: list[str], env: Mapping[str, str], cwd: Path):
         self._place = Path(tempfile.mkdtemp())
-        self._process = forking().Process(target=_be_command, args=(words, env, cwd, self._place))
+        self._process = forking().Process(target=_be_command, args=(words, dict(env), cwd, self._place))
         self._process.start()
         self.pid = self._process.pid
 
@@ -66,15 +66,22 @@ def given_by(script: list[str], env: dict[str, str], cwd: Path, variable: str = 
         python, given = Path(folder, "python"), Path(folder, "given")
         python.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" > {given}.words; env -0 > {given}.env\n")
         python.chmod(0o755)
-        done = subprocess.run(script, env=env | {variable: str(python)}, cwd=cwd, capture_output=True, text=True)
+        done = subprocess.run(script, env={**env, variable: str(python)}, cwd=cwd, capture_output=True, text=True)
         assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
         words, variables = (Path(f"{given}.{kind}").read_text().split("\0")[:-1] for kind in ("words", "env"))
     return words, dict(line.split("=", 1) for line in variables)
 
 
-def run_ranks(words: list[str], count: int, env: dict[str, str], cwd: Path) -> tuple[list[int], str]:
+def run_forked(words: list[str], env: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess:
+    """As `subprocess.run([sys.executable, *words], ...)`."""
+    process = Forked(words, env, cwd)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def run_ranks(words: list[str], count: int, env: Mapping[str, str], cwd: Path) -> tuple[list[int], str]:
     """Exit codes and stderr of a command as one process, or as ranks none of which ends because another does."""
-    ranks = [Forked(words, env | place, cwd) for place in _places(count)]
+    ranks = [Forked(words, {**env, **place}, cwd) for place in _places(count)]
     try:
         err = "".join(rank.communicate()[1] for rank in ranks)
     finally:  # ranks that wait for each other

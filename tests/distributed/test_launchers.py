@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from forked import free_port
+from forked import free_port, given_by, run_forked
 from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
 
 # Starts two ranks as Slurm would, and ends with the highest of their exit codes.
@@ -41,12 +41,14 @@ def place(tmp_path_factory, repository):
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
         (folder / "bin" / name).write_text(text)
         (folder / "bin" / name).chmod(0o755)
-    run = start(repository, folder, folder / "one", PER_DEVICE_TRAIN_BATCH_SIZE="8")
-    assert finish(run) == 0, run.reported
+    command, env = script(repository, folder, folder / "one", PER_DEVICE_TRAIN_BATCH_SIZE="8")
+    one = run_forked(*given_by(command, env, repository), repository)
+    assert one.returncode == 0, one.stderr
     return folder
 
 
-def start(repository: Path, place: Path, output: Path, script="finetune_academic.sh", **variables) -> subprocess.Popen:
+def script(repository: Path, place: Path, output: Path, name="finetune_academic.sh", **variables):
+    """The command that starts a script, and its environment."""
     given = {
         "DATA_PATH": place / "data.json",
         "IMAGE_FOLDER": place / "images",
@@ -69,7 +71,11 @@ def start(repository: Path, place: Path, output: Path, script="finetune_academic
         "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
     }
     env = os.environ | {name: str(value) for name, value in (given | variables).items()}
-    command = ["bash", str(repository / "scripts_visatb" / script)]
+    return ["bash", str(repository / "scripts_visatb" / name)], env
+
+
+def start(repository: Path, *where, **variables) -> subprocess.Popen:
+    command, env = script(repository, *where, **variables)
     return subprocess.Popen(
         command, cwd=repository, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,

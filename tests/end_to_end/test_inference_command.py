@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import Forked, run_ranks
 
 import inference_visatb
 from llava.generate.llava_engine import LlavaEngine
@@ -126,30 +126,27 @@ def test_a_run_that_breaks_after_any_batch_resumes(run, expected, tmp_path, monk
 def test_a_killed_process_resumes_and_writes_the_same_bytes(
     run, expected, tiny_checkpoint, tiny_dataset, tmp_path, repository
 ):
-    command = [sys.executable, str(repository / "inference_visatb.py"), *FLAGS, "--batch-size", "1"]
+    command = [str(repository / "inference_visatb.py"), *FLAGS, "--batch-size", "1"]
     command += ["--model-path", str(tiny_checkpoint / "llava-tiny"), "--question-file", str(tiny_dataset)]
     command += ["--image-folder", str(tiny_dataset.parent / "images"), "--answers-folder", str(tmp_path / "answers")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = Forked(command, os.environ, repository)
     parts = tmp_path / "answers" / "work"
-    deadline = time.monotonic() + 60
     while not any(part.stat().st_size > 200 for part in parts.glob("*/*.jsonl")):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate()
     assert not final(tmp_path).exists()
     assert run("--batch-size", 1) == 0
     assert final(tmp_path).read_bytes() == expected
 
 
 def test_two_ranks_write_the_file_of_one(expected, tiny_checkpoint, tiny_dataset, tmp_path, repository):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    command += [str(repository / "inference_visatb.py"), *FLAGS, "--model_path", str(tiny_checkpoint / "llava-tiny")]
+    command = [str(repository / "inference_visatb.py"), *FLAGS, "--model_path", str(tiny_checkpoint / "llava-tiny")]
     command += ["--question_file", str(tiny_dataset), "--image_folder", str(tiny_dataset.parent / "images")]
     command += ["--answers_folder", str(tmp_path / "answers")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
+    codes, err = run_ranks(command, 2, os.environ, repository)
+    assert codes == [0, 0], err
     assert final(tmp_path).read_bytes() == expected
 
 

@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import given_by, run_forked
 from safetensors.torch import load_file
 from tiny import make_tiny_checkpoint, make_tiny_dataset
 
@@ -247,7 +247,7 @@ def script(repository: Path, name: str, place: Path, output: Path, *flags: str, 
     }
     env = os.environ | {key: str(value) for key, value in env.items()}
     command = ["bash", str(repository / "scripts_visatb" / name), "--max_steps", "1", *flags]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return run_forked(*given_by(command, env, repository), repository)
 
 
 def test_finetune_task_lora_needs_no_benchmark_projector_or_tower(repository, place, tmp_path):

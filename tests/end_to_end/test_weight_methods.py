@@ -3,12 +3,11 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from forked import run_forked
 from tiny import TASKS
 
 from llava.train.train import train
@@ -87,10 +86,9 @@ def run_mine(argv, tmp_path, repository):
 
     def run(text):
         (tmp_path / "mine.py").write_text(text)
-        command = [sys.executable, "-m", "llava.train.train", *argv, "--weight_method", "mine:NewestLoss"]
-        command += ["--output_dir", str(tmp_path / "model")]
-        env = os.environ | {"PYTHONPATH": str(repository)}
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+        words = ["-m", "llava.train.train", *argv, "--weight_method", "mine:NewestLoss"]
+        words += ["--output_dir", str(tmp_path / "model")]
+        return run_forked(words, os.environ | {"PYTHONPATH": str(repository)}, tmp_path)
 
     return run
 

@@ -1,12 +1,12 @@
 """`python -m perf.gpu`, without a GPU."""
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_forked
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINING = {"layers", "seconds", "tokens_per_second", "tflops", "mfu", "peak_gib"}
@@ -15,8 +15,7 @@ KINDS += ["unpadded+compile"]
 
 
 def call(*arguments):
-    command = [sys.executable, "-m", "perf.gpu", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    return run_forked(["-m", "perf.gpu", *arguments], os.environ, REPOSITORY)
 
 
 @pytest.fixture(scope="module")

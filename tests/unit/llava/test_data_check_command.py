@@ -1,10 +1,10 @@
 """The data check's command: one record shown as it is learned, and refusals in one line."""
 
 import json
-import subprocess
-import sys
+import os
 
 import pytest
+from forked import run_forked
 
 from llava.data.check import main
 from visatb.errors import InputError
@@ -87,6 +87,5 @@ def test_a_missing_image_folder_is_reported_once(tiny_dataset, tmp_path):
 @pytest.mark.parametrize("content, code", [("[", 2), ('[{"conversations": 1}]', 2)])
 def test_the_command_ends_with_code_2_and_one_line(tmp_path, repository, content, code):
     (tmp_path / "a.json").write_text(content)
-    command = [sys.executable, "-m", "llava.data.check", "--data-path", str(tmp_path / "a.json")]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    done = run_forked(["-m", "llava.data.check", "--data-path", str(tmp_path / "a.json")], os.environ, repository)
     assert done.returncode == code and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1

@@ -2,10 +2,10 @@
 
 import copy
 import json
-import subprocess
-import sys
+import os
 
 import pytest
+from forked import run_forked
 
 from llava.data.check import main as check
 from scripts_visatb.data.label_tasks import label_file, load_rules
@@ -156,6 +156,6 @@ def test_an_image_that_is_no_file_gets_the_advice_to_save_it(image):
 def test_a_training_with_such_keys_ends_with_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([TEXT | {"system": "x"}]))
     argv = ["--model_name_or_path", "m", "--data_path", tmp_path / "a.json", "--output_dir", tmp_path / "o"]
-    done = subprocess.run([sys.executable, "-m", "llava.train.train", *argv], capture_output=True, text=True)
+    done = run_forked(["-m", "llava.train.train", *map(str, argv)], os.environ, tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "record 0: system: 'x' would be ignored" in done.stderr.splitlines()[-1]
