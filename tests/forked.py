@@ -20,6 +20,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
 
+from waiting import PATIENCE
+
 from perf.distributed_data import spare_compiling
 
 IMPORTED = {
@@ -49,7 +51,7 @@ class Forked:
         if self.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
 
-    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+    def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
         """What it printed, once it has ended; one that takes longer than `timeout` seconds is killed."""
         self._process.join(timeout)
         if self.poll() is None:

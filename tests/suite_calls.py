@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from waiting import PATIENCE
+
 from eval.zero_shot.table import BENCHMARKS
 
 SHORT = ["--max_new_tokens", "5"]
@@ -30,4 +32,4 @@ def script(repository, name, tiny_checkpoint, data, output, **variables) -> tupl
 
 def run_script(repository, name, *args, **variables) -> subprocess.CompletedProcess:
     words, environment = script(repository, name, *args, **variables)
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, cwd=args[-1].parent)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, cwd=args[-1].parent)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 from PIL import Image
+from waiting import PATIENCE
 
 TRAIN = """#!/usr/bin/env bash
 set -euo pipefail
@@ -114,7 +115,7 @@ def command(*more: str) -> list[str]:
 
 def run_graph(folder: Path, repository: Path, *more: str, check: bool = True) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(repository)}
-    done = subprocess.run(command(*more), cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command(*more), cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done

@@ -1,10 +1,10 @@
 """A stub of a server that the run graph starts, to see what becomes of it."""
 
 import sys
-import time
 from pathlib import Path
 
 import psutil
+from waiting import until
 
 # Notes its own process and one that leaves the session; answers with the kind of the model that it serves.
 SERVER = """
@@ -55,11 +55,8 @@ def start_command(folder: Path) -> str:
 
 def noted(folder: Path) -> list[int]:
     """The processes of the server, once it has noted them."""
-    deadline = time.monotonic() + 30
-    while not (text := (folder / "pids").read_text() if (folder / "pids").exists() else ""):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return [int(pid) for pid in text.split()]
+    until(lambda: (folder / "pids").exists() and (folder / "pids").read_text())
+    return [int(pid) for pid in (folder / "pids").read_text().split()]
 
 
 def living(pids: list[int]) -> list[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from forked import run_ranks
+from waiting import PATIENCE
 
 from perf import distributed_table
 from perf.distributed_data import MAX_LENGTH, ROOT, SAMPLES_PER_STEP, TASKS, absent_task
@@ -45,7 +46,7 @@ def test_the_split_of_a_step_over_processes_does_not_matter(tmp_path, monkeypatc
 def test_the_table_finds_what_depends_on_the_split(repository, tmp_path):
     words = flags(tmp_path, "--strategies", "EW + weights", "--layouts", "2 x 4", "--loss_normalization", "batch")
     command = [sys.executable, "-m", "perf.distributed_table", *words]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "largest" in done.stdout
 

@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from forked import free_port, given_by, run_forked
 from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
+from waiting import PATIENCE, until
 
 # Starts two ranks as Slurm would, and ends with the highest of their exit codes.
 SRUN = """#!/bin/bash
@@ -85,19 +84,11 @@ def start(repository: Path, *where, **variables) -> subprocess.Popen:
 def finish(process: subprocess.Popen) -> int:
     """Its exit code; `reported` holds what it printed."""
     try:
-        process.reported, _ = process.communicate(timeout=150)
+        process.reported, _ = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:  # ranks that wait for each other
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return process.returncode
-
-
-def until(happened: Callable[[], bool], run: subprocess.Popen) -> None:
-    """Wait for something that a run does."""
-    deadline = time.monotonic() + 100
-    while not happened():
-        assert run.poll() is None and time.monotonic() < deadline, finish(run)
-        time.sleep(0.05)
 
 
 def losses(output: Path) -> list[float]:

@@ -7,13 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from forked import run_ranks
 from tiny import make_tiny_training, training_words
+from waiting import PATIENCE, until
 
 # Writes its rank's process id; FULL_RANK's files cannot grow once its first steps are logged.
 ENTRY = """
@@ -77,7 +77,7 @@ def launch(repository: Path, place: Path, output: Path, *flags: object) -> subpr
 def finish(process: subprocess.Popen) -> tuple[list[str], str]:
     """Our lines on the launcher's stderr, and all of it."""
     try:
-        err = process.communicate(timeout=300)[1]
+        err = process.communicate(timeout=PATIENCE)[1]
     except subprocess.TimeoutExpired:  # ranks that wait for each other
         os.killpg(process.pid, signal.SIGKILL)
         raise
@@ -105,8 +105,7 @@ def test_a_signal_to_one_rank_stops_both_and_the_resumed_model_is_equal(reposito
     output = tmp_path / "cut"
     process = launch(repository, place, output, *flags)
     log = output / "train_log.jsonl"
-    while process.poll() is None and not (log.exists() and log.stat().st_size):
-        time.sleep(0.01)
+    until(lambda: log.exists() and log.stat().st_size, process)
     os.kill(int((tmp_path / "cut.pids" / "1").read_text()), signal.SIGTERM)
     lines, err = finish(process)
     (checkpoint,) = output.glob("checkpoint-*")

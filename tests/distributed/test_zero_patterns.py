@@ -12,6 +12,7 @@ import pytest
 import torch
 from forked import run_as_ranks
 from tiny import make_tiny_checkpoint
+from waiting import PATIENCE
 
 from llava.train.arguments import parse_arguments
 from llava.train.assembly import build_model
@@ -185,7 +186,7 @@ def train_all_as_rank(rank, folder):
 
     ZeroStageEnum.__reduce_ex__ = lambda stage, _: (getattr, (ZeroStageEnum, stage.name))  # that of Python 3.11.2
     # A rank that waits for the other fails here instead of for ever.
-    deepspeed.init_distributed("gloo", timeout=timedelta(seconds=60))
+    deepspeed.init_distributed("gloo", timeout=timedelta(seconds=PATIENCE))
     torch.save(evaluate_as_rank(rank, folder), folder / f"evaluated{rank}.pt")
     torch.save([train_as_rank(rank, folder, *run) for run in RUNS], folder / f"rank{rank}.pt")
 

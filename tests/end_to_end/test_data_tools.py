@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 from PIL import Image
+from waiting import PATIENCE
 
 from visatb.records import check_records, read_records
 
@@ -24,7 +25,7 @@ def data(repository):
 
     def call(name, *arguments, code=0):
         words = [sys.executable, "-m", f"scripts_visatb.data.{name}", *map(str, arguments)]
-        done = subprocess.run(words, cwd=repository, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(words, cwd=repository, capture_output=True, text=True, check=False, timeout=PATIENCE)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         return done

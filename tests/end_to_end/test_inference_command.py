@@ -5,11 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from forked import Forked, run_ranks
+from waiting import until
 
 import inference_visatb
 from llava.generate.llava_engine import LlavaEngine
@@ -131,9 +131,7 @@ def test_a_killed_process_resumes_and_writes_the_same_bytes(
     command += ["--image-folder", str(tiny_dataset.parent / "images"), "--answers-folder", str(tmp_path / "answers")]
     process = Forked(command, os.environ, repository)
     parts = tmp_path / "answers" / "work"
-    while not any(part.stat().st_size > 200 for part in parts.glob("*/*.jsonl")):
-        assert process.poll() is None
-        time.sleep(0.002)
+    until(lambda: any(part.stat().st_size > 200 for part in parts.glob("*/*.jsonl")), process, 0.002)
     process.kill()
     process.communicate()
     assert not final(tmp_path).exists()

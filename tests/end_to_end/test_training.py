@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import yaml
 from forked import Forked, given_by
 from safetensors.torch import load_file
 from tiny import TASKS, make_tiny_checkpoint, make_tiny_dataset
+from waiting import PATIENCE, until
 
 RECIPE = {
     "PER_DEVICE_TRAIN_BATCH_SIZE": "4",
@@ -97,7 +97,7 @@ def test_two_runs_are_identical_and_a_finished_run_does_nothing(repository, plac
     weights = "0.5 1.5 1.2 1.0"
     env = environment(place, tmp_path / "a", VISATB_WEIGHTS=weights)
     command = ["bash", str(repository / "scripts_visatb" / "finetune_academic.sh")]
-    subprocess.run(command, env=env, check=True, timeout=300)
+    subprocess.run(command, env=env, check=True, timeout=PATIENCE)
     code, out, err = finetune(repository, environment(place, tmp_path / "b", VISATB_WEIGHTS=weights))
     assert code == 0 and "task ShapeVQA" in out and "weight 1.5000" in out, err
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
@@ -114,8 +114,7 @@ def test_killed_training_resumes_to_the_model_of_an_uninterrupted_run(repository
     assert code == 0 and "drawn per epoch" in out
     output = tmp_path / "cut"
     process = start(repository, environment(place, output, **saving))
-    while not list(output.glob("checkpoint-*")) and process.poll() is None:
-        time.sleep(0.01)
+    until(lambda: list(output.glob("checkpoint-*")), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (output / "model.safetensors").exists()

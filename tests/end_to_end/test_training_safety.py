@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from forked import Forked
 from tiny import make_tiny_training, weighted_words
+from waiting import until
 
 from transformers_patch.publish import seal
 
@@ -77,8 +77,7 @@ def test_sigterm_saves_exits_with_143_and_the_resumed_model_is_equal(repository,
     flags = ("--save_strategy", "no", "--dataloader_num_workers", "1")
     process = start(repository, place, output, *flags)
     log = output / "train_log.jsonl"
-    while process.poll() is None and not (log.exists() and log.stat().st_size):
-        time.sleep(0.01)
+    until(lambda: log.exists() and log.stat().st_size, process)
     os.killpg(process.pid, signal.SIGTERM)  # its worker too, as Slurm does
     code, message = finish(process)
     assert code == 143, message

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 from toy_graph import BASE, COMPARISONS, calls, command, make_toy, plan, run_graph, write_benchmark
+from waiting import PATIENCE, until
 
 from scripts_visatb.workflow.places import Run
 from scripts_visatb.workflow.report_data import omissions
@@ -250,7 +251,7 @@ def test_a_killed_run_leaves_no_process_and_resumes(toy, repository):
         script = f"exec {shlex.join(command('weights'))}"
         running = subprocess.Popen(["bash", "-c", script], cwd=toy, env=environment, stdout=out, stderr=out)
         try:
-            _wait_for(lambda: list(models.glob("*/progress")), 60)
+            until(lambda: list(models.glob("*/progress")), running)
             (progress, *_) = models.glob("*/progress")
             descendants = psutil.Process(running.pid).children(recursive=True)
             assert descendants
@@ -259,7 +260,7 @@ def test_a_killed_run_leaves_no_process_and_resumes(toy, repository):
         finally:
             running.send_signal(signal.SIGKILL)
             running.wait()
-    _, alive = psutil.wait_procs(descendants, timeout=30)
+    _, alive = psutil.wait_procs(descendants, timeout=PATIENCE)
     assert not alive
     assert not [step for step in read_status(toy / "runs/toy") if step.state == RUNNING]
     (toy / "slow").unlink()
@@ -314,10 +315,3 @@ def test_second_process_on_the_same_run_is_refused(finished, repository):
     assert done.returncode != 0
     assert "another process is making this run" in done.stdout + done.stderr
     assert calls(finished).count("VisATB") == 1
-
-
-def _wait_for(condition, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)

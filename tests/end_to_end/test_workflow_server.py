@@ -4,11 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 from toy_graph import command, make_toy, run_graph, write_benchmark
 from toy_server import living, noted, start_command
+from waiting import until
 
 TARGET = "runs/toy/seed0/done/infer_mini_val.json"
 
@@ -40,7 +40,4 @@ def test_a_killed_run_leaves_no_server_behind(toy, repository):
     assert run.poll() is None
     run.send_signal(signal.SIGKILL)
     run.wait()
-    deadline = time.monotonic() + 60
-    while living(pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not living(pids))

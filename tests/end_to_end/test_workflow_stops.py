@@ -4,13 +4,13 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 from toy_graph import command, make_toy, run_graph, write_benchmark
+from waiting import PATIENCE, until
 
 # Saves at SIGTERM as a training does, and ends as one that was stopped.
 SAVING = """
@@ -38,22 +38,15 @@ def start(folder: Path, repository: Path) -> subprocess.Popen:
     return subprocess.Popen(command("weights"), cwd=folder, env=environment, text=True, start_new_session=True, **pipes)
 
 
-def until(condition, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_says_what_is_saved_and_resumes_its_count(toy, repository, number):
     running = start(toy, repository)
-    until((toy / "training").exists)
+    until((toy / "training").exists, running)
     if number == signal.SIGINT:
         os.killpg(running.pid, number)  # as a key press does
     else:
         running.send_signal(number)
-    shown, reported = running.communicate(timeout=60)
+    shown, reported = running.communicate(timeout=PATIENCE)
     assert running.returncode == 128 + number
     *notes, last = reported.splitlines()
     assert all(line.startswith("note: ") for line in notes), reported
@@ -71,7 +64,7 @@ def test_a_stopped_run_says_what_is_saved_and_resumes_its_count(toy, repository,
 def test_a_second_process_is_refused_with_the_pid_of_the_first(toy, repository):
     running = start(toy, repository)
     try:
-        until((toy / "training").exists)
+        until((toy / "training").exists, running)
         second = run_graph(toy, repository, check=False)
         assert second.returncode == 2 and not second.stdout
         (line,) = second.stderr.splitlines()
@@ -90,8 +83,8 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first(toy, repository):
     finally:
         steps = psutil.Process(running.pid).children(recursive=True)
         running.send_signal(signal.SIGTERM)
-        running.communicate(timeout=60)
-    _, alive = psutil.wait_procs(steps, timeout=10)
+        running.communicate(timeout=PATIENCE)
+    _, alive = psutil.wait_procs(steps, timeout=PATIENCE)
     assert not alive
 
 

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from suite_calls import answers_of, command, run_script, script
+from waiting import PATIENCE
 
 from eval.score_tables import read_score_table
 from eval.zero_shot.table import BENCHMARKS
@@ -125,7 +126,7 @@ def test_processes_do_not_ask_what_could_not_be_scored(repository, tiny_checkpoi
     _label_of_another(own_data / "pope")
     words, environment = script(repository, "mme", tiny_checkpoint, own_data, tmp_path / "out", NUM_PROCESSES="2")
     words += ["--benchmarks", "pope,textvqa"]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path)
     assert done.returncode == 2 and "error: pope: nothing was asked" in done.stderr, done.stderr
     assert answers_of(tmp_path / "out", "textvqa").exists() and not (tmp_path / "out" / "pope").exists()
 

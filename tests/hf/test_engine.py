@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
+from waiting import until
 
 import inference_visatb
 from llava.generate.loop import answer_all
@@ -123,12 +122,9 @@ def ask(folder, file, answers, *more):
 
 def test_a_run_that_is_killed_resumes_and_ends_in_the_same_bytes(folder, file, tmp_path, repository, capsys):
     assert ask(folder, file, tmp_path / "whole", "--batch-size", "4") == 0
-    command = [sys.executable, str(repository / "inference_visatb.py"), *flags(folder, file, tmp_path / "killed")]
-    killed = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while not any(part.read_bytes().count(b"\n") > 2 for part in answers_in(tmp_path / "killed")):
-        assert killed.poll() is None and time.monotonic() < deadline, killed.communicate()[1]
-        time.sleep(0.001)
+    command = [str(repository / "inference_visatb.py"), *flags(folder, file, tmp_path / "killed")]
+    killed = Forked(command, os.environ, repository)
+    until(lambda: any(part.read_bytes().count(b"\n") > 2 for part in answers_in(tmp_path / "killed")), killed, 0.001)
     killed.kill()
     killed.communicate()
     name = "questions_tiny.json"

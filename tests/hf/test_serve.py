@@ -2,15 +2,15 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
+from forked import Forked, free_port
+from waiting import until
 
 import inference_visatb
 from tests.hf.tiny_folders import make_folder, make_questions
@@ -39,8 +39,7 @@ def asking(place, answers, port, repository, *more):
     """The command against the server, in a process of its own."""
     url, model = f"http://127.0.0.1:{port}/v1", place / "model"
     engine = ["--engine", "server", "--server-url", url, "--server-model", model, "--concurrency", "2", *more]
-    command = [sys.executable, str(repository / "inference_visatb.py"), *flags(place, answers, *engine)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return Forked([str(repository / "inference_visatb.py"), *flags(place, answers, *engine)], os.environ, repository)
 
 
 @contextmanager
@@ -53,10 +52,7 @@ def serving(place, port):
         command = [sys.executable, *map(str, words)]
         server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | settings, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
-        while not healthy(port):
-            assert server.poll() is None and time.monotonic() < deadline, (place / "server.log").read_text()[-2000:]
-            time.sleep(0.1)
+        until(lambda: healthy(port), server, 0.1)
         yield server
     finally:
         os.killpg(server.pid, signal.SIGKILL)
@@ -75,16 +71,11 @@ def lines(answers):
 
 
 def wait_for(count, answers, client):
-    deadline = time.monotonic() + 120
-    while lines(answers) < count:
-        assert client.poll() is None and time.monotonic() < deadline, client.communicate()[1]
-        time.sleep(0.001)
+    until(lambda: lines(answers) >= count, client, 0.001)
 
 
 def test_killed_client_and_server_change_no_text_of_engine_hf(place, tmp_path, repository):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     answers = tmp_path / "answers"
     with serving(place, port) as server:
         client = asking(place, answers, port, repository)

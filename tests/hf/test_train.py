@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from forked import Forked, given_by, run_ranks
 from safetensors.torch import load_file
+from waiting import until
 
 import inference_visatb
 from tests.hf.tiny_llava import save_data, save_model
@@ -77,12 +77,6 @@ def lines(output: Path) -> list[dict]:
     return [{k: json.loads(line)[k] for k in kept} for line in (output / "train_log.jsonl").read_text().splitlines()]
 
 
-def wait_for(path: Path, process: Forked) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def whole(base, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole") / "model"
@@ -114,7 +108,7 @@ def test_the_vision_tower_stays_and_the_projector_learns(base, whole):
 def test_an_interrupted_run_resumes_to_the_same_model(base, whole, number, tmp_path):
     output = tmp_path / "model"
     process = start(base, output)
-    wait_for(output / "checkpoint-2", process)
+    until((output / "checkpoint-2").exists, process)
     os.kill(process.pid, number)
     finish(process, -9 if number == signal.SIGKILL else 143)
     assert not (output / "model.safetensors").exists()

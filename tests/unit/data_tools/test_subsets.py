@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from waiting import PATIENCE
 
 from scripts_visatb.data import subsets
 from scripts_visatb.data.mixes import MANIFEST, read_manifest, size_label
@@ -290,7 +291,7 @@ def test_command_writes_the_files_and_refuses_in_one_line(folder, repository):
 
     def call(images):
         words = [*command, str(images)]
-        return subprocess.run(words, cwd=repository, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(words, cwd=repository, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
     done = call(folder / "images")
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from judge_endpoint import chat_reply, judge_endpoint
 from PIL import Image
+from waiting import PATIENCE
 
 import inference_visatb
 from llava.generate.questions import Question, marked_text
@@ -117,7 +118,7 @@ def test_a_server_on_this_machine_is_not_asked_through_a_proxy(ask, server, monk
 
 
 def test_requests_at_a_time_change_nothing_but_the_speed(ask, server, expected):
-    together = threading.Barrier(4, timeout=20)
+    together = threading.Barrier(4, timeout=PATIENCE)
 
     def reply(body):
         together.wait()

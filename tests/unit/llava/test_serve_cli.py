@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from waiting import PATIENCE
 
 from llava.eval.run_llava import load_image
 from llava.generate.llava_engine import LlavaEngine
@@ -279,7 +280,7 @@ def test_ctrl_c_stops_the_answer_and_then_the_chat(tiny_checkpoint, images, repo
     process.stdin.flush()
     assert _read_until(output, b"USER: ") == b"started over\nUSER: "
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and errors.startswith(b"conversation template: ") and errors.count(b"\n") == 1
 
 

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import PATIENCE, until
 
 from scripts_visatb.workflow.job import exclusive, last_lines, run_step
 from visatb.errors import InputError
@@ -25,7 +25,7 @@ def start(folder, repository, *command):
 def test_record_has_time_and_memory_of_the_whole_process_tree(tmp_path, repository):
     code = "import time; block = b'x' * 120_000_000; time.sleep(1)"
     step = start(tmp_path, repository, "bash", "-c", f'{sys.executable} -c "{code}"; true')
-    shown, errors = step.communicate(timeout=60)
+    shown, errors = step.communicate(timeout=PATIENCE)
     assert step.returncode == 0, errors
     record = json.loads((tmp_path / "done/step.json").read_text())
     assert record["seconds"] >= 1
@@ -35,7 +35,7 @@ def test_record_has_time_and_memory_of_the_whole_process_tree(tmp_path, reposito
 
 def test_failed_step_leaves_no_record_and_shows_the_end_of_its_log(tmp_path, repository):
     step = start(tmp_path, repository, "bash", "-c", "seq 100; echo it broke >&2; exit 7")
-    _, errors = step.communicate(timeout=60)
+    _, errors = step.communicate(timeout=PATIENCE)
     assert step.returncode == 7
     assert not (tmp_path / "done/step.json").exists()
     assert "a step failed with exit code 7" in errors
@@ -46,32 +46,26 @@ def test_failed_step_leaves_no_record_and_shows_the_end_of_its_log(tmp_path, rep
 
 def test_terminated_step_takes_its_children_along(tmp_path, repository):
     step = start(tmp_path, repository, "bash", "-c", f"echo $$ > {tmp_path}/pid; sleep 100 & sleep 100")
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip(), step)
     children = psutil.Process(step.pid).children(recursive=True)
     step.send_signal(signal.SIGTERM)
-    step.communicate(timeout=30)
+    step.communicate(timeout=PATIENCE)
     assert step.returncode == 128 + signal.SIGTERM
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE)
     assert not alive
     assert not (tmp_path / "done/step.json").exists()
 
 
 def test_processes_of_an_attempt_whose_supervisor_was_killed_are_ended(tmp_path, repository):
     step = start(tmp_path, repository, "bash", "-c", f"echo started > {tmp_path}/started; sleep 100; true")
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "started").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until((tmp_path / "started").exists, step)
     orphans = psutil.Process(step.pid).children(recursive=True)
     step.kill()
-    step.communicate(timeout=30)
+    step.communicate(timeout=PATIENCE)
     again = start(tmp_path, repository, "true")
-    _, errors = again.communicate(timeout=60)
+    _, errors = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, errors
-    _, alive = psutil.wait_procs(orphans, timeout=5)
+    _, alive = psutil.wait_procs(orphans, timeout=PATIENCE)
     assert not alive
 
 

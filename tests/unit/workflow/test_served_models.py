@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from toy_server import living, noted, start_command
+from waiting import until
 
 from scripts_visatb.workflow import infer, serve
 from scripts_visatb.workflow.models import models_of
@@ -61,10 +61,7 @@ def test_a_step_that_is_killed_leaves_no_server_behind(start, tmp_path, number):
     pids = noted(tmp_path)
     step.send_signal(number)
     step.communicate()
-    deadline = time.monotonic() + 20
-    while living(pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not living(pids))
 
 
 def test_a_server_that_ends_before_it_answers_is_reported_in_one_line(start, tmp_path):

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 import yaml
+from waiting import PATIENCE
 
 PROFILES = "scripts_visatb/workflow/profiles"
 SBATCH = '#!/bin/bash\necho "$*" >> "$SBATCH_LOG"\necho "no cluster here" >&2\nexit 1\n'
@@ -60,7 +61,7 @@ def test_gpus_cores_time_and_memory_of_a_training_reach_sbatch(repository, tmp_p
 
     def run(*more: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "scripts_visatb.workflow.run", "--benchmark", "toy.yaml", *more]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE)
 
     local = run("--cores", "2", "runs/toy/seed0/subsets/subsets.json")
     assert local.returncode == 0, local.stdout + local.stderr

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from waiting import PATIENCE
 
 from eval.zero_shot.answers import read_answers
 from eval.zero_shot.definition import Place
@@ -42,7 +43,7 @@ def test_a_scorer_runs_at_its_former_address(bench):
     truth = bench.json("t.json", {"1": {"answer": "cat", "isBalanced": True}})
     words = ["--answers-file", str(bench.answers([("1", "cat")])), "--questions", str(truth)]
     done = subprocess.run(
-        [sys.executable, "-m", "llava.eval.scorers.gqa", *words], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "llava.eval.scorers.gqa", *words], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0 and done.stdout == "Accuracy: 100.00%\n", done.stderr
 

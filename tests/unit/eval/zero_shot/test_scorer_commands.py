@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from waiting import PATIENCE
 
 from eval.score_tables import read_score_table
 from eval.zero_shot import gqa, mmbench, mme, mmvet, pope, scienceqa, seed, textvqa, vizwiz, vqav2
@@ -136,13 +137,13 @@ def test_llavas_addresses_and_flags_go_on_working(module, name, bench):
     _, flags = benchmark(name, bench)
     flags[0] = "--result-file"
     done = subprocess.run(
-        [sys.executable, "-m", f"llava.eval.{module}", *flags], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", f"llava.eval.{module}", *flags], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert "100.0" in done.stdout
     flags[1] = "absent.jsonl"
     done = subprocess.run(
-        [sys.executable, "-m", f"llava.eval.{module}", *flags], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", f"llava.eval.{module}", *flags], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
@@ -150,4 +151,4 @@ def test_llavas_addresses_and_flags_go_on_working(module, name, bench):
 def test_scorers_need_no_torch():
     names = ", ".join(f"eval.zero_shot.{name}" for name in [*TASKS, "mme", "mmvet", "llavabench", "submissions"])
     code = f"import sys, {names}, llava.eval.m4c_evaluator; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE).returncode == 0
