@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
-from test_report import synthetic_data  # noqa: E402
+from report_example import synthetic_data
 
 
 def test_the_site_builds_without_a_warning_and_can_be_searched(repository, tmp_path):

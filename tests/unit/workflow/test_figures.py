@@ -2,8 +2,6 @@
 
 import copy
 import itertools
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +9,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
+from report_example import synthetic_data
 
 from scripts_visatb.workflow import plots
 from scripts_visatb.workflow.report_data import overall
 from visatb.weighting.style import DARK, LIGHT, readable_on, style
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_report import synthetic_data  # noqa: E402
 
 # From sRGB (linear) to what a dichromat sees (Machado, Oliveira and Fernandes 2009, severity 1.0).
 SIMULATED = {

@@ -1,130 +1,16 @@
 """The report: what it says, and that it can be read without anything beside it."""
 
-import copy
 import csv
 import json
-import math
-import random
 import re
 from html.parser import HTMLParser
 
 import pytest
+from report_example import TASKS, synthetic_data
 
-from scripts_visatb.workflow.findings import overall_sentences, seed_sentence, weight_sentence
-from scripts_visatb.workflow.report import duration, main, page_text, print_table, tables, write_report
-from scripts_visatb.workflow.report_data import comparison, curves, jobs, overall, read_weighting
-
-TASKS = ["SceneCaption", "RegionCaption", "ShapeVQA", "TextChartQA", "Grounding"]
-METRICS = ["CIDEr", "CIDEr", "exact match", "exact match", "IoU > 0.5"]
-
-
-def synthetic_data() -> dict:
-    """A made-up run of five tasks, as report.json holds it."""
-    rng = random.Random(0)
-    mini = [1.4, 0.9, 0.42, 0.31, 0.2]
-    own = [2.3, 1.5, 0.71, 0.58, 0.44]
-    share = [[1.0 if i == j else rng.uniform(-0.25, 0.5) for j in range(5)] for i in range(5)]
-    values = [mini] + [[mini[j] + share[i][j] * (own[j] - mini[j]) for j in range(5)] for i in range(5)]
-    test = []
-    for name, metric, score in zip(TASKS, METRICS, own, strict=True):
-        row = {"task": name, "metric": metric, "records": 200, "STL": score, "EW": score * 0.97, "VisATB": score * 1.02}
-        row |= {"TLA": score * 0.9, "T-2": score * 1.01, "also": {}}
-        test.append(row | {"difference": row["VisATB"] - row["EW"], "standard_error": 0.02})
-    final = [1.31, 0.78, 0.92, 1.12, 0.87]
-    spread = {"about": "95 % of 1000 resamples", "failed": 3, "total": 1000, "rule": "clipped", "low": {}, "high": {}}
-    for quantity in ("contribution_out", "contribution_in", "difficulty", "weight"):
-        spread["low"][quantity] = [0.7, 0.6, 0.8, 1.05, 0.9]
-        spread["high"][quantity] = [1.5, 0.9, 1.1, 1.3, 1.2]
-    spread["low"]["weight_difference"] = [[-0.1] * 5 for _ in TASKS]
-    weighting = {
-        "failed": [],
-        "form": "standard",
-        "spread": spread,
-        "tasks": TASKS,
-        "temperature": 0.5,
-        "alpha": [0.25, 0.25, 0.5],
-        "contributions": share,
-        "contribution_out": [0.2, 0.1, 0.15, 0.05, -0.02],
-        "contribution_in": [0.1, 0.2, 0.05, 0.15, -0.02],
-        "difficulty": [0.39, 0.4, 0.41, 0.47, 0.55],
-        "weight_out": [1.2, 0.9, 1.0, 0.95, 0.95],
-        "weight_in": [1.1, 0.8, 1.05, 0.95, 1.1],
-        "weight_difficulty": [0.9, 0.95, 1.0, 1.05, 1.1],
-        "weights": dict(zip(TASKS, final, strict=True)) | {"Chat": 1.0},
-    }
-    models = [*(("STL-" + name) for name in TASKS), "EW", "VisATB"]
-    loss = {
-        name: {
-            model: [[s / 100, 3 * math.exp(-s / 40) + 0.4 + rng.uniform(0, 0.1)] for s in range(1, 301)]
-            for model in models
-            if model in ("EW", "VisATB", "STL-" + name)
-        }
-        for name in [*TASKS, "Chat"]
-    }
-    kinds = ["prepare", "subsets", *(["train", "infer", "score"] * 13), "matrix", "weights"]
-    ran = [
-        {
-            "name": f"{kind} {n}",
-            "kind": kind,
-            "started": 6.0 * n,
-            "seconds": 25.0 if kind == "train" else 4.0,
-            "peak_mib": 700,
-        }
-        for n, kind in enumerate(kinds)
-    ]
-    return {
-        "benchmark": "demo",
-        "tasks": [
-            {"name": name, "metric": metric, "weight": None, "group": None}
-            for name, metric in zip(TASKS, METRICS, strict=True)
-        ]
-        + [{"name": "Chat", "metric": None, "weight": 1.0, "group": None}],
-        "seeds": [0],
-        "matrix": {"columns": TASKS, "rows": ["mini", *TASKS], "values": values},
-        "weighting": weighting,
-        "test": test,
-        "overall": overall(test),
-        "overall_spread": {
-            "about": "95% interval over 1000 resamples of the test records",
-            "models": {
-                "EW": {"dI": [-4.1, -1.9], "dI_error": 0.56, "dE": [1.9, 4.1], "dE_error": 0.56},
-                "VisATB": {"dI": [0.9, 3.1], "dI_error": 0.57, "dE": [0.0, 0.4], "dE_error": 0.1, "gap": [3.9, 6.1]},
-            },
-        },
-        "methods": comparison(test, ["EW", "TLA", "VisATB"]),
-        "ablations": comparison(test, ["EW", "VisATB", "T-2"]),
-        "ablation_weights": {name: dict(zip(TASKS, final, strict=True)) for name in ("VisATB", "T-2")},
-        "amounts": {
-            name: [[0.0, 0.0], [0.125, 0.5 * score], [1.0, score]] for name, score in zip(TASKS, own, strict=True)
-        },
-        "seed_order": {
-            "rows": [
-                {
-                    "seed": 0,
-                    "weights": dict(zip(TASKS, final, strict=True)),
-                    "highest": TASKS[0],
-                    "lowest": TASKS[1],
-                }
-            ],
-            "mean": None,
-            "highest_holds": True,
-            "lowest_holds": True,
-        },
-        "curves": loss,
-        "jobs": ran,
-        "subsets": [
-            {
-                "name": "mini",
-                "file": "demo-mini_train-998.json",
-                "records": 998,
-                "tasks": dict.fromkeys([*TASKS, "Chat"], 166),
-            }
-        ],
-        "evaluation_records": {"val": dict.fromkeys(TASKS, 200), "test": dict.fromkeys(TASKS, 200)},
-        "warnings": [],
-        "settings": {"temperature T": "0.5"},
-        "versions": {"Python": "3.11"},
-    }
+from scripts_visatb.workflow import plots
+from scripts_visatb.workflow.report import main, page_text, print_table, tables, write_report
+from scripts_visatb.workflow.report_data import comparison, overall, read_weighting
 
 
 class _Page(HTMLParser):
@@ -150,6 +36,12 @@ class _Page(HTMLParser):
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     return folder, write_report(synthetic_data(), folder).read_text()
+
+
+@pytest.fixture
+def svg_alone(monkeypatch):
+    """Figures are drawn in the formats that the page holds, in half of the time."""
+    monkeypatch.setattr(plots, "FORMATS", {"svg": plots.FORMATS["svg"]})
 
 
 def test_report_loads_nothing_from_outside(written):
@@ -204,6 +96,7 @@ def test_tables_mark_the_best_of_each_column_in_all_layouts(written):
     assert "<b>2.00</b>" in page
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_a_run_without_comparisons_and_intervals_is_reported_as_well(tmp_path):
     data = synthetic_data()
     data |= {"methods": comparison(data["test"], ["EW", "VisATB"]), "ablations": None, "amounts": {}}
@@ -268,41 +161,7 @@ def test_tables_have_minus_signs_for_readers_and_hyphens_for_programs():
     assert all(len(row) == len(header) for row in rows)
 
 
-def test_report_says_plainly_when_visatb_is_worse():
-    data = synthetic_data()
-    for row in data["test"]:
-        row["EW"], row["VisATB"], row["difference"] = row["VisATB"], row["EW"], -row["difference"]
-    data["overall"] = overall(data["test"])
-    data["overall_spread"]["models"]["VisATB"]["gap"] = [-6.1, -3.9]
-    sentences = overall_sentences(data)
-    assert "VisATB did not help in this run: it is behind equal weights by 5.00 points" in sentences[0]
-    assert sentences[0].endswith("the 95% interval of the difference is -6.10 .. -3.90.")
-    assert "higher than equal weights on 0 of 5 tasks and lower on 5" in sentences[-1]
-    assert "clearly worse on SceneCaption" in sentences[-1] and "better" not in sentences[-1]
-
-
-def test_report_says_in_which_direction_clear_differences_go():
-    data = synthetic_data()
-    for row, difference in zip(data["test"], (0.05, -0.21, 0.03, -0.001, 0.2), strict=True):
-        row["difference"] = difference
-    sentences = overall_sentences(data)
-    assert sentences[0].startswith("VisATB is ahead of equal weights by 5.00 points")
-    assert "on 3 of 5 tasks and lower on 2" in sentences[-1]
-    assert "clearly better on SceneCaption, Grounding, clearly worse on RegionCaption (by more" in sentences[-1]
-    assert sentences[-1].endswith("on the others the difference may be chance.")
-    for row in data["test"]:
-        row["standard_error"] = 1.0
-    assert "each may be chance" in overall_sentences(data)[-1]
-
-
-def test_a_gap_whose_interval_contains_0_is_said_to_be_chance():
-    data = synthetic_data()
-    data["overall_spread"]["models"]["VisATB"]["gap"] = [-0.2, 10.2]
-    assert "-0.20 .. +10.20, which contains 0: it may be chance" in overall_sentences(data)[0]
-    data["overall_spread"] = {"about": "no intervals: bootstrap is 0", "models": {}}
-    assert "interval" not in overall_sentences(data)[0]
-
-
+@pytest.mark.usefixtures("svg_alone")
 def test_a_single_task_score_of_0_leaves_the_other_tasks_percentages(tmp_path, capsys):
     data = synthetic_data()
     data["test"][2]["STL"] = 0.0
@@ -319,6 +178,7 @@ def test_a_single_task_score_of_0_leaves_the_other_tasks_percentages(tmp_path, c
     assert "scores 0 on ShapeVQA" in (tmp_path / "tables/methods.md").read_text()
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_single_task_scores_of_zero_on_all_tasks_give_a_report(tmp_path, capsys):
     data = synthetic_data()
     for row in data["test"]:
@@ -331,6 +191,7 @@ def test_single_task_scores_of_zero_on_all_tasks_give_a_report(tmp_path, capsys)
     assert "scores 0 on SceneCaption" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_tasks_left_out_stay_visible_in_terminal_report_and_tables(tmp_path, capsys):
     data = synthetic_data()
     about = "ShapeVQA scores 0.39 with its own data (ShapeVQA) and 0.4 without (mini): it is left out, with weight 1"
@@ -351,48 +212,7 @@ def test_tasks_left_out_stay_visible_in_terminal_report_and_tables(tmp_path, cap
     assert re.search(r"^ *ShapeVQA .* left out ", shown, re.MULTILINE) and about in shown
 
 
-def test_overall_is_equation_9():
-    rows = [
-        {"task": "a", "STL": 2.0, "EW": 1.0, "VisATB": 2.5},
-        {"task": "b", "STL": 0.5, "EW": 0.6, "VisATB": 0.4},
-    ]
-    found = overall(rows)
-    assert found["EW"]["dI"] == pytest.approx(100 * (-0.5 + 0.2) / 2)
-    assert found["EW"]["dE"] == pytest.approx(25.0)
-    assert found["VisATB"]["tasks"] == pytest.approx({"a": 25.0, "b": -20.0})
-
-
-def test_seed_sentence_separates_one_seed_holding_and_changing():
-    data = synthetic_data()
-    assert "One seed (0)" in seed_sentence(data)
-    order = data["seed_order"]
-    order["rows"].append(copy.deepcopy(order["rows"][0]) | {"seed": 1})
-    assert seed_sentence(data).startswith("The order holds over the seeds 0, 1")
-    order["rows"][1]["lowest"] = "Grounding"
-    order["lowest_holds"] = False
-    sentence = seed_sentence(data)
-    assert sentence.startswith("The order does not hold")
-    assert "lowest weight CHANGES: RegionCaption with seed 0, Grounding with seed 1" in sentence
-
-
-def test_weights_are_ranked_only_as_far_as_their_intervals_allow():
-    data = synthetic_data()
-    weighting = data["weighting"]
-    # by part: SceneCaption 1.025, RegionCaption 0.9, ShapeVQA 1.0125, TextChartQA 1.0, Grounding 1.0625
-    assert weight_sentence(data).startswith("No weight can be distinguished from another: Grounding got the highest")
-    above = weighting["spread"]["low"]["weight_difference"]
-    for n in (0, 2, 4):
-        above[n][1] = 0.01
-    assert weight_sentence(data) == (
-        "Grounding got the highest weight (1.06), not distinguishable from SceneCaption, ShapeVQA, TextChartQA; "
-        "RegionCaption got the lowest weight (0.90), not distinguishable from TextChartQA. 1 would be an equal share."
-    )
-    above[4] = [0.01, 0.01, 0.01, 0.01, 0.0]
-    assert "highest weight (1.06); RegionCaption" in weight_sentence(data)
-    weighting["spread"] = None
-    assert weight_sentence(data).endswith("Without intervals this order may be chance.")
-
-
+@pytest.mark.usefixtures("svg_alone")
 def test_a_run_of_an_earlier_version_is_reported_without_weighing_again(tmp_path, capsys, monkeypatch):
     data = synthetic_data()
     old = data["weighting"]
@@ -415,41 +235,3 @@ def test_print_table_reads_report_json(written, capsys, monkeypatch):
     main()
     shown = capsys.readouterr().out
     assert all(name in shown for name in [*TASKS, "dI%", "dE%", "report.html"])
-
-
-def test_curves_average_long_logs_and_skip_absent_losses(tmp_path):
-    from types import SimpleNamespace
-
-    task = SimpleNamespace(name="a", measured=True)
-    run = SimpleNamespace(benchmark=SimpleNamespace(tasks=[task], measured=[task]), model=lambda name: tmp_path / name)
-    (tmp_path / "EW").mkdir()
-    lines = [
-        {"step": n, "epoch": n / 100, "tasks": {"a": {"loss": None if n == 0 else 2.0, "weight": 1, "tokens": 3}}}
-        for n in range(1001)
-    ]
-    (tmp_path / "EW" / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = curves(run)["a"]
-    assert list(found) == ["EW"]
-    assert len(found["EW"]) == 200
-    assert found["EW"][0] == pytest.approx([0.03, 2.0])
-
-
-def test_jobs_are_in_order_of_start_and_hidden_files_are_left_out(tmp_path):
-    done = tmp_path / "done"
-    done.mkdir()
-    for name, started in (("train_b", 7.0), ("train_a", 5.0)):
-        record = {"name": name, "started": started, "seconds": 1.0, "peak_mib": 2.0, "command": [], "log": ""}
-        (done / f"{name}.json").write_text(json.dumps(record))
-    (done / ".train_a.json.x.part").write_text("half")
-    found = jobs(tmp_path, [])
-    assert [(job["name"], job["started"], job["kind"]) for job in found] == [
-        ("train_a", 0.0, "train"),
-        ("train_b", 2.0, "train"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.21, "3.2 s"), (245, "4 min 05 s"), (3600 * 3 + 20 * 60, "3 h 20 min")]
-)
-def test_duration_is_readable(seconds, text):
-    assert duration(seconds) == text
