@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from llava.train.flags import check_flags, flag_table
-from visatb.benchmark import load_benchmark
+from visatb.benchmark import METHODS, load_benchmark
 from visatb.cli import ArgumentParser
 from visatb.errors import InputError
 from visatb.lazy import lazily
@@ -111,8 +111,8 @@ class TrainingFlags:
     weight_method: str = field(
         default="EW",
         metadata={
-            "help": "Task weighting: EW, EWTB (TLA), RLW, DWA, IGB (IGBv1), UW, or a class of your own as "
-            "module:Class or file.py:Class (docs/weighting_strategies.md)."
+            "help": f"Task weighting: {', '.join(METHODS)}, or a class of your own as module:Class or file.py:Class "
+            "(docs/weighting_strategies.md)."
         },
     )
     weight_window: int | None = field(default=None, metadata={"help": "Steps of a window: DWA (25), IGB (100)."})

@@ -69,7 +69,7 @@ def test_the_constants_of_a_strategy_are_flags(argv, tmp_path):
         (["UW", "--weight_window", "5"], "weight_window must not be given to UW"),
         (["IGB", "--weight_window", "0"], "weight_window must be at least 1"),
         (["EW", "--weight_reference_history", "True"], "weight_reference_history must not be given to EW"),
-        (["FAMO"], "weight_method must be one of EW, EWTB, RLW, DWA, IGB, UW, module:Class or file.py:Class"),
+        (["FAMO"], "weight_method must be one of EW, .*module:Class or file.py:Class"),
         (["no_such_module:Mine"], "no_such_module cannot be imported"),
     ],
 )
