@@ -89,10 +89,11 @@ def gains_of(benchmark: Benchmark, sizes: dict[str, int], runs: Path) -> list[Ga
     """
     current = Run(benchmark, runs / benchmark.name, benchmark.seed)
     rows = table_rows(benchmark, tables_of(benchmark.form)[0])
-    common = next(iter(rows))
+    common, last = next(iter(rows)), next(reversed(rows))
     found = []
     for task in benchmark.measured:
-        models = [rows[row][task.name] for row in (common, task.group or task.name)]
+        unit = task.group or task.name  # without a row of its own (measure: gradient) base and mini are compared
+        models = [rows[row][task.name] for row in (common, unit if unit in rows else last)]
         files = [current.metric_file(model, "val", task.name).with_suffix(PER_RECORD) for model in models]
         if all(file.is_file() for file in files):
             without, own = map(read_scores, files)

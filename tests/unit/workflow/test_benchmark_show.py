@@ -132,6 +132,8 @@ def test_measures_stand_side_by_side_with_cost_and_disk(tmp_path, repository):
     small = {"BASE_MODEL_PATH": "tiny-3.5b", "PRETRAIN_MM_MLP_ADAPTER": "p.bin"}
     proxy = replace(academic, measure=Measure("proxy", environment=small))
     assert cost_of(proxy, proxy.measure, sizes, 1).share == pytest.approx(found["full"].share / 2)
+    by_gradient = replace(academic, measure=Measure("gradient"), ablations=())
+    assert "preparation: 1 training(s), 0.03 x the final run" in show.describe(by_gradient, 8, None, None)
     assert [measure.kind for measure in measures_of(proxy)] == ["full", "short", "lora", "gradient", "proxy"]
     lines = show.describe(proxy, 8, 40, None).splitlines()
     (line,) = [line for line in lines if line.startswith("proxy (BASE_MODEL_PATH tiny-3.5b")]
