@@ -4,101 +4,18 @@ import copy
 import json
 import re
 import shutil
-import sys
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import PATCHES_PER_IMAGE, TASKS
 from transformers import AutoTokenizer
 
-import llava.data.check as command
 from llava.constants import IGNORE_INDEX
 from llava.conversation import conv_templates
-from llava.data.check import main
 from llava.data.collator import SupervisedCollator
 from llava.data.dataset import SupervisedDataset
-from llava.data.first_look import refuse_unsupervised
 from llava.data.preprocess import preprocess
-from llava.train.arguments import load_tasks, parse_arguments
-from llava.train.assembly import load_data
-from visatb.errors import InputError
-
-TASKS = ("SceneCaption", "ShapeVQA", "Grounding", "Chat")
-PATCHES = 16
-METRICS = {"SceneCaption": "cider", "ShapeVQA": "exact_match", "Grounding": "iou"}
-
-
-@pytest.fixture(scope="module")
-def benchmark(tmp_path_factory):
-    lines = ["name: tiny", "data_folder: d", "image_folder: i", "tasks:"]
-    for name in TASKS:
-        what = f"metric: {METRICS[name]}" if name in METRICS else "weight: 1.0"
-        lines.append(f"  - {{name: {name}, {what}, files: {{train: a.json, val: {name}-b.json, test: {name}-c.json}}}}")
-    file = tmp_path_factory.mktemp("benchmark") / "tiny.yaml"
-    file.write_text("\n".join(lines))
-    return file
-
-
-@pytest.fixture(scope="module")
-def good(tiny_dataset):
-    return json.loads(tiny_dataset.read_text())
-
-
-@pytest.fixture(scope="module")
-def check(tmp_path_factory, tiny_checkpoint, tiny_dataset, benchmark):
-    """Check records: the report and what the command ended with (None: exit code 0)."""
-
-    def check(records, *flags, against=None, tokens=True, tasks=True, images=tiny_dataset.parent / "images"):
-        folder = tmp_path_factory.mktemp("check")
-        train, output = folder / "train.json", folder / "report.json"
-        train.write_text(json.dumps(records))
-        argv = ["--data_path", train, "--patches_per_image", PATCHES, "--output", output, *flags]
-        argv += ["--tokenizer", tiny_checkpoint / "llama"] if tokens else []
-        argv += ["--benchmark", benchmark] if tasks else []
-        argv += ["--image_folder", images] if images else []
-        if against is not None:
-            (folder / "val.json").write_text(json.dumps(against))
-            argv += ["--against", folder / "val.json"]
-        ended = None
-        try:
-            assert main([str(word) for word in argv]) == 0
-        except InputError as error:
-            ended = str(error)
-        report = json.loads(output.read_text())
-        assert (ended is None) == (not report["errors"])
-        return report, ended
-
-    return check
-
-
-@pytest.fixture(scope="module")
-def training_refuses(tmp_path_factory, tiny_checkpoint, tiny_dataset, benchmark):
-    """What training says to the same records before it starts, None if nothing."""
-    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint / "llama", use_fast=False)
-
-    def refuses(records, limit=2048, tasks=True, images=tiny_dataset.parent / "images"):
-        path = tmp_path_factory.mktemp("training") / "train.json"
-        path.write_text(json.dumps(records))
-        argv = ["--model_name_or_path", "m", "--output_dir", "o", "--data_path", path, "--no_cuda", "True"]
-        argv += ["--benchmark", benchmark] if tasks else []
-        argv += ["--image_folder", images] if images else []
-        _, data, training = parse_arguments([str(word) for word in argv])
-        try:
-            names = load_tasks(data.benchmark, training.num_tasks)
-            loaded = load_data(data, names)
-            ids = {name: k for k, name in enumerate(names)}
-            dataset = SupervisedDataset(
-                loaded, tokenizer, conv_templates["v1"], ids, "processor", images or "none", source=str(path)
-            )
-            refuse_unsupervised(dataset, names, limit, PATCHES)
-            for n in range(len(dataset)):
-                dataset.encode(n)
-        except InputError as error:
-            return str(error)
-        return None
-
-    return refuses
 
 
 def kinds(report, severity="errors"):
@@ -127,13 +44,13 @@ def test_numbers_equal_those_of_dataset_and_collator(check, records, tiny_checkp
     ids = {name: k for k, name in enumerate(TASKS)}
     images = tiny_dataset.parent / "images"
     dataset = SupervisedDataset(records, tokenizer, conv_templates["v1"], ids, processor, images)
-    collator = SupervisedCollator(0, limit, PATCHES)
+    collator = SupervisedCollator(0, limit, PATCHES_PER_IMAGE)
     supervised = {name: [] for name in TASKS}
     lengths = {name: [] for name in TASKS}
     for n, record in enumerate(records):
         sample = dataset[n]
         supervised[record["task"]].append(int((collator([sample])["labels"][:, 1:] != IGNORE_INDEX).sum()))
-        lengths[record["task"]].append(len(sample["input_ids"]) + ("image" in record) * (PATCHES - 1))
+        lengths[record["task"]].append(len(sample["input_ids"]) + ("image" in record) * (PATCHES_PER_IMAGE - 1))
     (file,) = report["files"]
     everything = sum(sum(counts) for counts in supervised.values())
     assert list(file["tasks"]) == list(TASKS)
@@ -437,13 +354,3 @@ def test_mutated_records_are_refused_exactly_when_training_refuses_them(
     refused = training_refuses(records, tasks=tasks)
     ended = check(records, tasks=tasks)[1]
     assert (ended is None) == (refused is None), refused
-
-
-def test_a_current_model_is_checked_in_its_own_environment(monkeypatch):
-    called = []
-    ended = SimpleNamespace(returncode=2)
-    monkeypatch.setattr(command.subprocess, "run", lambda words, **_: called.append(words) or ended)
-    monkeypatch.setenv("PYTHON_HF", sys.executable)
-    assert main(["--model=x", "--data_path", "d", "--model_max_length", "9"]) == 2
-    expected = ["--model_name_or_path=x", "--data_path", "d", "--model_max_length", "9"]
-    assert called == [[sys.executable, "-m", "visatb_hf.check", *expected]]

@@ -2,10 +2,13 @@
 
 import json
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 from forked import run_forked
 
+import llava.data.check as command
 from llava.data.check import main
 from visatb.errors import InputError
 
@@ -89,3 +92,13 @@ def test_the_command_ends_with_code_2_and_one_line(tmp_path, repository, content
     (tmp_path / "a.json").write_text(content)
     done = run_forked(["-m", "llava.data.check", "--data-path", str(tmp_path / "a.json")], os.environ, repository)
     assert done.returncode == code and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_a_current_model_is_checked_in_its_own_environment(monkeypatch):
+    called = []
+    ended = SimpleNamespace(returncode=2)
+    monkeypatch.setattr(command.subprocess, "run", lambda words, **_: called.append(words) or ended)
+    monkeypatch.setenv("PYTHON_HF", sys.executable)
+    assert main(["--model=x", "--data_path", "d", "--model_max_length", "9"]) == 2
+    expected = ["--model_name_or_path=x", "--data_path", "d", "--model_max_length", "9"]
+    assert called == [[sys.executable, "-m", "visatb_hf.check", *expected]]
