@@ -256,7 +256,7 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
     _check_ablation_names(benchmark)
     _check_forms(benchmark)
     try:
-        check_measure(benchmark.measure, benchmark.training)
+        check_measure(benchmark.measure, benchmark.training, benchmark.inference)
     except BrokenError as error:
         raise InputError(f"{file}: measure.{error.key}{error}") from None
     _check_names(benchmark)

@@ -16,6 +16,7 @@ from typing import Any
 
 from visatb.errors import shown
 from visatb.flag_section import check_flags
+from visatb.inference_section import SERVER
 from visatb.schema import BrokenError, Check
 from visatb.training_section import check_training
 from visatb.weighting.settings import FULL_MEASURE, GRADIENT, LORA, MEASURES, PROXY, SHORT
@@ -85,19 +86,29 @@ class Measure:
         """The `training` section as preparation models are trained."""
         if self.kind not in (LORA, PROXY):
             return dict(section)
-        script = self.script or (adapter_script(section.get("script")) if self.kind == LORA else section.get("script"))
-        environment = (section.get("environment") or {}) | dict(self.environment)
-        if self.kind == LORA and PurePath(script or "").name == _HF_SCRIPT:
-            environment["LORA_ENABLE"] = "True"
-        return dict(section) | {"script": script, "environment": environment}
+        script, environment = section.get("script"), dict(section.get("environment") or {})
+        if self.kind == LORA and not _trains_adapters(script, environment):
+            environment.pop("LEARNING_RATE", None)  # that of whole models is a tenth of what adapters need
+            script = adapter_script(script)
+            environment |= {"LORA_ENABLE": "True"} if _is_hf(script) else {}
+        return dict(section) | {"script": self.script or script, "environment": environment | dict(self.environment)}
 
 
 def adapter_script(script: str | None) -> str | None:
     """The shipped script that trains adapters where `script` trains whole models; None for a custom script."""
     path = PurePath(script or "")
-    if "lora" in path.name or path.name == _HF_SCRIPT:
+    if "lora" in path.name or _is_hf(script):
         return script
     return str(path.with_name(_ADAPTER_SCRIPTS[path.name])) if path.name in _ADAPTER_SCRIPTS else None
+
+
+def _is_hf(script: str | None) -> bool:
+    return PurePath(script or "").name == _HF_SCRIPT
+
+
+def _trains_adapters(script: str | None, environment: Mapping[str, Any]) -> bool:
+    """Whether the final models are adapters already."""
+    return "lora" in PurePath(script or "").name or str(environment.get("LORA_ENABLE")).lower() == "true"
 
 
 def _full(given: dict[str, Any]) -> Measure:
@@ -161,20 +172,22 @@ def read_measure(value: Any) -> Measure:
     return _READERS[kind]({key: one for key, one in (given or {}).items() if one is not None})
 
 
-def check_measure(measure: Measure, training: Mapping[str, Any]) -> None:
-    """Refuse, by BrokenError, a measure that the `training` section cannot be trained with."""
+def check_measure(measure: Measure, training: Mapping[str, Any], inference: Mapping[str, Any]) -> None:
+    """Refuse, by BrokenError, a measure whose models the other two sections can neither train nor ask."""
     script = training.get("script")
     if script is None or measure.kind not in (LORA, PROXY, GRADIENT):
         return
     own = (training.get("environment") or {}).get("BASE_MODEL_PATH")
-    if measure.kind == GRADIENT and PurePath(script).name == _HF_SCRIPT:
+    if measure.kind == GRADIENT and _is_hf(script):
         raise BrokenError(f" is for LLaVA's own trainings, got training.script {script}. Choose another.", GRADIENT)
     if measure.kind != PROXY and not own:
         raise BrokenError(" needs training.environment.BASE_MODEL_PATH, the base of all models. Set it.", measure.kind)
     if measure.kind == GRADIENT:
         return
-    if measure.merge and PurePath(script).name == _HF_SCRIPT:
+    if measure.merge and _is_hf(script):
         raise BrokenError(f" is for LLaVA's own trainings, got training.script {script}. Leave it out.", "lora.merge")
+    if measure.kind == LORA and _is_hf(script) and inference.get("engine") == SERVER:
+        raise BrokenError(" trains adapters, which inference.engine server does not serve. Use engine hf.", LORA)
     if (
         measure.kind == PROXY
         and _PROJECTOR in (training.get("environment") or {})

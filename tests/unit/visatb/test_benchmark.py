@@ -143,6 +143,10 @@ TASK, OTHER = GOOD["tasks"][0], GOOD["tasks"][2]
             {"measure": {"lora": {"merge": True}}, "training": CURRENT},
             "measure.lora.merge is for LLaVA's own trainings",
         ),
+        (
+            {"measure": "lora", "training": CURRENT, "inference": {"engine": "server", "start": "x {model} {port}"}},
+            "measure.lora trains adapters, which inference.engine server does not serve. Use engine hf",
+        ),
         ({"measure": "gradient", "training": CURRENT}, "measure.gradient is for LLaVA's own trainings"),
         ({"measure": "gradient", "form": "precise"}, "form must be standard with measure: gradient, got 'precise'"),
         ({"measure": "gradient", "weights_from": "mean"}, "weights_from must be seed with measure: gradient, got mean"),

@@ -152,6 +152,16 @@ def test_every_shipped_script_has_one_that_trains_adapters(script, adapters, rep
     assert adapters is None or (repository / adapters).is_file()
 
 
+def test_adapters_do_not_take_the_learning_rate_of_whole_models():
+    plain = read_measure("lora")
+    assert "LEARNING_RATE" not in plain.training({"script": SCRIPT, "environment": RECIPE})["environment"]
+    for training in (
+        {"script": "scripts_visatb/finetune_lora.sh", "environment": RECIPE},
+        {"script": "scripts_visatb/finetune_hf.sh", "environment": {"LORA_ENABLE": True, "LEARNING_RATE": 2e-5}},
+    ):
+        assert plain.training(training) == training, "adapters already"
+
+
 def test_current_models_get_adapters_from_the_script_that_trains_them():
     measure = read_measure(MEASURES["lora"])
     training = measure.training({"script": "scripts_visatb/finetune_hf.sh", "environment": {"BASE_MODEL_PATH": "q"}})
