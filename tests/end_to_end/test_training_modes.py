@@ -11,7 +11,7 @@ import pytest
 import torch
 from forked import given_by, run_forked
 from safetensors.torch import load_file
-from tiny import make_tiny_checkpoint, make_tiny_dataset
+from tiny import make_tiny_checkpoint, make_tiny_dataset, training_words
 
 from llava.model.adapter import read_adapter
 from llava.model.builder import load_pretrained_model
@@ -48,26 +48,8 @@ def trainers(monkeypatch):
 
 
 def train(place: Path, output: Path, *flags, base: str = "llama", steps: int = 2) -> int:
-    given = {
-        "model_name_or_path": place / base,
-        "version": "v1",
-        "data_path": place / "data.json",
-        "image_folder": place / "images",
-        "vision_tower": place / "vision_tower",
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_vision_select_layer": -2,
-        "mm_use_im_patch_token": False,
-        "image_aspect_ratio": "pad",
-        "output_dir": output,
-        "max_steps": steps,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
-    return entry.train([*words, *map(str, flags)])
+    more = ("--max_steps", steps, "--per_device_train_batch_size", 4, "--learning_rate", 1e-2, "--save_strategy", "no")
+    return entry.train(training_words(place, output, "--model_name_or_path", place / base, *more, *flags))
 
 
 def loaded(output: Path, base: Path | None, name: str):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import make_tiny_checkpoint, make_tiny_dataset
+from tiny import make_tiny_checkpoint, make_tiny_dataset, training_words
 
 import inference_visatb
 from llava.model.builder import load_pretrained_model
@@ -33,28 +33,9 @@ def trainers(monkeypatch):
 
 
 def train(place: Path, output: Path, *flags, base: str = "llama", steps: int = STEPS) -> None:
-    given = {
-        "model_name_or_path": place / base,
-        "version": "v1",
-        "data_path": place / "data.json",
-        "image_folder": place / "images",
-        "vision_tower": place / "vision_tower",
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_vision_select_layer": -2,
-        "mm_use_im_patch_token": False,
-        "image_aspect_ratio": "pad",
-        "output_dir": output,
-        "max_steps": steps,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
-    assert entry.train([*words, *map(str, flags)]) == 0
+    more = ("--max_steps", steps, "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2)
+    words = training_words(place, output, "--model_name_or_path", place / base, *more, "--save_strategy", "no", *flags)
+    assert entry.train(words) == 0
 
 
 def losses(trainer: LLaVATrainer) -> torch.Tensor:

@@ -14,7 +14,7 @@ import transformers
 from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from tests.hf.tiny_models import IMAGE, VIDEO, VISION_END, VISION_START, VOCABULARY, build
+from tests.hf.tiny_models import IMAGE, VIDEO, VISION_END, VISION_START, build, text_settings
 
 SPECIAL = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "<image>": IMAGE, "<vision>": VISION_START}
 SPECIAL |= {"</vision>": VISION_END, "<video>": VIDEO, "<user>": 124, "<assistant>": 125}
@@ -144,17 +144,6 @@ def _louder(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 def _idefics3(seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
-    text = {
-        "model_type": "llama",
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        "pad_token_id": 0,
-    }
     vision = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -163,5 +152,7 @@ def _idefics3(seed: int) -> torch.nn.Module:
         "image_size": 28,
         "patch_size": 7,
     }
-    config = transformers.Idefics3Config(text_config=text, vision_config=vision, image_token_id=IMAGE, scale_factor=2)
+    config = transformers.Idefics3Config(
+        text_config=text_settings(model_type="llama"), vision_config=vision, image_token_id=IMAGE, scale_factor=2
+    )
     return transformers.Idefics3ForConditionalGeneration(config)

@@ -34,7 +34,8 @@ class Family:
     token_types: bool = False
 
 
-def _text(**more: Any) -> dict[str, Any]:
+def text_settings(**more: Any) -> dict[str, Any]:
+    """The configuration of a tiny language model."""
     return {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
@@ -61,7 +62,9 @@ _MROPE = {"rope_type": "default", "type": "mrope", "mrope_section": [1, 1, 2], "
 
 def _qwen2_vl() -> transformers.PreTrainedModel:
     vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2, "patch_size": 14}
-    config = transformers.Qwen2VLConfig(text_config=_text(rope_scaling=_MROPE), vision_config=vision, **_QWEN_TOKENS)
+    config = transformers.Qwen2VLConfig(
+        text_config=text_settings(rope_scaling=_MROPE), vision_config=vision, **_QWEN_TOKENS
+    )
     return transformers.Qwen2VLForConditionalGeneration(config)
 
 
@@ -75,7 +78,9 @@ def _qwen2_5_vl() -> transformers.PreTrainedModel:
         "patch_size": 14,
         "fullatt_block_indexes": [1],
     }
-    config = transformers.Qwen2_5_VLConfig(text_config=_text(rope_scaling=_MROPE), vision_config=vision, **_QWEN_TOKENS)
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=text_settings(rope_scaling=_MROPE), vision_config=vision, **_QWEN_TOKENS
+    )
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
 
 
@@ -90,7 +95,7 @@ def _qwen3_vl() -> transformers.PreTrainedModel:
         "num_position_embeddings": 64,
         "deepstack_visual_indexes": [0],
     }
-    text = _text(head_dim=8, rope_scaling=_MROPE | {"mrope_interleaved": True})
+    text = text_settings(head_dim=8, rope_scaling=_MROPE | {"mrope_interleaved": True})
     config = transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **_QWEN_TOKENS)
     return transformers.Qwen3VLForConditionalGeneration(config)
 
@@ -105,7 +110,7 @@ def _internvl() -> transformers.PreTrainedModel:
         "patch_size": [7, 7],
     }
     config = transformers.InternVLConfig(
-        text_config={"model_type": "qwen2", **_text()}, vision_config=vision, image_token_id=IMAGE
+        text_config={"model_type": "qwen2", **text_settings()}, vision_config=vision, image_token_id=IMAGE
     )
     return transformers.InternVLForConditionalGeneration(config)
 
@@ -120,7 +125,10 @@ def _smolvlm() -> transformers.PreTrainedModel:
         "patch_size": 7,
     }
     config = transformers.SmolVLMConfig(
-        text_config={"model_type": "llama", **_text()}, vision_config=vision, image_token_id=IMAGE, scale_factor=2
+        text_config={"model_type": "llama", **text_settings()},
+        vision_config=vision,
+        image_token_id=IMAGE,
+        scale_factor=2,
     )
     return transformers.SmolVLMForConditionalGeneration(config)
 
@@ -136,7 +144,7 @@ def _llava_onevision() -> transformers.PreTrainedModel:
         "patch_size": 7,
     }
     config = transformers.LlavaOnevisionConfig(
-        text_config={"model_type": "qwen2", **_text()},
+        text_config={"model_type": "qwen2", **text_settings()},
         vision_config=vision,
         image_token_id=IMAGE,
         image_grid_pinpoints=[[28, 28]],
@@ -155,7 +163,7 @@ def _llava() -> transformers.PreTrainedModel:
         "patch_size": 7,
     }
     config = transformers.LlavaConfig(
-        text_config={"model_type": "llama", **_text()},
+        text_config={"model_type": "llama", **text_settings()},
         vision_config=vision,
         image_token_index=IMAGE,
         vision_feature_layer=-2,
