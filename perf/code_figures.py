@@ -20,7 +20,8 @@ from visatb.cli import ArgumentParser, run
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_MODULE = 400
 WORDS = re.compile(r"(?<![a-z.])(?:mend(?:s|ed|ing)?|told|tells?)(?![a-z])", re.IGNORECASE)
-_WORD_LISTS = ("CONTRIBUTING.md", "perf/code_figures.py", "tests/unit/test_code_figures.py")  # have the words themselves
+# The files that must name the words.
+_WORD_LISTS = ("CONTRIBUTING.md", "perf/code_figures.py", "tests/unit/test_code_figures.py")
 
 
 @dataclass(frozen=True)

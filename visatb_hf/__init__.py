@@ -26,7 +26,7 @@ __all__ = ["TaskCollator", "TaskWeighting", "WeightedSFTTrainer", "WeightedTrain
 
 
 def __getattr__(name: str) -> Any:
-    """Import trainers on first use: TRL is needed for its own alone (PEP 562)."""
+    """Import trainers on first use: only WeightedSFTTrainer needs TRL (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Flags of a current model's training: those of this project here, all others are transformers' TrainingArguments'."""
+"""Training flags for current models: this project's own; all others belong to transformers' TrainingArguments."""
 
 import math
 from argparse import ArgumentTypeError, Namespace
@@ -27,16 +27,16 @@ _UNSUPPORTED = {
     "auto_find_batch_size": "it would change the step",
     "dataloader_drop_last": "no sample is dropped",
     "save_only_model": "the run could not resume",
-    "use_liger_kernel": "it computes a loss of its own",
+    "use_liger_kernel": "it computes its own loss",
     "label_names": "batches are complete",
     "train_sampling_strategy": "the order is a function of the seed",
     "fsdp": "use DeepSpeed (scripts_visatb/zero3.json)",
 }
-# Of TrainingArguments: what affects the result.
+# Fields of TrainingArguments that affect the result.
 OF_THE_RESULT = ("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs")
 OF_THE_RESULT += ("warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
 OF_THE_RESULT += ("max_grad_norm", "bf16", "fp16", "seed", "data_seed", "neftune_noise_alpha")
-# Of the flags below: what affects the result, beside the contents of files.
+# Flags below that affect the result; the contents of files are compared separately.
 OF_THE_MODEL = ("model_name_or_path", "model_max_length", "min_pixels", "max_pixels", "weight_method", "visatb_weights")
 OF_THE_MODEL += ("weight_window", "weight_temperature", "weight_lr", "freeze_vision_tower", "freeze_projector")
 OF_THE_MODEL += ("task_sampling", "lora_enable", "lora_r", "lora_alpha", "lora_dropout", "bits")
@@ -52,11 +52,11 @@ def truth(text: str) -> bool:
 
 
 def numbers(text: str) -> list[float]:
-    """Numbers with spaces or commas between."""
+    """Numbers separated by spaces or commas."""
     try:
         return [float(word) for word in text.replace(",", " ").split()]
     except ValueError:
-        raise ArgumentTypeError(f"must be numbers with spaces between, got {text[:200]!r}") from None
+        raise ArgumentTypeError(f"must be numbers separated by spaces, got {text[:200]!r}") from None
 
 
 class _Parser(ArgumentParser):
@@ -78,8 +78,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--weight_window", type=int, help="steps of a window: DWA, IGB")
     parser.add_argument("--weight_temperature", type=float, help="temperature of DWA")
     parser.add_argument("--weight_lr", type=float, help="learning rate of UW's weights")
-    parser.add_argument("--freeze_vision_tower", type=truth, default=True, help="keep the vision tower as it is")
-    parser.add_argument("--freeze_projector", type=truth, default=False, help="keep the projector (merger) as it is")
+    parser.add_argument("--freeze_vision_tower", type=truth, default=True, help="do not train the vision tower")
+    parser.add_argument("--freeze_projector", type=truth, default=False, help="do not train the projector (merger)")
     parser.add_argument("--lora_enable", type=truth, default=False, help="adapters on the language model alone")
     parser.add_argument("--lora_r", type=int, default=128, help="LoRA rank")
     parser.add_argument("--lora_alpha", type=int, default=256, help="LoRA scale")
@@ -101,7 +101,7 @@ def add_model_flags(parser: ArgumentParser) -> None:
 
 
 def check_model_flags(flags: Namespace) -> None:
-    """Refuse values of the shared flags that cannot be. Raises InputError naming the flag."""
+    """Refuse invalid values of the shared flags. Raises InputError naming the flag."""
     for name in ("model_max_length", "min_pixels", "max_pixels"):
         value = getattr(flags, name)
         if value is not None and value < 1:
@@ -114,7 +114,7 @@ def parse_flags(argv: Sequence[str] | None = None) -> tuple[Namespace, list[str]
     """This project's flags, and the words left for TrainingArguments.
 
     Raises:
-        InputError: a flag that is missing or cannot be.
+        InputError: a missing flag or an invalid value.
     """
     flags, rest = make_parser().parse_known_args(argv)
     flags.visatb_weights = [w for part in flags.visatb_weights or [] for w in part] or None
@@ -131,7 +131,7 @@ def training_arguments(flags: Namespace, rest: Sequence[str]) -> "TrainingArgume
     """transformers' arguments.
 
     Raises:
-        InputError: unknown flags, or settings that a run cannot have.
+        InputError: unknown flags or unsupported settings.
     """
     import torch
     from transformers import HfArgumentParser, TrainingArguments
@@ -143,7 +143,7 @@ def training_arguments(flags: Namespace, rest: Sequence[str]) -> "TrainingArgume
         for w in rest
     ]
     fixed = ["--output_dir", flags.output_dir, "--remove_unused_columns", "False"]
-    if not torch.accelerator.is_available():  # otherwise the ranks of a machine without one are not joined
+    if not torch.accelerator.is_available():  # otherwise ranks on a machine without one do not form a group
         fixed += ["--use_cpu", "True"]
     args, unknown = parser.parse_args_into_dataclasses([*words, *fixed], return_remaining_strings=True)
     if unknown:

@@ -1,7 +1,7 @@
-"""Conversations of annotation files as text of a model's own chat template, with the characters that are supervised.
+"""Renders the conversations of annotation files with a model's own chat template and marks the supervised characters.
 
-A conversation is rendered turn by turn; each rendering must be a prefix of the next, so that a model is asked as it was
-trained. Supervised are the answers and their end tokens, nothing else.
+A conversation is rendered turn by turn; each rendering must be a prefix of the next, so that inference prompts match
+training. Only the answers and their end tokens are supervised.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from visatb.errors import InputError, shown
 from visatb.records import IMAGE_TOKEN, is_empty, message_parts
 
 _ROLES = {"human": "user", "gpt": "assistant"}
-# Two, so that a template that treats a turn by its content or position is found out before any record is read.
+# Two exchanges, so that a template that treats turns by content or position is detected before any record is read.
 _PROBE = [
     {"from": "human", "value": "<image>\nfirst probe"},
     {"from": "gpt", "value": "probe of an answer"},
@@ -40,7 +40,7 @@ class Rendered:
 
 
 class PromptTemplate:
-    """A model's chat template, as far as a model is asked by it.
+    """A model's chat template, for inference prompts.
 
     Args:
         processor: a processor or tokenizer with `apply_chat_template`.
@@ -52,7 +52,7 @@ class PromptTemplate:
         control_tokens: those that structure a conversation; texts must not contain them.
 
     Raises:
-        InputError: a template that is missing, or fails.
+        InputError: the template is missing or fails.
     """
 
     _remedy = "Correct chat_template.jinja in the model's folder"
@@ -115,10 +115,10 @@ class PromptTemplate:
 
 
 class Chat(PromptTemplate):
-    """A model's chat template, as far as it is trained by it: it must be possible to split conversations into turns.
+    """A model's chat template, for training: it must render conversations turn by turn.
 
     Raises:
-        InputError: a template that is missing, or cannot be split into turns.
+        InputError: the template is missing, or cannot be split into turns.
     """
 
     _remedy = "Give another with --chat_template (CHAT_TEMPLATE)"
@@ -133,9 +133,9 @@ class Chat(PromptTemplate):
         return self._end.strip()
 
     def render(self, turns: Sequence[Mapping[str, str]]) -> Rendered:
-        """A conversation, question and answer by turns. An empty answer is not supervised.
+        """A conversation of alternating questions and answers. An empty answer is not supervised.
 
-        An answer follows the text after which the model is asked for it: `Assistant:`, where white space that the
+        An answer directly follows its generation prompt: `Assistant:`, where white space that the
         template adds belongs to the answer (SmolVLM), or `assistant` and a line break, even where the template's own
         conversation has a space between them (LLaVA-OneVision).
 
@@ -174,7 +174,7 @@ class Chat(PromptTemplate):
         raise self._unusable(f"changes turn {turn}, {shown(answer)}")
 
     def _frame(self) -> tuple[str, str, str, str]:
-        """What stands before each answer, the part of it that the model writes, the end token, what follows that."""
+        """The text before each answer, the part of it that the model writes, the end token, and what follows."""
         messages, rendered, frames = messages_of(_PROBE), "", set()
         for k in range(0, len(messages), 2):
             question, asked, answered = self._turn(messages[: k + 2], rendered)
@@ -204,7 +204,7 @@ class Chat(PromptTemplate):
 
 
 def messages_of(turns: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Turns of an annotation file as messages of a chat template."""
+    """Turns of an annotation file as chat messages."""
     return [
         {
             "role": _ROLES[turn["from"]],
@@ -218,7 +218,7 @@ def messages_of(turns: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 
 def labels_of(ids_T: torch.Tensor, offset_T2: torch.Tensor, spans: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Labels int64 [T] of a tokenised text: the token's id if it starts in a supervised span, else IGNORE_INDEX.
+    """Labels int64 [T] of a tokenised text: a token's id if the token starts in a supervised span, else IGNORE_INDEX.
 
     Args:
         ids_T: int64 [T].
@@ -236,7 +236,7 @@ def moved_spans(spans: Sequence[tuple[int, int]], replacements: Sequence[Mapping
     """Spans of a text after its placeholders were replaced.
 
     Args:
-        spans: [start, end) in the text before; no placeholder is inside one.
+        spans: [start, end) in the original text; no placeholder is inside one.
         replacements: in order, each with its `span` before and its `new_span` after.
     """
     moved = []

@@ -3,8 +3,8 @@
     python -m visatb_hf.check --model_name_or_path Qwen/Qwen2-VL-2B-Instruct --data_path train.json \\
         --image_folder images --benchmark mix.yaml
 
-All records are checked as training checks them. Of each task some are rendered by the model's chat template and put
-through its processor: how long they are, how many of their tokens are supervised, which are cut. No weights are loaded.
+All records are checked as training checks them. A sample of each task is rendered with the model's chat template and
+passed through its processor, to report lengths, supervised tokens and cut samples. No weights are loaded.
 """
 
 from argparse import Namespace
@@ -26,7 +26,7 @@ _SHOWN = 5  # errors that are printed
 
 @dataclass
 class Found:
-    """What was seen of a task: records of the file; of those that were put through the processor tokens, supervised
+    """Statistics of a task: its records in the file and, for those passed through the processor, tokens, supervised
     tokens, how many are cut, and how many have no supervised token."""
 
     records: int = 0
@@ -53,8 +53,8 @@ def make_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     add_model_flags(parser)
-    parser.add_argument("--sample", type=int, default=200, help="records of each task to put through the processor")
-    parser.add_argument("--output", help="write the report as JSON too")
+    parser.add_argument("--sample", type=int, default=200, help="records of each task to pass through the processor")
+    parser.add_argument("--output", help="also write the report as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -89,10 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(flags: Namespace, tasks: Sequence[str]) -> tuple[dict[str, Found], list[str]]:
-    """What each task's records become, and the errors of records that the template or the processor refuses.
+    """Statistics of each task, and the errors of records that the template or the processor refuses.
 
     Raises:
-        InputError: an invalid record, a missing image, or a model that cannot be trained on any.
+        InputError: an invalid record, a missing image, or a model that cannot be trained on any record.
     """
     from visatb_hf.data import ChatCollator
     from visatb_hf.models import chat_of, read_processor
@@ -125,7 +125,7 @@ def spread(members: Sequence[int], most: int) -> list[int]:
 
 
 def count(task: Found, batch: dict[str, Any], longest: int) -> None:
-    """Add the sample of a batch, of which training keeps `longest` tokens."""
+    """Add the one sample of a batch; training keeps its first `longest` tokens."""
     from transformers_patch.loss import IGNORE_INDEX
 
     length = int(batch["attention_mask"][0].sum())

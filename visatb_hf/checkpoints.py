@@ -1,4 +1,4 @@
-"""Checkpoints of transformers 5's Trainer that are whole or absent, with the strategy's state in them.
+"""Checkpoints of transformers 5's Trainer that are complete or absent and include the strategy's state.
 
 The trainer writes its own layout into `OUTPUT_DIR/.saving/checkpoint-N`; rank 0 seals the folder with a manifest
 (transformers_patch/publish.py) and renames it.
@@ -39,10 +39,10 @@ class DamagedCheckpointError(ValueError):
 
 
 class WholeCheckpoints:
-    """What `TaskWeighting` knows of saving and resuming.
+    """Saving and resuming for `TaskWeighting`.
 
     Attributes:
-        run_digest: names the run in its checkpoints.
+        run_digest: identifies the run in its checkpoints.
     """
 
     weighter: Any
@@ -50,7 +50,7 @@ class WholeCheckpoints:
     _staging = False
 
     def train(self, *args: Any, **kwargs: Any):
-        """The trainer's own; of a checkpoint, it and DeepSpeed load tensors and plain values alone."""
+        """As the base class, but from a checkpoint it and DeepSpeed load only tensors and plain values."""
         with ExitStack() as self._loading:
             self._loading.enter_context(weights_only_loading())
             return super().train(*args, **kwargs)
@@ -71,13 +71,13 @@ class WholeCheckpoints:
             yield
         except OSError as error:
             problem = error.strerror or str(error)
-        except RuntimeError as error:  # torch reports a full disk by a RuntimeError
+        except RuntimeError as error:  # torch reports a full disk as a RuntimeError
             problem = " ".join(str(error).split())[:200]
         problems = [text for text in gather_object([problem]) if text is not None]
         if problems:
             if self.is_world_process_zero():
                 shutil.rmtree(Path(self.args.output_dir) / STAGING, ignore_errors=True)
-            raise SaveError(f"{target} could not be written: {problems[0]}. Make room and run the same command again.")
+            raise SaveError(f"{target} could not be written: {problems[0]}. Free space and run the same command again.")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         output, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
@@ -105,10 +105,10 @@ class WholeCheckpoints:
             discard(path, output / STAGING)
 
     def _load_from_checkpoint(self, checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load the weights of a checkpoint, all of them.
+        """Load all weights of a checkpoint.
 
         A checkpoint has the names of the Hub's files, which differ from those in memory for many families; the stock
-        trainer loads by name, only warns of what is missing, and continues with the base model's weights.
+        trainer loads by name, merely warns about missing weights, and continues with the base model's weights.
         """
         is_adapter = hasattr(self.model, "peft_config")
         if is_adapter or self.is_deepspeed_enabled or self.is_fsdp_enabled:

@@ -1,4 +1,4 @@
-"""Task ids beside the batch of any collator."""
+"""Adds task ids to the batches of any collator."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,11 +7,11 @@ import torch
 
 
 class TaskCollator:
-    """Adds `task_ids` int64 [B] to what another collator makes of the samples.
+    """Adds `task_ids` int64 [B] to the batches of another collator.
 
     Args:
         collate: list of samples -> batch with `labels` [B, S].
-        key: where a sample (a mapping) has its task: an id, or a name of `tasks`. Removed before `collate` sees it.
+        key: of the task in a sample (a mapping): an id, or a name of `tasks`. Removed before `collate` sees it.
         tasks: names in id order; None if samples have ids.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Annotation files as samples of a chat template, and batches of them by the model's own processor.
+"""Samples from annotation files, rendered with a chat template, and their batches, made by the model's own processor.
 
 Shapes: B batch, S longest sample, T tokens of one sample, K tasks.
 """
@@ -54,9 +54,9 @@ class ChatDataset(Dataset):
     Args:
         records: checked records, such as `visatb.record_index.open_index` gives.
         chat: the model's template.
-        tasks: names in id order; one name: every record is of that task.
+        tasks: names in id order; with a single name, every record belongs to that task.
         image_folder: folder that `image` fields are relative to.
-        min_pixels, max_pixels: images are resized to that many pixels before the processor sees them; None: no limit.
+        min_pixels, max_pixels: limits to which images are resized before the processor sees them; None: no limit.
         source: annotation file, for messages.
     """
 
@@ -105,14 +105,14 @@ class ChatDataset(Dataset):
 
 
 class ChatCollator:
-    """Batches of a processor, with labels; the only place where samples are cut.
+    """Makes batches with a processor and adds labels; the only place where samples are cut.
 
     Args:
         processor: with an image processor if samples have images.
         chat: its template.
-        max_length: longest sample in tokens, those of images included; None: no limit.
+        max_length: longest sample in tokens, image tokens included; None: no limit.
         num_tasks: K.
-        blank_image: give a batch without images a blank one, in a row of its own that nothing is learned from, so that
+        blank_image: give a batch without images a blank one, in a separate unsupervised row, so that
             every rank and micro-batch runs the vision tower, with a gradient of 0.
     """
 
@@ -142,7 +142,7 @@ class ChatCollator:
             supervised token.
 
         Raises:
-            InputError: a sample that the processor does not take.
+            InputError: a sample that the processor rejects.
         """
         samples = list(samples)
         rows = samples if self._blank is None or any(s.images for s in samples) else [*samples, self._blank]
@@ -165,7 +165,7 @@ class ChatCollator:
         over_B = length_B[: len(samples)] > (self._max_length or math.inf)
         batch["cut_K"] = self._counted("cut", samples, over_B, f"is longer than {self._max_length} tokens and was cut")
         empty_B = (batch["labels"][: len(samples), 1:] == IGNORE_INDEX).all(dim=1)
-        batch["unsupervised_K"] = self._counted("unsupervised", samples, empty_B, "has no supervised token (left)")
+        batch["unsupervised_K"] = self._counted("unsupervised", samples, empty_B, "has no supervised token left")
         return batch
 
     def _with_image(self, rows: list[Sample]) -> list[Sample]:
@@ -186,10 +186,8 @@ class ChatCollator:
                 **given,
             )
         except _PIXELS_ERRORS as error:
-            names = rows[0].name if len(rows) == 1 else f"{rows[0].name} or one of the {len(rows) - 1} beside it"
-            raise InputError(
-                f"{names}: the processor does not take it: {one_line(error)} Correct the record."
-            ) from None
+            names = rows[0].name if len(rows) == 1 else f"{rows[0].name} or one of {len(rows) - 1} others in its batch"
+            raise InputError(f"{names}: the processor rejects it: {one_line(error)} Correct the record.") from None
         batch = dict(made)
         replaced = batch.pop("text_replacement_offsets", None) or [[] for _ in rows]
         return batch, replaced

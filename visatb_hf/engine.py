@@ -1,7 +1,7 @@
 """A loaded vision-language model of transformers 5 that answers batches (`llava.generate.engine.Engine`).
 
-Prompts are rendered by the model's own chat template and padded on the left. Whatever of the model's generation config
-reads the prompt is kept from reading the padding, so that a batch's texts are those of batch size 1.
+Prompts are rendered with the model's own chat template and padded on the left. Generation settings that read the prompt
+are kept from reading the padding, so that answers are the same as with batch size 1.
 
 Shapes: B batch, S padded prompt length, N new tokens, V vocabulary.
 """
@@ -29,12 +29,12 @@ from visatb_hf.logits import Noise, RepetitionPenalty
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Settings of a generation config that read ids or lengths of the prompt, padding included, and their neutral values.
 _READS_PROMPT = {"no_repeat_ngram_size": 0, "min_length": 0, "encoder_repetition_penalty": 1.0}
-# Settings of drawing, which is done here with a generator for each question.
+# Sampling settings; sampling is done here, with a separate generator for each question.
 _DRAWING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 
 
 class HfEngine:
-    """A loaded model with its processor and settings of generation."""
+    """A loaded model with its processor and generation settings."""
 
     equal_lengths = False
 
@@ -45,15 +45,15 @@ class HfEngine:
         settings: Settings,
         budget: tuple[int | None, int | None] = NO_BUDGET,
     ):
-        """Take a loaded model and its processor; sets the model to evaluation.
+        """Take a loaded model and its processor; puts the model in evaluation mode.
 
         Args:
             model, processor: of one family.
-            settings: of generation.
+            settings: generation settings.
             budget: fewest and most pixels of an image.
 
         Raises:
-            InputError: a processor whose chat template fails.
+            InputError: the processor's chat template fails.
         """
         self.model, self.processor, self.settings = model.eval(), processor, settings
         self.device, self._budget = model.device, budget
@@ -72,7 +72,7 @@ class HfEngine:
         """Load a model, or an adapter on its base, with the processor.
 
         Raises:
-            InputError: a model that transformers cannot load whole, or a processor that it cannot make.
+            InputError: transformers cannot load the complete model or its processor.
         """
         processor = load_processor(path, base)
         model = load_model(base or path, device, DTYPES[dtype])
@@ -94,7 +94,7 @@ class HfEngine:
         return Prompt(question, text, (len(question.images), len(self._tokenizer(text)["input_ids"])))
 
     def load_images(self, question: Question) -> list[Image.Image]:
-        """The images of a question, upright, RGB, of as many pixels as in training.
+        """The images of a question: upright, RGB, resized as in training.
 
         Raises:
             InputError: naming record and path.
@@ -104,14 +104,14 @@ class HfEngine:
         return [resized(image_of(image, question.where), *self._budget) for image in question.images]
 
     def answer(self, prompts: Sequence[Prompt], images: Sequence[list[Image.Image]]) -> list[str]:
-        """The answers to a batch; every question draws from noise of its own, whatever shares its batch.
+        """The answers to a batch; every question has its own random numbers, whatever else is in the batch.
 
         Raises:
             ValueError: a prompt longer than the model's context, or one that the processor refuses.
             FloatingPointError: logits that are not numbers.
         """
         texts = [""] * len(prompts)
-        for group in _equal(map(bool, images)):  # some processors take no batch in which some have images
+        for group in _equal(map(bool, images)):  # some processors reject batches in which only some have images
             inputs = self._inputs([prompts[n] for n in group], [images[n] for n in group])
             lengths = inputs["attention_mask"].sum(dim=-1).tolist()
             if len(set(lengths)) > 1 and not self._may_pad(max(lengths)):
@@ -130,7 +130,7 @@ class HfEngine:
             torch.cuda.empty_cache()
 
     def _inputs(self, prompts: Sequence[Prompt], images: Sequence[list[Image.Image]]) -> Any:
-        """What the model takes for prompts of one kind: ids, mask and pixels, on its device."""
+        """The model's inputs for prompts that all have images or all have none: ids, mask and pixels, on its device."""
         inputs = self.processor(
             text=[prompt.content for prompt in prompts],
             images=[list(pictures) for pictures in images] if images[0] else None,
@@ -166,7 +166,7 @@ class HfEngine:
         ]
 
     def _processors(self, mask_BS: torch.Tensor, watch: NumberWatch, keys: Sequence[str]) -> LogitsProcessorList:
-        """What is done to the logits before the largest is taken."""
+        """The processors that are applied to the logits before the argmax."""
         chosen = LogitsProcessorList([watch])
         if self._penalty not in (None, 1.0):
             chosen.append(RepetitionPenalty(self._penalty, mask_BS))
@@ -179,13 +179,13 @@ class HfEngine:
 
 
 def generation_config(model: torch.nn.Module, tokenizer: Any, settings: Settings) -> GenerationConfig:
-    """The model's own settings of generation (end tokens, penalties), with ours in place of how it draws."""
+    """The model's own generation settings (end tokens, penalties), with its sampling settings replaced by ours."""
     config = deepcopy(model.generation_config)
     for name in (*_DRAWING, "max_length"):
         if hasattr(config, name):
             setattr(config, name, None)
     config.do_sample, config.num_beams, config.num_return_sequences = False, settings.num_beams, 1
-    config.use_cache = True  # a training saves that it had none
+    config.use_cache = True  # training saves use_cache=False
     ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
     config.eos_token_id = list(ends) if isinstance(ends, list | tuple) else [ends]
     config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.eos_token_id[0]
@@ -193,7 +193,7 @@ def generation_config(model: torch.nn.Module, tokenizer: Any, settings: Settings
 
 
 def _equal(values: Iterable[Hashable]) -> list[list[int]]:
-    """The places of equal values."""
+    """Groups of the indices of equal values."""
     places: dict[Hashable, list[int]] = {}
     for n, value in enumerate(values):
         places.setdefault(value, []).append(n)

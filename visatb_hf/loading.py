@@ -1,4 +1,4 @@
-"""Models and processors of transformers 5 that are asked: whole, without code of their own, or refused in one line."""
+"""Loads models and processors of transformers 5 for inference: complete and without remote code, else refused."""
 
 import warnings
 from pathlib import Path
@@ -51,16 +51,16 @@ def with_adapter(model: torch.nn.Module, path: str) -> torch.nn.Module:
 
 
 def load_processor(path: str, base: str | None = None) -> Any:
-    """The processor of a model; that of its base for an adapter folder without one.
+    """The processor of a model; for an adapter folder without one, that of its base model.
 
     Raises:
-        InputError: a processor that cannot be made (it may need a package), or one without images or chat template.
+        InputError: it cannot be loaded (it may need a package), or has no image processor or chat template.
     """
     own = base is None or any((Path(path) / name).is_file() for name in _OF_A_PROCESSOR)
     place = path if own else base
     processor = read_processor(place)
     if not hasattr(processor, "image_processor"):
-        raise InputError(f"{place}: has no processor for images. Give a vision-language model.")
+        raise InputError(f"{place}: has no image processor. Give a vision-language model.")
     if not processor.chat_template:
         raise InputError(f"{place}: has no chat template. Copy the model's chat_template.jinja into the folder.")
     return processor

@@ -1,4 +1,4 @@
-"""Logits processors of transformers 5 whose result does not depend on what shares the batch.
+"""Logits processors for transformers 5 whose result does not depend on the other rows of the batch.
 
 Shapes: B rows, S padded prompt length, V vocabulary.
 """
@@ -12,7 +12,7 @@ from llava.generate.logits import SeededNoise
 
 
 class Noise(LogitsProcessor):
-    """Turns the argmax that follows into a draw, by a generator of each row's own (`SeededNoise`)."""
+    """Turns the argmax that follows into sampling, with a separate generator for each row (`SeededNoise`)."""
 
     def __init__(self, keys: Sequence[str]):
         self._noise = SeededNoise(keys)
@@ -25,7 +25,7 @@ class RepetitionPenalty(RepetitionPenaltyLogitsProcessor):
     """transformers' own, with the padding on the left read as the row's first token.
 
     The penalty is applied once for each id that occurs, so a row is treated as it would be without padding; pad tokens
-    are end tokens for some models, and would end padded rows later.
+    are end tokens for some models, and penalising them would make padded rows end later.
     """
 
     def __init__(self, penalty: float, mask_BS: torch.Tensor):

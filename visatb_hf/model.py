@@ -1,4 +1,4 @@
-"""A current vision-language model that may have to be loaded (`llava.generate.engine.Model`)."""
+"""A current vision-language model, loaded on demand (`llava.generate.engine.Model`)."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ class HfModel:
     Attributes:
         path: folder or hub name of a model, or of a LoRA adapter.
         base: folder or hub name of the adapter's base; None for a whole model.
-        name: what answers and file names call it.
+        name: in answers and file names.
         device, dtype: "cpu" or "cuda:N"; "bf16", "fp16" or "fp32".
     """
 
@@ -41,7 +41,7 @@ class HfModel:
 
     @classmethod
     def of(cls, args: Any, local_rank: int = 0) -> "HfModel":
-        """The model that the flags name. Raises InputError naming the flag; a folder of another kind."""
+        """The model that the flags name. Raises InputError: a missing flag, or a folder of another kind."""
         if not args.model_path:
             raise InputError("--model-path must name the model to ask. Set it.")
         path, base = args.model_path, base_of(args.model_path, args.model_base)
@@ -57,7 +57,7 @@ class HfModel:
         return {part: folder_digest(p) if os.path.isdir(p) else f"hub:{p}" for part, p in places.items()}
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the answers depend on. Raises InputError: a name that no file can have."""
+        """What the answers depend on. Raises InputError: a name that cannot be a file name."""
         check_name(self.name)
         return {"generator": self.name, "engine": "hf", "dtype": self.dtype, **self._parts}
 
@@ -68,7 +68,7 @@ class HfModel:
         return HfEngine.load(self.path, self.base, settings, self.device, self.dtype)
 
     def report(self) -> None:
-        """Print to stderr how it is asked; stdout is for answers."""
+        """Print to stderr which chat template is used; stdout is for answers."""
         print(f"chat template: that of {self.base or self.path}", file=sys.stderr, flush=True)
 
 
@@ -79,10 +79,10 @@ def folder_name(path: str) -> str:
 
 
 def base_of(path: str, base: str | None) -> str | None:
-    """The base of an adapter folder: the one given, else the one that it names; None for a whole model.
+    """The base model of an adapter folder: the one given, else the one that it names; None for a whole model.
 
     Raises:
-        InputError: a base for a whole model, or an adapter that names none.
+        InputError: a base model given for a whole model, or an adapter that names none.
     """
     file = Path(path) / ADAPTER_CONFIG
     if not file.is_file():
@@ -97,10 +97,10 @@ def base_of(path: str, base: str | None) -> str | None:
 
 
 def refuse_other_kind(place: str, flag: str) -> None:
-    """Refuse what is no folder of a current model and no name on the hub, in one line.
+    """Refuse what is neither a folder of a current model nor a Hub name.
 
     Raises:
-        InputError: no such folder, no model folder, or a LLaVA checkpoint of transformers 4.31.
+        InputError: no such folder, not a model folder, or a LLaVA checkpoint of transformers 4.31.
     """
     refuse_wrong_environment(place)
     if not os.path.isdir(place):

@@ -1,4 +1,4 @@
-"""Models and processors of current families: loading, and which of their parts are trained."""
+"""Loads models and processors of current families for training, and selects the parts that are trained."""
 
 import importlib.util
 import re
@@ -17,10 +17,10 @@ from visatb.errors import InputError
 from visatb.files import read_json
 from visatb_hf.chat import Chat
 
-# By a part of a parameter's name: Qwen's merger lies inside of its tower.
+# Matched first, against parameter names: Qwen's merger is inside its tower.
 _PROJECTOR = re.compile(r"merger|multi_modal_projector|connector|projector|perceiver")
 _TOWER = re.compile(r"visual|vision_tower|vision_model|vision_encoder|image_encoder")
-# What loading a folder of damaged or unknown files raises.
+# Raised when a folder of damaged or unknown files is loaded.
 UNUSABLE = (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError)
 _LLAVA = ("llava_llama", "llava_mpt")  # model_type of this repository's fork
 
@@ -72,22 +72,22 @@ def read_processor(model: str) -> Any:
 
 
 def chat_of(processor: Any, flags: Namespace) -> Chat:
-    """The chat template that flags ask for. Raises InputError: it cannot be read or used."""
+    """The chat template that the flags select. Raises InputError: it cannot be read or used."""
     template = None
     if flags.chat_template:
         try:
             template = Path(flags.chat_template).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise InputError(f"{flags.chat_template}: must be UTF-8 text. Correct --chat_template.") from None
-        processor.chat_template = template  # saved with the model, which is asked by it later
+        processor.chat_template = template  # saved with the model, for inference
     return Chat(processor, flags.model_name_or_path, template)
 
 
 def read_model(flags: Namespace, dtype: torch.dtype) -> nn.Module:
-    """A model, to be trained as flags say: parts frozen, with adapters, quantised.
+    """A model prepared for training as the flags say: with frozen parts, adapters or quantisation.
 
     Raises:
-        InputError: it cannot be loaded, or lacks a part that is named.
+        InputError: it cannot be loaded, or lacks a part that the flags name.
     """
     from transformers import AutoModelForImageTextToText
     from transformers.integrations import is_deepspeed_zero3_enabled
@@ -109,10 +109,10 @@ def read_model(flags: Namespace, dtype: torch.dtype) -> nn.Module:
         model.config.use_cache = False
     budget = [flags.min_pixels, flags.max_pixels]
     if any(budget) or hasattr(model.config, BUDGET):
-        setattr(model.config, BUDGET, budget)  # it is asked with the images that it was trained with
+        setattr(model.config, BUDGET, budget)  # inference resizes images as training did
     if is_deepspeed_zero3_enabled():
-        # There, transformers 5.23 keeps every renaming that it knows for the family, of older files too, and saves
-        # under names that no file has; without them it saves under the family's own.
+        # Under ZeRO-3, transformers 5.23 keeps every weight renaming that it knows for the family, also for older
+        # files, and saves under names that no file has; without the renamings it saves under the family's names.
         model._weight_conversions = None
     return with_adapters(model, flags) if flags.lora_enable else frozen(model, flags)
 
@@ -129,7 +129,7 @@ def _quantised(bits: int, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def frozen(model: nn.Module, flags: Namespace) -> nn.Module:
-    """The model with tower and projector trained or not, as flags say. Raises InputError: it has no such part."""
+    """The model with tower and projector frozen or trained, as the flags say. Raises InputError: it lacks a part."""
     found = {"vision tower": 0, "projector": 0}
     for name, parameter in model.named_parameters():
         part = part_of(name)

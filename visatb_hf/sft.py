@@ -6,4 +6,4 @@ from visatb_hf.trainer import TaskWeighting
 
 
 class WeightedSFTTrainer(TaskWeighting, SFTTrainer):
-    """`trl.SFTTrainer` with a task weighter; TRL's other loss types and its token accuracy are not computed."""
+    """`trl.SFTTrainer` with a task weighter; TRL's other loss types and its token accuracy are not available."""

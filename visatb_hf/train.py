@@ -45,7 +45,7 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Be a process, or one rank of several, that trains once and ends; returns the exit code."""
+    """Train once as a process of its own, or as one rank of several; returns the exit code."""
     code = train(argv)
     from transformers_patch.run_folder import leave_together
 

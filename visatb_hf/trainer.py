@@ -1,8 +1,8 @@
-"""transformers 5's Trainer with a task weighter: Eq. 2 of arXiv 2403.04343 over the optimizer step, on any split of it.
+"""transformers 5's Trainer with a task weighter: Eq. 2 of arXiv 2403.04343 over the optimizer step on any split.
 
 Stock trainers of transformers 5 and TRL average micro-batch means for models that do not accept `num_items_in_batch`
 (Qwen2.5-VL, Qwen3-VL and others); here the supervised tokens of each task are counted over the step's micro-batches and
-ranks before its first backward, and the logits of supervised positions alone are computed.
+ranks before its first backward pass, and only the logits of supervised positions are computed.
 
 Shapes: B batch, S sequence, K tasks, T supervised tokens of a micro-batch, V vocabulary.
 """
@@ -32,25 +32,25 @@ _NOT_FOR_THE_MODEL = ("task_ids", "token_count_K", "sample_indices", "cut_K", "u
 
 
 class TaskWeighting(WholeCheckpoints):
-    """Mixin before a `transformers.Trainer`: weights every supervised token by its task.
+    """Mixin to put before a `transformers.Trainer`: weights every supervised token by its task.
 
     Args:
         weighter: a strategy of `transformers_patch`.
-        task_names: names in id order, for logs; their ids if None.
-        log_file: JSON Lines file of per-task losses; None for none.
+        task_names: names in id order, for logs; None: the ids.
+        log_file: JSON Lines file of per-task losses; None: no file.
 
     Attributes:
-        stop: signals after which `train` saves a checkpoint and returns early; None for none.
-        stopped_by: the signal that did so; else 0.
+        stop: signals after which `train` saves a checkpoint and returns early; None: no signals.
+        stopped_by: the signal that stopped the training; 0 if none did.
 
     A training batch holds `labels` [B, S] and `task_ids` int64 [B] beside the model's inputs; `visatb_hf.TaskCollator`
     adds the latter. `remove_unused_columns` must be False.
 
     Raises:
-        ValueError: settings or a model with which the weights could not mean what they say.
+        ValueError: settings or a model with which the task weights could not be applied exactly.
     """
 
-    # The loss is divided by the whole step's weighted token count: no division by micro-batches remains.
+    # The loss is already divided by the step's weighted token count, not also by the number of micro-batches.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -80,7 +80,7 @@ class TaskWeighting(WholeCheckpoints):
     # Data
 
     def get_train_dataloader(self) -> StepLoader:
-        """The micro-batches of one optimizer step after another, each sample of an epoch once on any split."""
+        """The micro-batches of one optimizer step after another; each sample occurs once in an epoch on any split."""
         workers = self.args.dataloader_num_workers
         return StepLoader(
             self.train_dataset,
@@ -115,7 +115,7 @@ class TaskWeighting(WholeCheckpoints):
         return self._sum_over_ranks(torch.stack(counts).sum(dim=0).to(self.args.device))
 
     def _check_read(self, problem: Exception | None) -> None:
-        """Raise ReadError on all ranks if one could not read its samples: otherwise the others would wait for it."""
+        """Raise ReadError on all ranks if one could not read its samples; the others would wait for it otherwise."""
         if self.args.world_size == 1:
             refuse_unread(problem)
         elif bool(self._sum_over_ranks(torch.tensor(float(problem is not None), device=self.args.device))):
@@ -126,21 +126,21 @@ class TaskWeighting(WholeCheckpoints):
         return self.accelerator.reduce(values, reduction="sum")
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """Supervised tokens of each task over the step and all ranks, int64 [K]: what StepLoader has counted."""
+        """Supervised tokens of each task over the step and all ranks, int64 [K], as counted by StepLoader."""
         return batch_samples[0].get("token_count_K") if batch_samples else None
 
     # Steps
 
     def train(self, *args: Any, **kwargs: Any):
-        """The trainer's own, with the task log closed at its end."""
+        """As the base class, and closes the task log at the end."""
         self._micro_batch, self.stopped_by = 0, 0
         result = super().train(*args, **kwargs)
-        self._write_task_line()  # of the steps since the last logging step
+        self._write_task_line()  # for the steps since the last logging step
         return result
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward of one micro-batch; returns its share of the step's loss, detached."""
-        if self._is_last_micro_batch:  # of the step before
+        if self._is_last_micro_batch:  # of the previous step
             self._begin_step()
             self.weighter.begin_step()
         self._step_samples += inputs.get("sample_indices", [])
@@ -154,10 +154,12 @@ class TaskWeighting(WholeCheckpoints):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ):
-        """This micro-batch's share of Eq. 2, times the number of ranks averaging it; the stock loss in evaluation.
+        """This micro-batch's share of Eq. 2, times the number of ranks, over which it is averaged.
+
+        In evaluation it is the stock loss.
 
         Raises:
-            InputError: the model does not give the logits of the positions that it is asked for.
+            InputError: the model does not return the logits of the requested positions.
         """
         task_B = inputs.get("task_ids")
         inputs = {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
@@ -170,8 +172,8 @@ class TaskWeighting(WholeCheckpoints):
         logits_TV = outputs.logits.flatten(0, -2)
         if len(logits_TV) != len(row_T):
             raise InputError(
-                f"{type(model).__name__} gave logits of {len(logits_TV)} positions, {len(row_T)} were asked for: its "
-                "logits_to_keep takes no mask of positions. Use a model family of docs/current_models.md."
+                f"{type(model).__name__} returned logits of {len(logits_TV)} positions, not of the {len(row_T)} requested: "
+                "its logits_to_keep does not accept a mask of positions. Use a model family of docs/current_models.md."
             )
         token_loss_T = F.cross_entropy(logits_TV.float(), label_BS[row_T, column_T + 1], reduction="none")
         task_T = task_B[row_T]
@@ -196,8 +198,8 @@ class TaskWeighting(WholeCheckpoints):
     def _reduce_step(self, count_K: torch.Tensor) -> None:
         """Reduce the step's losses over ranks, stop if they are not finite, hand them to the log and the strategy.
 
-        Called before the last backward, inside of which DeepSpeed takes its optimizer step; the weights of this step
-        have done their part by then.
+        Called before the last backward pass, inside which DeepSpeed takes its optimizer step; the weights of this step
+        are no longer needed by then.
         """
         received = self.stop.received if self.stop is not None else 0
         own = torch.stack([self._step_loss, self._step_loss.new_tensor(received)])
@@ -214,7 +216,7 @@ class TaskWeighting(WholeCheckpoints):
         self.weighter.observe((loss_sum_K / step_count_K).to(self.args.device), count_K)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The trainer's own; a step along a gradient that is not finite is not taken (fp16's scaler skips it)."""
+        """As the base class, but no step is taken along a gradient that is not finite (fp16's scaler skips it)."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None and not self.args.fp16 and not math.isfinite(float(norm)):
             raise self._bad_step("gradient norm", float(norm))
@@ -237,13 +239,13 @@ class TaskWeighting(WholeCheckpoints):
         if self.stopped_by and self.state.global_step < self.state.max_steps:
             self.control.should_save = self.control.should_training_stop = True
         if self.control.should_save:
-            self.control.should_log = True  # a run that resumes here would not know of steps not yet in the log
+            self.control.should_log = True  # a run that resumes here would lack the steps not yet in the log
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     # Logging
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """The trainer's own, with loss, weight and share of each task."""
+        """As the base class, with loss, weight and share of each task."""
         if "loss" in logs:
             logs |= tracker_values(self._write_task_line())
         super().log(logs, *args, **kwargs)
@@ -258,7 +260,7 @@ class WeightedTrainer(TaskWeighting, transformers.Trainer):
 
 
 def check_settings(args: transformers.TrainingArguments, model: nn.Module) -> None:
-    """Refuse settings and models with which Eq. 2 would not be what is minimised.
+    """Refuse settings and models with which something other than Eq. 2 would be minimised.
 
     Raises:
         ValueError: naming the setting, its value and what to use.
@@ -272,6 +274,6 @@ def check_settings(args: transformers.TrainingArguments, model: nn.Module) -> No
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     if "logits_to_keep" not in inspect.signature(type(inner).forward).parameters:
         raise ValueError(
-            f"{type(inner).__name__} must take logits_to_keep, by which the logits of supervised positions are asked "
-            "for. Use a model family of docs/current_models.md."
+            f"{type(inner).__name__} must take logits_to_keep, which restricts the logits to supervised "
+            "positions. Use a model family of docs/current_models.md."
         )

@@ -70,14 +70,14 @@ class ChatTrainer(WeightedTrainer):
         return super().training_step(model, inputs, *args, **kwargs)
 
     def _order_of_epoch(self, epoch: int) -> list[int]:
-        """As the base class, or as `task_sampling` says."""
+        """As the base class, or by `task_sampling`."""
         if self._sampler is None:
             return super()._order_of_epoch(epoch)
         self._sampler.set_epoch(epoch)
         return list(self._sampler)
 
     def left_out(self) -> dict[str, list[int]]:
-        """Samples per task that this call of the run has cut or found without a supervised token (call it on all)."""
+        """Samples per task that were cut or had no supervised token in this call of the run (call it on all ranks)."""
         total = self._sum_over_ranks(self._left.to(self.args.device)).tolist()
         return dict(zip(("cut", "without_supervised_token"), total, strict=True))
 
@@ -87,7 +87,7 @@ class ChatTrainer(WeightedTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        # Pickled arguments; visatb_run.json has the same information and cannot execute code.
+        # It is a pickle; visatb_run.json has the same information and cannot execute code.
         (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
 
 
@@ -190,7 +190,7 @@ def load_records(flags: Namespace, tasks: list[str]) -> RecordIndex:
 
 
 def dataset_of(flags: Namespace, records: RecordIndex, chat: Any, tasks: list[str]) -> ChatDataset:
-    """The samples that flags ask for."""
+    """The samples that the flags select."""
     budget = (flags.min_pixels, flags.max_pixels)
     return ChatDataset(records, chat, tasks, flags.image_folder, *budget, source=flags.data_path)
 
@@ -204,7 +204,7 @@ def build_trainer(
     weighter: Weighter,
     tasks: list[str],
 ) -> ChatTrainer:
-    """The model, loaded, and its trainer. Raises InputError: a model that cannot be trained so."""
+    """The model, loaded, and its trainer. Raises InputError: a model that cannot be trained with these flags."""
     dtype = torch.bfloat16 if args.bf16 else torch.float32
     if args.deepspeed and not torch.cuda.is_available():
         import deepspeed
@@ -277,13 +277,13 @@ def run_to_the_end(trainer: ChatTrainer, checkpoint: str | None) -> int:
 
 
 def _learn(trainer: ChatTrainer, checkpoint: str | None) -> None:
-    """Train. Raises InputError: a checkpoint, or a processor, that does not fit the model."""
+    """Train. Raises InputError: a checkpoint or a processor that does not fit the model."""
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except DamagedCheckpointError as error:
         raise InputError(f"{error} Delete it and run the same command again.") from None
     except pickle.UnpicklingError:
-        raise InputError(f"{checkpoint}: holds more than tensors and numbers, and is not loaded. Delete it.") from None
+        raise InputError(f"{checkpoint}: contains more than tensors and numbers. Delete it.") from None
     except ValueError as error:
         if "image" not in str(error).lower() or "token" not in str(error).lower():
             raise
@@ -294,12 +294,12 @@ def _learn(trainer: ChatTrainer, checkpoint: str | None) -> None:
 
 
 def _base_config(trainer: ChatTrainer) -> Any:
-    """The configuration of the model, or of the one that adapters belong to."""
+    """The configuration of the model, or of the base model of its adapters."""
     return trainer.model.get_base_model().config if hasattr(trainer.model, "peft_config") else trainer.model.config
 
 
 def stopped_by_data(trainer: ChatTrainer, error: ReadError) -> int:
-    """Raise what this rank could not read; returns the exit code of a rank that could read.
+    """Raise the error of a rank that could not read its samples; returns the exit code of the other ranks.
 
     Raises:
         InputError: naming the record.

@@ -228,7 +228,7 @@ class WithoutKeep(WithoutMask):
     ("kind", "message"),
     [
         (WithoutKeep, "WithoutKeep must take logits_to_keep"),
-        (WithoutMask, "its logits_to_keep takes no mask of positions"),
+        (WithoutMask, "its logits_to_keep does not accept a mask of positions"),
     ],
 )
 def test_a_model_that_gives_no_logits_by_mask_is_refused(tmp_path, kind, message):
