@@ -1,13 +1,13 @@
-"""Answers per second at several batch sizes, through the loop that all commands use, and the memory of a prefill.
+"""Answers per second at several batch sizes, with the loop that all commands use, and the memory of a prefill.
 
     python -m perf.answers_per_second [--model-path MODEL] [--questions 24] [--batch-size 1 8] [--device cuda]
     python -m perf.answers_per_second --baseline-repo ../other-checkout --batch-size 8
 
-Without --model-path a Llama of random weights with the tests' tiny vision tower is asked (hidden 512, 4 layers,
-vocabulary 32,000), which draws its tokens; one id in --end_every ends an answer, so that answers have mixed lengths.
-Each batch size asks the same questions after one batch to warm up; reading the images is part of the time, loading the
-model is not. Seconds on a CPU are the process's own, so that other work on the machine counts little. Slot use is the
-share of batch rows x steps that an answer's token came from when finished rows stayed in their batch.
+Without --model-path the model is a Llama with random weights (hidden 512, 4 layers, vocabulary 32,000) and the tests'
+tiny vision tower, which samples its tokens; one id in --end_every ends an answer, so that answers have mixed lengths.
+Each batch size answers the same questions after one warm-up batch; reading the images is part of the time, loading the
+model is not. On a CPU, seconds are CPU time of the process, so that other work on the machine matters little. Slot use
+is the share of batch rows x steps that would produce a token of an answer if finished rows stayed in their batch.
 With --baseline-repo the same file measures another checkout's engine, in processes that take turns; medians are
 compared, and answers must be equal.
 """
@@ -36,23 +36,23 @@ _TASK = "Look at the whole picture first, then at its corners, and think of ever
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--model-path", help="folder of a LLaVA checkpoint; a model of random weights if left out")
-    parser.add_argument("--questions", type=int, default=24, help="how many are asked at each batch size")
-    parser.add_argument("--prompt", type=int, default=5, help="sentences of a prompt, about 90 positions each")
+    parser.add_argument("--model-path", help="folder of a LLaVA checkpoint; by default a model with random weights")
+    parser.add_argument("--questions", type=int, default=24, help="number of questions at each batch size")
+    parser.add_argument("--prompt", type=int, default=5, help="sentences per prompt, about 90 positions each")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8], help="batch sizes")
     parser.add_argument("--max_new_tokens", type=int, default=48, help="longest answer")
-    parser.add_argument("--end_every", type=int, default=32, help="of random weights: one id in so many ends an answer")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; cuda where there is one if left out")
+    parser.add_argument("--end_every", type=int, default=32, help="random weights: one id in so many ends an answer")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; by default cuda if available")
     parser.add_argument("--dtype", choices=["auto", "bf16", "fp16", "fp32"], default="auto", help="of the weights")
-    parser.add_argument("--threads", type=int, default=1, help="threads of a CPU")
-    parser.add_argument("--repeats", type=int, default=3, help="processes of each checkout")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--repeats", type=int, default=3, help="processes per checkout")
     parser.add_argument("--baseline-repo", help="another checkout of this repository, to compare with")
     parser.add_argument("--folder", help=argparse.SUPPRESS)  # measure in this process, with the files there
     return parser.parse_args(argv)
 
 
 def make_model(folder: Path) -> Path:
-    """Write a LLaVA checkpoint of random weights that is large enough for its own speed to be seen."""
+    """Write a LLaVA checkpoint with random weights, large enough for the model's speed to matter."""
     import torch
     from safetensors.torch import save_file
 
@@ -85,7 +85,7 @@ def make_questions(folder: Path, count: int, sentences: int) -> list[Any]:
 
 
 def load(args: argparse.Namespace, **changes: Any) -> Any:
-    """The engine. Random weights draw ids, most of which the tiny tokenizer does not know: their text is the ids."""
+    """The engine. With random weights the text is the ids, most of which the tiny tokenizer lacks."""
     from llava.generate.llava_engine import LlavaEngine
     from llava.generate.llava_model import default_device, dtype_of
     from llava.generate.questions import Settings
@@ -185,7 +185,7 @@ def report(args: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -> N
 
 
 def main() -> int:
-    """Measure, or be the process that measures one checkout."""
+    """Measure; with --folder, as the process for one checkout."""
     args = parse()
     if args.folder:
         print(json.dumps(measure(args)))
@@ -201,7 +201,7 @@ def main() -> int:
 
 
 def _tests_module(name: str) -> ModuleType:
-    """A module of the tests' folder, which is no package."""
+    """A module of the tests folder, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, _ROOT / "tests" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

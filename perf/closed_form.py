@@ -1,4 +1,4 @@
-"""Eq. 2 of arXiv 2403.04343 written out for one batch, and the gradient that a trainer takes its first step along."""
+"""Eq. 2 of arXiv 2403.04343 written out for one batch, and the gradient of a trainer's first step."""
 
 import copy
 import tempfile
@@ -15,7 +15,7 @@ from transformers_patch import Weighter
 
 
 def flat_gradient(model: torch.nn.Module) -> torch.Tensor:
-    """The gradients of all trained parameters as one vector; zeros where there is none."""
+    """The gradients of all trained parameters as one vector; zeros for parameters without one."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained])
 
@@ -33,14 +33,14 @@ def token_losses(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.T
 def weighted_gradient(
     model: torch.nn.Module, batch: dict[str, Any], weigh: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """The gradient of `weigh(token_loss_T, task_T)` on one batch, of a copy of the model."""
+    """The gradient of `weigh(token_loss_T, task_T)` on one batch, computed on a copy of the model."""
     model = copy.deepcopy(model)
     weigh(*token_losses(model, batch)).backward()
     return flat_gradient(model)
 
 
 def eq2(weights: Sequence[float]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """sum of weight * loss over sum of weight, over the supervised tokens."""
+    """sum(weight * loss) / sum(weight) over the supervised tokens."""
 
     def weigh(loss_T: torch.Tensor, task_T: torch.Tensor) -> torch.Tensor:
         weight_T = torch.tensor(weights)[task_T]
@@ -50,7 +50,7 @@ def eq2(weights: Sequence[float]) -> Callable[[torch.Tensor, torch.Tensor], torc
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference over the norm of what is expected."""
+    """Norm of the difference divided by the norm of the expected gradient."""
     return float((found.cpu() - expected).norm() / expected.norm())
 
 

@@ -1,10 +1,10 @@
-"""Figures of the code itself, which a change should not make worse without a reason.
+"""Size and style figures of the code, which a change should not make worse without a reason.
 
     python -m perf.code_figures
 
-Of all Python outside tests/: lines, raise statements, command-line flags, entry points, the length of functions,
-modules over 400 lines; and, tests and documents included, words that CONTRIBUTING.md's list replaces. Import circles
-are refused by tests/unit/test_imports.py.
+Counts, in all Python outside tests/, lines, raise statements, command-line flags and entry points, the length of
+functions, and modules over 400 lines; and, in tests and documents too, words that CONTRIBUTING.md's list replaces.
+tests/unit/test_imports.py checks that there are no import circles.
 """
 
 import ast
@@ -60,7 +60,7 @@ def count(sources: dict[str, str]) -> Figures:
 def _adds_flag(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call):
         return False
-    # `add = parser.add_argument` is how long lists of flags are written.
+    # Long lists of flags are written with `add = parser.add_argument`.
     function = node.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     first = node.args[0] if node.args else None
@@ -74,7 +74,7 @@ def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def describe(figures: Figures) -> str:
-    """The figures, a line each."""
+    """The figures, one per line."""
     lengths = figures.functions
     longest = statistics.quantiles(lengths, n=100)[-1]
     modules = ", ".join(f"{path} ({number})" for path, number in figures.long.items()) or "none"

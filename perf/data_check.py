@@ -1,10 +1,10 @@
-"""Seconds that `python -m llava.data.check` takes for a file of generated records without images.
+"""Time that `python -m llava.data.check` takes for a file of generated records without images.
 
     python -m perf.data_check [--records 100000 --workers 2]
 
-Tasks, rounds and lengths are those of instruction data: short answers, boxes, captions, chats of several rounds. The
-words are drawn by Zipf's law and the SentencePiece tokenizer is trained on them, so that pieces per word and the work
-of tokenising are what they are for English and a LLaMA vocabulary.
+Tasks, rounds and lengths resemble instruction data: short answers, boxes, captions, chats of several rounds. Words are
+drawn by Zipf's law and the SentencePiece tokenizer is trained on them, so that the number of pieces per word and the
+cost of tokenising are similar to those of English with a LLaMA vocabulary.
 """
 
 import io
@@ -30,7 +30,7 @@ def main() -> int:
     """Generate, check, print."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=100_000, help="records to generate")
-    parser.add_argument("--workers", type=int, default=2, help="processes of the check")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes of the check")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -56,7 +56,7 @@ def _cpu_seconds() -> float:
 
 
 class Words:
-    """Texts of words that occur as often as Zipf's law has it."""
+    """Texts whose word frequencies follow Zipf's law."""
 
     def __init__(self, draw: random.Random, size: int = 20_000):
         self._draw = draw
@@ -64,13 +64,13 @@ class Words:
         self._cumulated = list(itertools.accumulate(1 / (rank + 3) for rank in range(size)))
 
     def __call__(self, least: int, most: int) -> str:
-        """A sentence of so many words."""
+        """A sentence with a number of words in this range."""
         words = self._draw.choices(self._words, cum_weights=self._cumulated, k=self._draw.randint(least, most))
         return " ".join(words).capitalize() + "."
 
 
 def make_tokenizer(folder: Path, words: Callable[[int, int], str]) -> None:
-    """Save a SentencePiece tokenizer of LLaMA's kind that was trained on such sentences."""
+    """Save a LLaMA-like SentencePiece tokenizer trained on such sentences."""
     import sentencepiece
     from transformers import LlamaTokenizer
 
@@ -92,7 +92,7 @@ def make_tokenizer(folder: Path, words: Callable[[int, int], str]) -> None:
 
 
 def make_record(n: int, draw: random.Random, words: Callable[[int, int], str]) -> dict[str, Any]:
-    """One record of one of four tasks, of one to three rounds."""
+    """A record of one of four tasks, with one to three rounds."""
     task = draw.choice(("Caption", "Question", "Grounding", "Chat"))
     turns = []
     for _ in range(draw.randint(1, 3)):

@@ -1,12 +1,12 @@
-"""What padding costs, and how even ranks are, before and after: padded batches in order, and samples dealt by work.
+"""Cost of padding and balance of ranks: padded batches in random order against samples distributed by work.
 
     python -m perf.dealing [--steps 200]
 
-Lengths are simulated: each mix has the sizes of its tasks, images take 576 positions, and the text of a task's samples
-is lognormal around a median, cut at 2048 positions. `padded` is the share of positions that are padding when 16 or 4
-samples in random order make a micro-batch; `slowest` is the work of the rank that has most to do in a step over what
-the step's samples are worth on a rank, before (padded), after, and after with the text's lengths known to 10 % only, as
-a training estimates them. Exit code 1 if a result is above its bar.
+Lengths are simulated: each mix has the sizes of its tasks, images take 576 positions, and text lengths of a task are
+lognormal around a median, truncated at 2048 positions. `padded` is the share of positions that are padding when 16 or 4
+samples in random order make a micro-batch; `slowest` is the work of the most loaded rank of a step divided by the mean
+work per rank without padding: before (padded), after, and after with text lengths known only to 10 %, as training
+estimates them. Exit code 1 if a result exceeds its limit.
 """
 
 import argparse
@@ -55,14 +55,14 @@ BARS = {(16, 8): 1.03, (4, 8): 1.10}  # samples of a micro-batch, ranks
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200, help="steps of each layout")
-    parser.add_argument("--accumulation", type=int, default=1, help="micro-batches of a step on one rank")
-    parser.add_argument("--seed", type=int, default=0, help="of lengths and order")
+    parser.add_argument("--steps", type=int, default=200, help="steps per layout")
+    parser.add_argument("--accumulation", type=int, default=1, help="micro-batches per step on each rank")
+    parser.add_argument("--seed", type=int, default=0, help="seed of lengths and order")
     return parser.parse_args(argv)
 
 
 def lengths_of(mix: str, samples: int, draw: random.Random) -> tuple[list[int], list[int]]:
-    """Positions of samples of a mix, in random order, and what they are estimated to be."""
+    """Positions of samples of a mix, in random order, and their estimates."""
     tasks = MIXES[mix]
     found, estimated = [], []
     for _, images, median, spread in draw.choices(tasks, [task[0] for task in tasks], k=samples):
@@ -73,7 +73,7 @@ def lengths_of(mix: str, samples: int, draw: random.Random) -> tuple[list[int], 
 
 
 def measure(mix: str, per_device: int, ranks: int, args: argparse.Namespace) -> list[float]:
-    """Share of padding, and the slowest rank before, after, and after with estimates (means over the steps)."""
+    """Share of padding, and the slowest rank before, after, and after with estimated lengths (means over the steps)."""
     draw = random.Random(args.seed)
     samples = per_device * ranks * args.accumulation * args.steps
     lengths, estimated = lengths_of(mix, samples, draw)
@@ -101,7 +101,7 @@ def _slowest_padded(layout: StepLayout, step: int) -> int:
 
 
 def main() -> int:
-    """Print the table; returns 1 if a result is above its bar."""
+    """Print the table; returns 1 if a result exceeds its limit."""
     args = parse()
     heads = f"{'mix':12}{'per device':>11}{'ranks':>7}{'padded':>9}{'slowest before':>16}{'after':>8}{'estimated':>11}"
     print(f"{heads}{'bar':>7}")

@@ -1,11 +1,11 @@
-"""What perf/distributed_table.py and perf/kill_training.py train: a tiny model, hard data, the flags and processes.
+"""Model, data, flags and processes for perf/distributed_table.py and perf/kill_training.py.
 
-What a micro-batch holds is as uneven as it can be.
+The content of the micro-batches is as uneven as possible.
 
 Samples are written in the order in which the trainer will read them, eight to a step, sorted by task inside a step, so
-that a micro-batch of two or four lacks tasks. Answers have 1 to 60 words. In every sixth step four samples in a row
-(one whole micro-batch) keep no supervised token, as their question fills the length limit; in every fifth a task is
-absent from the whole step. Every third sample has an image.
+that micro-batches of two or four samples lack some tasks. Answers have 1 to 60 words. In every sixth step four samples
+in a row (one whole micro-batch) keep no supervised token, as their question fills the length limit; in every fifth a
+task is absent from the whole step. Every third sample has an image.
 """
 
 import json
@@ -24,13 +24,13 @@ IMAGE_SIZE = 28
 TASKS = ("Caption", "Choice", "Boxes", "Chat")
 _WORDS = ("red", "green", "blue", "square", "circle", "ring", "over", "under", "beside", "one", "two", "left", "right")
 
-# Fewest and most words of an answer, and how many different ones: tasks must be learned at different speeds, or
-# strategies that compare the losses' falls have nothing to weight.
+# Fewest and most words of an answer, and the number of different ones: tasks must be learned at different speeds, or
+# strategies that compare how fast losses fall would have no effect.
 _ANSWERS = {"Caption": (4, 20, 13), "Choice": (1, 1, 1), "Boxes": (4, 8, 3), "Chat": (25, 60, 13)}
 
 
 def absent_task(step: int) -> str | None:
-    """The task that no sample of a step (from 0) is of."""
+    """The task that is absent from a step (counted from 0)."""
     return TASKS[(step // 5) % len(TASKS)] if step % 5 == 3 else None
 
 
@@ -39,8 +39,8 @@ def write_material(folder: Path, steps: int, seed: int) -> None:
 
     Args:
         folder: an empty folder.
-        steps: optimizer steps, one epoch of them.
-        seed: the seed of the training, which decides the order it reads the records in.
+        steps: optimizer steps in one epoch.
+        seed: seed of the training, which determines the order in which it reads the records.
     """
     draw = random.Random(seed)
     planned = [record for step in range(steps) for record in _records_of_step(step, draw)]
@@ -132,22 +132,22 @@ def _write_models(folder: Path, seed: int) -> None:
 
 
 def write_deepspeed(source: Path, target: Path) -> None:
-    """Copy one of our DeepSpeed files, changed so that it says something about a tiny model trained by plain SGD."""
+    """Copy one of our DeepSpeed files, adapted so that it has an effect on a tiny model trained with plain SGD."""
     settings = json.loads(source.read_text())
     settings["zero_allow_untested_optimizer"] = True
     if settings["zero_optimization"]["stage"] == 3:
-        # Else no tensor is large enough to be partitioned.
+        # Otherwise no tensor would be large enough to be partitioned.
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     target.write_text(json.dumps(settings))
 
 
 def training_flags(folder: Path, output: Path, **flags: Any) -> list[str]:
-    """The command line of a training of the material in a folder.
+    """The command line of a training on the material in a folder.
 
     Args:
         folder: see `write_material`.
         output: where model and log go.
-        flags: what else it is to be given.
+        flags: further flags.
     """
     flags |= {
         "model_name_or_path": folder / "llama",
@@ -172,9 +172,9 @@ def training_flags(folder: Path, output: Path, **flags: Any) -> list[str]:
 
 
 def start_processes(processes: int, module: str, words: list[str], log: IO[bytes]) -> subprocess.Popen:
-    """Start a module's main as one process, or as the ranks of a launcher, in a session of its own.
+    """Start a module's main as one process, or as ranks of a launcher, in a new session.
 
-    In float32 on CPU ranks, with one thread each: the order of a sum must not depend on the machine's load.
+    Ranks run on the CPU in float32 with one thread each, so that the order of summation does not depend on the load.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, "-m", module, *words]

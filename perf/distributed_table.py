@@ -1,14 +1,14 @@
-"""How far each strategy's training drifts when the same steps are split over processes and micro-batches.
+"""How far the training of each strategy drifts when its steps are split over processes and micro-batches.
 
     python -m perf.distributed_table [--strategies EW DWA] [--layouts "2 x 4" "ZeRO-3 x 2"] [--steps 20]
 
 For each strategy and layout: the largest relative difference of the loss trajectory and of the final parameters
 against one process with a micro-batch of 8. The whole of llava/train/train.py runs, in float32 on CPU ranks over gloo,
-with the hard data of perf/distributed_data.py. Exit code 1 if the tolerance is exceeded, as with `--loss_normalization
-batch`, whose result depends on the split by definition.
+with the hard data of perf/distributed_data.py. Exit code 1 if the tolerance is exceeded, as it is with
+`--loss_normalization batch`, whose result depends on the split by definition.
 
-The optimizer is plain SGD: Adam divides a gradient by its own size, so that where a gradient is nothing but rounding
-noise the noise becomes a step of full length (--optim adamw_torch shows it). A parameter's difference is relative to
+The optimizer is plain SGD: Adam divides a gradient by its own magnitude, which turns a gradient that is only rounding
+noise into a full step (--optim adamw_torch shows it). A parameter's difference is relative to
 the largest value of its tensor.
 """
 
@@ -83,14 +83,14 @@ class Drift:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--strategies", nargs="+", help=f"weight methods, and {WEIGHTED!r}; all if left out")
+    parser.add_argument("--strategies", nargs="+", help=f"weight methods, and {WEIGHTED!r}; all by default")
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help=f"beside {FIRST!r}")
-    parser.add_argument("--steps", type=int, default=20, help="optimizer steps of a training")
+    parser.add_argument("--steps", type=int, default=20, help="optimizer steps per training")
     parser.add_argument("--optim", default="sgd", help="transformers' name of the optimizer")
     parser.add_argument("--learning_rate", type=float, default=0.1, help="learning rate, constant")
     parser.add_argument("--loss_normalization", choices=("step", "batch"), default="step", help="see docs/training.md")
-    parser.add_argument("--folder", type=Path, help="empty folder that keeps data, models and logs; else they go")
-    parser.add_argument("--layout", choices=LAYOUTS, help="be one process of this layout and train all strategies")
+    parser.add_argument("--folder", type=Path, help="empty folder for data, models and logs; temporary by default")
+    parser.add_argument("--layout", choices=LAYOUTS, help="run as one process of this layout and train all strategies")
     args = parser.parse_args(argv)
     from transformers_patch.strategies import STRATEGIES
 
@@ -98,15 +98,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args.strategies = args.strategies or known
     for name in args.strategies:
         if name not in known:
-            parser.error(f"--strategies must be of {', '.join(known)}, got {name}")
+            parser.error(f"--strategies must be among {', '.join(known)}, got {name}")
     args.layouts = list(dict.fromkeys([FIRST, *args.layouts]))
     if len(args.layouts) == 1:
-        parser.error(f"--layouts must name one beside {FIRST!r}")
+        parser.error(f"--layouts must name one besides {FIRST!r}")
     return args
 
 
 def main() -> int:
-    """Train every strategy under every layout, print the table, and compare it with the bar."""
+    """Train every strategy in every layout, print the table, and compare it with the tolerance."""
     args = parse()
     if args.layout:
         return train_strategies(args)
@@ -137,7 +137,7 @@ def make_table(args: argparse.Namespace) -> int:
     found = [value for row in drifts.values() for d in row.values() for value in (d.loss, d.parameters)]
     seconds = time.monotonic() - started
     print(f"largest {max(found):.1e}, bar {BAR:.0e}; {args.steps} steps of {args.optim}, {seconds:.0f} s")
-    return int(not all(value <= BAR for value in found))  # a NaN is not within the bar
+    return int(not all(value <= BAR for value in found))  # NaN exceeds the tolerance
 
 
 def launch(args: argparse.Namespace, name: str) -> bool:
@@ -150,7 +150,7 @@ def launch(args: argparse.Namespace, name: str) -> bool:
         process = start_processes(LAYOUTS[name].processes, "perf.distributed_table", words, output)
         try:
             code = process.wait(LAYOUT_SECONDS)
-        except BaseException:  # ranks that wait for each other, or an interrupt: nobody is left behind
+        except BaseException:  # ranks that wait for each other, or an interrupt: no process may stay behind
             os.killpg(process.pid, signal.SIGKILL)
             raise
     if code:
@@ -160,7 +160,7 @@ def launch(args: argparse.Namespace, name: str) -> bool:
 
 
 def train_strategies(args: argparse.Namespace) -> int:
-    """In one process of a layout: one training after the other."""
+    """Run one training after the other in one process of a layout."""
     from accelerate.state import AcceleratorState
 
     from llava.train.run_folder import leave_together
@@ -209,7 +209,7 @@ def output_of(folder: Path, strategy: str, layout: str) -> Path:
 
 
 def drift(folder: Path, strategy: str, layout: str) -> Drift:
-    """How far the training of a strategy under a layout is from that of one process."""
+    """Difference between a strategy's training in a layout and its training in one process."""
     import torch
 
     from llava.model.weights import read_state_dict
@@ -218,13 +218,13 @@ def drift(folder: Path, strategy: str, layout: str) -> Drift:
     losses = [[line["loss"] for line in read_log(run_folder)] for run_folder in (one, several)]
     of_loss = max(abs(a - b) / abs(a) for a, b in zip(*losses, strict=True))
     a, b = read_state_dict(one), read_state_dict(several)
-    assert a.keys() == b.keys(), f"{several}: holds other tensors than {one}"
+    assert a.keys() == b.keys(), f"{several}: has other tensors than {one}"
     of_tensors = [((a[key] - b[key]).abs().max() / a[key].abs().max()) for key in a if bool(a[key].any())]
     return Drift(of_loss, float(torch.stack(of_tensors).max()))
 
 
 def read_log(run_folder: Path) -> list[dict]:
-    """The lines of a training's log, one a step."""
+    """The lines of a training's log, one per step."""
     return [json.loads(line) for line in (run_folder / "train_log.jsonl").read_text().splitlines()]
 
 

@@ -1,16 +1,16 @@
-"""Everything there is to measure on one GPU, in a few minutes and without a network: a table, and JSON.
+"""All measurements on one GPU, in a few minutes and without a network: a table, and JSON.
 
     python -m perf.gpu [--json FILE]
-    python -m perf.gpu --small          # the same code with tiny shapes on a CPU: shows that it runs, measures nothing
+    python -m perf.gpu --small          # the same code with tiny shapes on a CPU: checks that it runs
 
 The decoder is shaped like Llama 7B, weights, gradients and AdamW in bf16, and a batch has 8 rows of 128 to 1409
 positions. Training steps (forward, backward, fused AdamW) run at two depths, from which the whole depth is
-extrapolated, and with as many layers as fit: transformers' own path (plain: eager attention, logits of all positions,
-padding), ours padded, ours without padding. Also: attention kernels, host-device synchronisations, memory, generation,
-and bf16 against float32. MFU counts the work that the loss needs (no padding, no recomputation) over the card's dense
-bf16 peak.
+extrapolated, and with as many layers as fit in memory: transformers' own path (plain: eager attention, logits of all
+positions, padding), ours padded, ours without padding. Also: attention kernels, host-device synchronisations, memory,
+generation, and bf16 against float32. MFU counts the work that the loss needs (no padding, no recomputation) over the
+card's dense bf16 peak.
 
-It needs transformers 4.31.0, and takes versions of Python, torch and tokenizers that the product refuses.
+It needs transformers 4.31.0, but accepts versions of Python, torch and tokenizers that training refuses.
 """
 
 import argparse
@@ -36,13 +36,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="tiny shapes on a CPU")
-    parser.add_argument("--json", type=Path, help="file for the JSON; printed after the table if left out")
+    parser.add_argument("--json", type=Path, help="file for the JSON; by default it is printed after the table")
     parser.add_argument("--seconds", type=float, default=420, help="no section starts after this time")
     return parser.parse_args(argv)
 
 
 def accept_other_versions() -> None:
-    """Let transformers 4.31.0 be imported beside packages that its check of versions refuses (call it first)."""
+    """Allow importing transformers 4.31.0 with packages that its version check refuses (call this first)."""
     name = "transformers.dependency_versions_check"
     stub = ModuleType(name)
     stub.dep_version_check = lambda *_: None  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def accept_other_versions() -> None:
 
 
 def accept_other_torch() -> None:
-    """Call torch's kernel for samples of various lengths by the names that an earlier torch has."""
+    """Call torch's variable-length attention kernel by the name that it has in earlier versions."""
     from torch.nn.attention.varlen import varlen_attn as kernel
 
     from transformers_patch import unpadded
@@ -59,11 +59,11 @@ def accept_other_torch() -> None:
     if {"window_size", "enable_gqa"} <= set(known):
         return
     causal = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    unpadded.varlen_attn = lambda *tensors, **_: kernel(*tensors, **causal)  # all heads have keys of their own here
+    unpadded.varlen_attn = lambda *tensors, **_: kernel(*tensors, **causal)  # every head has its own keys here
 
 
 def sections(small: bool, device: str) -> Sections:
-    """Name -> measurement, the most telling first."""
+    """Name -> measurement, the most informative first."""
     from perf import gpu_cases as cases
 
     shape = cases.SMALL if small else cases.Shape()
@@ -81,10 +81,10 @@ def sections(small: bool, device: str) -> Sections:
 
 
 def measure(section: Callable[[], dict[str, Any]], ends: float) -> dict[str, Any]:
-    """What a section found, or why it was not measured: one that fails must not lose the others on a borrowed GPU."""
+    """The result of a section, or why it was not measured: a failure must not lose the results of other sections."""
     started = time.monotonic()
     if started > ends:
-        return {"not_measured": "the time was up (--seconds)"}
+        return {"not_measured": "out of time (--seconds)"}
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where the Trainer prints its summary
             found = section()
@@ -94,7 +94,7 @@ def measure(section: Callable[[], dict[str, Any]], ends: float) -> dict[str, Any
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Card and versions."""
+    """GPU and package versions."""
     import accelerate
     import torch
     import transformers
@@ -109,7 +109,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """Training rows in columns; of the other sections one line per figure."""
+    """A table of the training steps, then one line per figure of the other sections."""
     title = f"{'step':36}{'layers':>7}{'seconds':>10}{'tokens/s':>11}{'MFU':>7}{'GiB':>8}"
     rows, others = [title], []
     for name, section in found.items():

@@ -1,6 +1,6 @@
-"""What `python -m perf.gpu` measures: each function here is one of its sections and returns what it found.
+"""What `python -m perf.gpu` measures: each function here is a section and returns its results.
 
-Shapes: B rows, S positions, L positions laid end to end, D hidden, V vocabulary.
+Shapes: B rows, S positions, L concatenated positions, D hidden, V vocabulary.
 """
 
 import gc
@@ -33,10 +33,10 @@ GIB = 2**30
 Found = dict[str, Any]
 PADDED, UNPADDED, PLAIN = "padded", "unpadded", "plain"
 CHECKPOINTING, COMPILED = "+checkpointing", "+compile"
-# Dense bf16 of the data sheets; the first name that the card's contains.
+# Dense bf16 peak according to the data sheets; the first name that occurs in the name of the GPU counts.
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
-_ADAM_BYTES = 8  # of a parameter: weight, gradient and two moments in bf16
-_FILL = 0.8  # of the GPU's memory for what is kept; activations in work and fragments take the rest
+_ADAM_BYTES = 8  # per parameter: weight, gradient and two moments in bf16
+_FILL = 0.8  # share of GPU memory for persistent tensors; temporary activations and fragmentation take the rest
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Shape:
 
     Attributes:
         depth: layers of the whole decoder.
-        layers: the two depths that training is measured at; the whole is extrapolated from them.
+        layers: the two depths at which training is measured, and from which the whole decoder is extrapolated.
         lengths: positions of each row, all supervised from `supervised` positions before its end.
         prompt: positions of the longest prompt of generation.
         new_tokens: tokens that each row generates.
         matrix: rows of the square product whose speed is the practical peak.
-        steps: timed steps, after one to warm up.
+        steps: timed steps, after one warm-up step.
     """
 
     hidden: int = 4096
@@ -68,7 +68,7 @@ class Shape:
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of a layer's matrices."""
+        """Number of weights in the matrices of a layer."""
         return 4 * self.hidden**2 + 3 * self.hidden * self.intermediate
 
     def step_flops(self, layers: int) -> float:
@@ -89,7 +89,7 @@ def synchronize(device: str) -> None:
 
 
 def release(device: str) -> None:
-    """Free what was left before, and count the peak from here."""
+    """Free cached memory and reset the peak."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -97,12 +97,12 @@ def release(device: str) -> None:
 
 
 def peak_gib(device: str) -> float | None:
-    """Most memory allocated at once; None on a CPU, where it is not counted."""
+    """Peak of allocated memory; None on a CPU, where it is not measured."""
     return torch.cuda.max_memory_allocated() / GIB if device == "cuda" else None
 
 
 def seconds_of(call: Callable[[], Any], times: int, device: str) -> float:
-    """Mean wall-clock seconds of a call, after one to warm up."""
+    """Mean wall-clock seconds of a call, after a warm-up call."""
     call()
     synchronize(device)
     started = time.perf_counter()
@@ -113,7 +113,7 @@ def seconds_of(call: Callable[[], Any], times: int, device: str) -> float:
 
 
 def build(shape: Shape, layers: int, variant: str, device: str, dtype: torch.dtype = torch.bfloat16) -> Any:
-    """A model of random weights, the same for all variants."""
+    """A model with random weights, the same for all variants."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         hidden_size=shape.hidden,
@@ -136,7 +136,7 @@ def build(shape: Shape, layers: int, variant: str, device: str, dtype: torch.dty
 
 
 def inputs_for(shape: Shape, variant: str, device: str) -> Found:
-    """The batch as a variant takes it, on the device."""
+    """The batch in the form that a variant takes, on the device."""
     rows = len(shape.lengths)
     sizes = {"batch": rows, "length": max(shape.lengths), "supervised": shape.supervised * rows}
     batch = make_batch(SimpleNamespace(vocabulary=shape.vocabulary, device="cpu", **sizes), shape.lengths)
@@ -162,7 +162,7 @@ def training_step(shape: Shape, layers: int, variant: str, device: str) -> Calla
 
 
 def rates(shape: Shape, layers: int, seconds: float, device: str) -> Found:
-    """Tokens per second of real positions, and the share of the card's peak that the needed work is."""
+    """Real tokens per second, and the necessary work as a share of the GPU's peak (MFU)."""
     flops = shape.step_flops(layers) / seconds
     peak = next((peak for name, peak in PEAK_FLOPS.items() if name in card(device)), None)
     return {
@@ -192,16 +192,16 @@ def training(shape: Shape, variant: str, device: str) -> Found:
 
 
 def at_depth(shape: Shape, layers: int, variant: str, device: str) -> Found:
-    """A variant's step with some layers."""
+    """A training step of a variant with that many layers."""
     release(device)
     step = training_step(shape, layers, variant, device)
-    release(device)  # the weights were float32 when they were drawn
+    release(device)  # the weights were initialised in float32
     seconds = seconds_of(step, shape.steps, device)
     return rates(shape, layers, seconds, device) | {"peak_gib": peak_gib(device)}
 
 
 def deepest(shape: Shape, variant: str, device: str) -> Found:
-    """A variant with as many layers as fit beside their optimizer, the whole decoder at most."""
+    """A variant with as many layers as fit in memory with their optimizer state, at most the whole decoder."""
     layers = shape.depth
     if device == "cuda":
         room = _FILL * torch.cuda.get_device_properties(0).total_memory
@@ -212,14 +212,14 @@ def deepest(shape: Shape, variant: str, device: str) -> Found:
 
 
 def matrix_product(shape: Shape, device: str) -> Found:
-    """The practical peak: a large product of bf16 matrices."""
+    """The practical peak: a product of large bf16 matrices."""
     a, b = (torch.randn(shape.matrix, shape.matrix, device=device, dtype=torch.bfloat16) for _ in range(2))
     seconds = seconds_of(lambda: a @ b, 10, device)
     return {"size": shape.matrix, "tflops": 2 * shape.matrix**3 / seconds / 1e12}
 
 
 def kernels(shape: Shape, device: str) -> Found:
-    """Which attention kernels a step runs, and what takes most of its time, by torch's profiler."""
+    """The attention kernels of a step and the most expensive operations, from torch's profiler."""
     return {variant: profiled(shape, variant, device) for variant in (PLAIN, PADDED, UNPADDED)}
 
 
@@ -262,7 +262,7 @@ def waits(shape: Shape, device: str) -> Found:
 
 def _waits_of(steps: int, accumulation: int, device: str) -> Counter:
     settings = {"max_steps": steps, "per_device_train_batch_size": 2, "gradient_accumulation_steps": accumulation}
-    on_gpu = device == "cuda"  # on a CPU, AdamW reads its step numbers as a fused one on a GPU does not
+    on_gpu = device == "cuda"  # on a CPU, AdamW reads its step counts, which fused AdamW on a GPU does not
     settings |= {"optim": "adamw_torch" if on_gpu else "sgd", "no_cuda": not on_gpu, "bf16": on_gpu}
     settings |= {"logging_steps": 1000}
     with tempfile.TemporaryDirectory() as folder:
@@ -286,7 +286,7 @@ def _waits_of(steps: int, accumulation: int, device: str) -> Counter:
 
 @contextmanager
 def _reading_does_not_count() -> Iterator[None]:
-    """What the loader does with its batches stays on the CPU, also where there is a GPU."""
+    """Keep the loader's batches on the CPU, even if there is a GPU."""
     with ExitStack() as stack:
         for name in ("_read_step", "_with_counts"):
             stack.enter_context(patch.object(StepLoader, name, _uncounted(getattr(StepLoader, name))))
@@ -303,7 +303,7 @@ def _uncounted(original: Callable) -> Callable:
 
 @torch.no_grad()
 def generation(shape: Shape, device: str) -> Found:
-    """The whole decoder answers prompts of mixed lengths, by the loop of all commands: prefill, then decoding."""
+    """Generation with the whole decoder for prompts of mixed lengths, with the loop that all commands use."""
     release(device)
     model = build(shape, shape.depth, UNPADDED, device).eval()
     model.model.attention = "sdpa"
@@ -331,7 +331,7 @@ def generation(shape: Shape, device: str) -> Found:
 
 
 def precision(shape: Shape, device: str) -> Found:
-    """Loss and gradient in bf16 against padded float32, the same weights."""
+    """Loss and gradient in bf16 against padded float32, with the same weights."""
     release(device)
     layers = shape.layers[0]
     expected_loss, expected = loss_and_gradient(shape, layers, PADDED, device, torch.float32)
@@ -344,7 +344,7 @@ def precision(shape: Shape, device: str) -> Found:
 
 
 def loss_and_gradient(shape: Shape, layers: int, variant: str, device: str, dtype: torch.dtype) -> tuple[float, list]:
-    """Of one forward and backward."""
+    """Loss and gradient of one forward and backward pass."""
     model = build(shape, layers, variant, device, dtype)
     loss = model(**inputs_for(shape, variant, device)).loss
     loss.backward()

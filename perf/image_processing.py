@@ -1,8 +1,8 @@
-"""Time of an image's way from RGB to pixels, against transformers' processor after the same resize.
+"""Time of preprocessing an image from RGB to pixel values, against transformers' processor after the same resize.
 
     python -m perf.image_processing [--size 640 480 --repeats 30]
 
-Both are called by turns on one image; the least CPU seconds of each, and the largest difference of the pixels.
+Both are called in turn on one image; printed are the least CPU seconds of each and the largest difference of pixels.
 """
 
 import time
@@ -21,14 +21,14 @@ def main() -> int:
     """Measure and print."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, nargs=2, default=[640, 480], help="width and height of the image")
-    parser.add_argument("--repeats", type=int, default=30, help="calls of each")
+    parser.add_argument("--repeats", type=int, default=30, help="calls per variant")
     args = parser.parse_args()
     from transformers import CLIPImageProcessor
 
     processor = CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     width, height = args.size
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-    rows = [["", "ms", "ms by transformers", "ratio", "largest difference"]]
+    rows = [["", "ms", "ms (transformers)", "ratio", "largest difference"]]
     for name, pad in (("pad", True), ("square", False)):
         own, theirs, difference = [], [], 0.0
         for _ in range(args.repeats):

@@ -3,9 +3,9 @@
     python -m perf.kill_training --kills 20
     python -m perf.kill_training --ranks 2 --zero3 --kills 5
 
-The whole of llava/train/train.py runs on a tiny model, 60 steps with a checkpoint every 10. A killed run and the second
-one make a pair; each must end with the model.safetensors (SHA-256) of an uninterrupted run, and may repeat at most one
-save interval of steps. Exit code 1 otherwise.
+The whole of llava/train/train.py runs on a tiny model, 60 steps with a checkpoint every 10. A killed run and its
+resumption are a pair; each must end with the model.safetensors (SHA-256) of an uninterrupted run, and may repeat at
+most one save interval of steps. Exit code 1 otherwise.
 """
 
 import argparse
@@ -39,11 +39,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="pairs of runs")
-    parser.add_argument("--steps", type=int, default=60, help="optimizer steps of a run")
-    parser.add_argument("--save_steps", type=int, default=10, help="steps from checkpoint to checkpoint")
+    parser.add_argument("--steps", type=int, default=60, help="optimizer steps per run")
+    parser.add_argument("--save_steps", type=int, default=10, help="steps between checkpoints")
     parser.add_argument("--ranks", type=int, default=1, choices=(1, 2, 4), help="processes")
-    parser.add_argument("--zero3", action="store_true", help="DeepSpeed ZeRO-3 in place of plain processes")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--zero3", action="store_true", help="use DeepSpeed ZeRO-3 in place of plain processes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     args = parser.parse_args(argv)
     if args.zero3 and args.ranks == 1:
         parser.error("--zero3 splits a model over ranks. Set --ranks 2 or 4")
@@ -51,7 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Train once, then kill and resume; print a line for each pair."""
+    """Train once, then kill and resume; print a line per pair."""
     if sys.argv[1:2] == ["train"]:
         return train_rank(sys.argv[2:])
     args = parse()
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def train_rank(flags: list[str]) -> int:
-    """Be one process of a run."""
+    """Run as one process of a run."""
     from llava.train import train as entry
 
     if "--deepspeed" in flags:
@@ -102,7 +102,7 @@ def start(args: argparse.Namespace, folder: Path, output: Path) -> subprocess.Po
         "save_strategy": "steps",
         "save_steps": args.save_steps,
         "save_total_limit": 1,
-        "weight_method": "RLW",  # with a state and draws of its own
+        "weight_method": "RLW",  # which has a state and random numbers
         "learning_rate": 1e-3,
     }
     if args.zero3:
@@ -113,7 +113,7 @@ def start(args: argparse.Namespace, folder: Path, output: Path) -> subprocess.Po
 
 
 def kill_after(args: argparse.Namespace, folder: Path, output: Path, step: int, delay_s: float) -> int:
-    """Run until a step is in the log and a while longer, and kill every process; returns the last step in the log."""
+    """Run until a step is in the log and a little longer, then kill all processes; returns the last step in the log."""
     process = start(args, folder, output)
     while process.poll() is None and logged(output) < step:
         time.sleep(0.002)
@@ -123,7 +123,7 @@ def kill_after(args: argparse.Namespace, folder: Path, output: Path, step: int, 
 
 
 def kill(process: subprocess.Popen) -> None:
-    """SIGKILL for a launcher and all that it started (torchrun's ranks have sessions of their own)."""
+    """Send SIGKILL to a launcher and all that it started (torchrun's ranks have their own sessions)."""
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     for pid in (process.pid, *map(int, children)):
         try:
@@ -131,7 +131,7 @@ def kill(process: subprocess.Popen) -> None:
         except ProcessLookupError:
             continue
     process.wait()
-    while any(os.path.exists(f"/proc/{pid}") for pid in children):  # else the next run finds the folder locked
+    while any(os.path.exists(f"/proc/{pid}") for pid in children):  # or the next run finds the folder locked
         time.sleep(0.01)
 
 
@@ -155,7 +155,7 @@ def logged(output: Path) -> int:
     for line in reversed(lines):
         try:
             return int(json.loads(line)["step"])
-        except (json.JSONDecodeError, KeyError):  # torn by the kill
+        except (json.JSONDecodeError, KeyError):  # cut off by the kill
             continue
     return 0
 

@@ -1,10 +1,11 @@
-"""What a rank spends on the data of a training before its first step: seconds of CPU and peak memory.
+"""CPU time and peak memory that a rank spends on the training data before its first step.
 
     python -m perf.record_index [--records 100000 --repeats 2]
 
-Each is a process of its own, by turns: `list` parses the whole file, checks it and holds all records, as LLaVA and this
-project before the index do; `first` makes the index; `again` is every later start, and every other rank. `workers` is
-the memory that two processes forked from it (as a DataLoader's workers are) touch by reading every record once.
+The modes take turns, each in a process of its own: `list` parses the whole file, checks it and holds all records, as
+LLaVA does and this project did before the index; `first` makes the index; `again` is every later start, and every other
+rank. `workers` is the memory that two forked processes (as a DataLoader's workers are) gain by reading every record
+once.
 """
 
 import json
@@ -26,12 +27,12 @@ _MIB = 2**20
 
 
 def main() -> int:
-    """Measure, or be one of the processes."""
+    """Measure; with --mode, as one of the processes."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=100_000, help="records to generate")
-    parser.add_argument("--repeats", type=int, default=2, help="processes of each kind")
-    parser.add_argument("--mode", choices=MODES, help="be one of the processes")
-    parser.add_argument("--file", type=Path, help="the file of that process")
+    parser.add_argument("--repeats", type=int, default=2, help="processes per mode")
+    parser.add_argument("--mode", choices=MODES, help="run as the process of this mode")
+    parser.add_argument("--file", type=Path, help="annotation file of that process")
     args = parser.parse_args()
     if args.mode:
         print(json.dumps(_start(args.mode, args.file)))
@@ -66,7 +67,7 @@ def main() -> int:
 
 
 def _start(mode: str, file: Path) -> dict[str, float]:
-    """Load the data as the mode has it, then let two workers read it all."""
+    """Load the data in the given mode, then let two workers read it all."""
     from visatb.record_index import columns_of, open_index
     from visatb.records import check_records, read_records
 
@@ -97,7 +98,7 @@ def _worker(records) -> int:
 
 
 def _private() -> int:
-    """Bytes that this process has written and shares with no other; pages of a mapped file are not among them."""
+    """Bytes that this process has written and does not share; pages of a mapped file are not included."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
 

@@ -3,10 +3,10 @@
     python -m perf.split_invariance --model FOLDER_OR_HUB_NAME [--samples 8] [--trainers trainer sft weighted]
 
 Runs in the environment of requirements-hf.txt, on a CPU in float32. One step of random token sequences of unequal
-length and supervision is taken as 8 x 1, 4 x 2, 2 x 4, 1 x 8 (samples of a micro-batch x micro-batches) and on two
-processes, by transformers' Trainer and TRL's SFTTrainer as they come (against the token mean, Eq. 1 of
-arXiv 2403.04343) and by ours (against Eq. 2 with three unequal task weights). Printed is the norm of the gradient's
-difference over the norm of the gradient.
+length and supervision is split as 8 x 1, 4 x 2, 2 x 4, 1 x 8 (samples per micro-batch x micro-batches) and over two
+processes, for transformers' Trainer and TRL's unmodified SFTTrainer (against the token mean, Eq. 1 of
+arXiv 2403.04343) and for ours (against Eq. 2 with three unequal task weights). Printed is the norm of the
+gradient's difference divided by the norm of the gradient.
 """
 
 import json
@@ -29,7 +29,7 @@ IGNORE_INDEX = -100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table, or be one of the two processes."""
+    """Print the table; with --rank-of, run as one of the two processes."""
     args = _parser().parse_args(argv)
     if args.samples % 8:
         raise InputError(f"--samples must be a multiple of 8, got {args.samples}. Choose 8 or 16.")
@@ -95,7 +95,7 @@ def _sft_gradient(model: Any, data: list[dict[str, Any]], per_device: int, accum
 
 
 def blank_tokenizer(kind: type) -> Any:
-    """A tokenizer that TRL can look at; the samples are tokens already."""
+    """A tokenizer for TRL to inspect; the samples are already tokenised."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
@@ -113,7 +113,7 @@ def random_samples(vocabulary: int, count: int) -> list[dict[str, Any]]:
 
     made = []
     for n in range(count):
-        # The first tokens of a vocabulary may be special, and those at its end images.
+        # The first tokens of a vocabulary may be special, and the last ones image tokens.
         ids = torch.randint(min(10, vocabulary // 4), vocabulary // 2, (draw(6, 41),), generator=generator)
         labels = ids.clone()
         labels[: draw(1, len(ids))] = IGNORE_INDEX
@@ -139,7 +139,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def without_tasks(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The batch of a trainer that knows no tasks."""
+    """The batch for a trainer without tasks."""
     return {name: value for name, value in collate(samples).items() if name != "task_ids"}
 
 
@@ -172,9 +172,9 @@ def _print(model: str, rows: dict[str, dict[str, float]]) -> None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub name of a model of transformers 5")
-    parser.add_argument("--samples", type=int, default=8, help="samples of the step, a multiple of 8")
-    parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=list(TRAINERS), help="which to try")
-    parser.add_argument("--rank-of", choices=TRAINERS, help="be one of two processes of this trainer")
+    parser.add_argument("--samples", type=int, default=8, help="samples in the step, a multiple of 8")
+    parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=list(TRAINERS), help="trainers to measure")
+    parser.add_argument("--rank-of", choices=TRAINERS, help="run as one of two processes of this trainer")
     return parser
 
 

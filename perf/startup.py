@@ -1,9 +1,9 @@
-"""CPU seconds that each command takes to print its help, and to import training.
+"""CPU seconds that each command takes to print its help, and that imports take.
 
     python -m perf.startup
     python -m perf.startup train check --repeats 5
 
-The least of several runs in processes of their own, user and system time together.
+Each figure is the least of several runs in separate processes, user and system time together.
 """
 
 import resource
@@ -38,7 +38,7 @@ def main() -> int:
     description, _, example = __doc__.partition("\n\n")
     parser = ArgumentParser(description=description, epilog=example)
     parser.add_argument("commands", nargs="*", help="names of `visatb`; all of them and the imports by default")
-    parser.add_argument("--repeats", type=int, default=3, help="processes of which the fastest counts")
+    parser.add_argument("--repeats", type=int, default=3, help="number of processes, of which the fastest counts")
     args = parser.parse_args()
     names = args.commands or sorted({name for commands in COMMANDS.values() for name in commands})
     rows = [["started", "CPU s"]]

@@ -3,8 +3,8 @@
     python -m perf.subsets [--records 665298] [--folder FOLDER] [--forms standard simpler precise]
 
 Draws an annotation file with the records per task, the turns and roughly the words of llava_v1_5_mix665k.json, then
-runs scripts_visatb.data.subsets over it in a process of its own and prints what that took. --files task writes one
-file per task in place of one with `task` fields.
+runs scripts_visatb.data.subsets on it in a separate process and prints its time and memory. --files task writes one
+file per task in place of one file with `task` fields.
 """
 
 import argparse
@@ -25,8 +25,8 @@ MIB = 2**20
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 REGION = "Please provide a short description for this region: [0.12, 0.3, 0.56, 0.78]."
-# Records as counted by LLaVA's author (haotian-liu/LLaVA issue 702), image folder, question-answer pairs of a record,
-# words of a question and of an answer (so that the file weighs about what LLaVA's does), response format.
+# Records as counted by LLaVA's author (haotian-liu/LLaVA issue 702), image folder, question-answer pairs per record,
+# words per question and per answer (so that the file is about as large as LLaVA's), response format.
 SHAPE = {
     "conversation": (57_000, "coco/train2017", 4, 11, 35, ""),
     "detail": (23_700, "coco/train2017", 1, 8, 105, ""),
@@ -40,18 +40,18 @@ SHAPE = {
     "VG": (86_417, "vg/VG_100K", 10, 2, 6, REGION),
     "ShareGPT": (40_688, None, 5, 40, 220, ""),
 }
-IMAGES = 1000  # different ones of each task
+IMAGES = 1000  # different ones per task
 TOTAL = sum(shape[0] for shape in SHAPE.values())
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=int, default=TOTAL, help="records to draw, shared out as in LLaVA's mix")
+    parser.add_argument("--records", type=int, default=TOTAL, help="records to generate, in LLaVA's proportions")
     parser.add_argument("--files", choices=("one", "task"), default="one", help="one file, or one per task")
-    parser.add_argument("--folder", type=Path, help="keep data and sub-datasets here; else a temporary folder")
+    parser.add_argument("--folder", type=Path, help="keep data and sub-datasets here; a temporary folder by default")
     parser.add_argument("--forms", nargs="+", default=["standard"], help="as in scripts_visatb.data.subsets")
-    parser.add_argument("--images", action="store_true", help="make the image files too and have them checked")
+    parser.add_argument("--images", action="store_true", help="also make the image files and have them checked")
     return parser.parse_args()
 
 
@@ -64,7 +64,7 @@ def records(task: str, count: int, draw: random.Random, text: list[str]) -> Iter
             start = draw.randrange(len(text) - 4 * answer_words - question_words)
             question = " ".join(text[start : start + question_words]) + "?"
             answer = " ".join(text[start : start + draw.randint(1, 2 * answer_words)])
-            question += form if pair == 0 or form == REGION else ""  # other formats are stated once
+            question += form if pair == 0 or form == REGION else ""  # other formats are stated only once
             turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
         record = {"id": f"{task}-{n:012}"}
         if folder is not None:
@@ -86,7 +86,7 @@ def write_data(folder: Path, total: int, per_task: bool) -> Path:
         for split in ("val", "test"):
             tasks[-1]["files"][split] = f"{task}_{split}.json"
             held_out = list(records(task, 2000, draw, text))
-            for record in held_out:  # no sample of the training data
+            for record in held_out:  # not samples of the training data
                 record["id"] = f"{split}-{record['id']}"
                 record["conversations"][0]["value"] += f" ({split})"
             write_text(folder / f"{task}_{split}.json", json.dumps(held_out))
@@ -109,7 +109,7 @@ def write_data(folder: Path, total: int, per_task: bool) -> Path:
 
 
 def write_images(folder: Path) -> None:
-    """Make the files that `image` fields name; the check looks for files and does not open them."""
+    """Make the files that `image` fields name; the check only tests that they exist."""
     for task, (_, place, *_) in SHAPE.items():
         if place is not None:
             (folder / place).mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def write_images(folder: Path) -> None:
 
 
 def measure(benchmark: Path, output: Path, forms: list[str], images: bool) -> tuple[float, float, int]:
-    """Wall seconds, processor seconds and peak resident bytes of making the sub-datasets in a process of its own."""
+    """Wall-clock seconds, CPU seconds and peak resident bytes of making the sub-datasets in a separate process."""
     command = [sys.executable, "-m", "scripts_visatb.data.subsets", "--benchmark", str(benchmark)]
     command += ["--output", str(output), "--forms", *forms]
     started = time.perf_counter()
@@ -138,10 +138,10 @@ def main() -> None:
         if args.images:
             write_images(folder / "images")
         size = sum(file.stat().st_size for file in folder.glob("*_train.json"))
-        print(f"training data of {size / MIB:.0f} MiB drawn", flush=True)
+        print(f"training data of {size / MIB:.0f} MiB generated", flush=True)
         wall, processor, peak = measure(benchmark, folder / "subsets", args.forms, args.images)
         written = sum(file.stat().st_size for file in (folder / "subsets").glob("*.json"))
-        print(f"{wall:.1f} s ({processor:.1f} s of processor), peak {peak / MIB:.0f} MiB resident", end=", ")
+        print(f"{wall:.1f} s ({processor:.1f} s of CPU time), peak {peak / MIB:.0f} MiB resident", end=", ")
         print(f"{written / MIB:.0f} MiB written")
 
 

@@ -1,14 +1,14 @@
-"""Time and memory of training steps (forward and backward), each against what it replaces, in one run.
+"""Time and memory of training steps (forward and backward), each compared with what it replaces, in one run.
 
     python -m perf.training_step [--cases step mixed head-32k head-152k] [--repeats 3]
     python -m perf.training_step --cases step --device cuda --dtype bfloat16 --hidden 4096 --layers 8
 
 step: transformers' model, eager attention, logits of every position (plain), against the same weights and batch
-through transformers_patch.   mixed: 16 rows of 115 to 640 positions, of which padding would be 41 %: plain, padded and
-end to end through transformers_patch.   head-32k, head-152k: lm_head and weighted loss alone, every row supervised,
-differentiated by autograd, against gradients made in the forward pass.
-Each variant runs in a process of its own, so that peak memory is its own; the variants of a case take turns, and the
-medians are compared. Seconds on a CPU are the process's own, so that other work on the machine counts little.
+through transformers_patch.   mixed: 16 rows of 115 to 640 positions, of which 41 % would be padding: plain, padded and
+concatenated through transformers_patch.   head-32k, head-152k: lm_head and weighted loss alone, every row supervised:
+differentiated by autograd, against gradients computed in the forward pass.
+Each variant runs in a separate process, so that peak memory is its own; the variants of a case take turns, and medians
+are compared. On a CPU, seconds are CPU time of the process, so that other work on the machine matters little.
 """
 
 import argparse
@@ -40,9 +40,9 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hidden", type=int, default=512, help="hidden size")
     parser.add_argument("--layers", type=int, default=4, help="decoder layers")
     parser.add_argument("--vocabulary", type=int, default=32000, help="vocabulary size")
-    parser.add_argument("--batch", type=int, default=4, help="rows of a batch")
-    parser.add_argument("--length", type=int, default=640, help="positions of a row")
-    parser.add_argument("--supervised", type=int, default=170, help="supervised tokens of the batch")
+    parser.add_argument("--batch", type=int, default=4, help="rows per batch")
+    parser.add_argument("--length", type=int, default=640, help="positions per row")
+    parser.add_argument("--supervised", type=int, default=170, help="supervised tokens in the batch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
 
@@ -52,10 +52,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     add_shape(parser)
     parser.add_argument("--cases", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what to measure")
-    parser.add_argument("--threads", type=int, default=1, help="threads of a CPU")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of one process, after one to warm up")
-    parser.add_argument("--repeats", type=int, default=3, help="processes of each variant")
-    parser.add_argument("--variant", help="measure this one of the one case in this process and print JSON")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps per process, after one warm-up step")
+    parser.add_argument("--repeats", type=int, default=3, help="processes per variant")
+    parser.add_argument("--variant", help="measure this variant of the single case in this process and print JSON")
     return parser.parse_args(argv)
 
 
@@ -98,7 +98,7 @@ def make_model_step(args: argparse.Namespace, case: str) -> Callable[[], float]:
     if not is_plain:
         inputs["task_ids"] = torch.arange(args.batch) % 2
         inputs = without_padding(inputs) if args.variant == "unpadded" else inputs
-        inputs["token_count_K"] = count_batch(inputs, 2)  # on the CPU still
+        inputs["token_count_K"] = count_batch(inputs, 2)  # still on the CPU
         inputs["weighter"] = transformers_patch.EqualWeighting(2).to(args.device)
     inputs = {name: _on_device(value, args.device) for name, value in inputs.items()}
 
@@ -144,7 +144,7 @@ def make_head_step(args: argparse.Namespace, case: str) -> Callable[[], float]:
 
 
 def make_model(args: argparse.Namespace, model_class: type) -> Any:
-    """A model of random weights in training mode, always the same."""
+    """A model with random weights in training mode, always the same."""
     import torch
     import transformers
 
@@ -162,7 +162,7 @@ def make_model(args: argparse.Namespace, model_class: type) -> Any:
 
 
 def make_batch(args: argparse.Namespace, lengths: Sequence[int] | None = None) -> dict:
-    """Random ids with the last ones of each row supervised, of other lengths than --length padded on the right."""
+    """Random ids, the last ones of each row supervised; rows of other lengths than --length are padded on the right."""
     import torch
 
     draw = torch.Generator().manual_seed(0)
@@ -195,7 +195,7 @@ def processor() -> str:
 
 
 def compare(args: argparse.Namespace, case: str) -> None:
-    """Measure a case's variants in turn and print their medians, with the ratios to each that is replaced."""
+    """Measure the variants of a case in turn and print their medians, with the ratios to those that are replaced."""
     variants = VARIANTS[case]
     runs: dict[str, list[dict]] = {variant: [] for variant in variants}
     for _ in range(args.repeats):
@@ -218,7 +218,7 @@ def compare(args: argparse.Namespace, case: str) -> None:
 
 
 def main() -> int:
-    """Measure the cases, or be the process of one variant."""
+    """Measure the cases; with --variant, as the process of that variant."""
     args = parse()
     if args.variant:
         print(json.dumps(measure(args)))

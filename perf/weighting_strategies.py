@@ -1,11 +1,13 @@
-"""What each weighting strategy's optimizer step costs over that of equal weights (EW).
+"""Cost of an optimizer step with each weighting strategy, compared with equal weights (EW).
 
     python -m perf.weighting_strategies [--rounds 7] [--tasks 8] [--device cuda --dtype bfloat16 --hidden 4096 ...]
 
-step: forward, backward, and what the trainer asks of the strategy around them; the strategies take turns, so that a
-busy machine slows all alike; the ratio is the median over the rounds of a strategy's step over EW's of that round.
-own: the strategy alone (its draw, weights, weighted loss with gradient, and observation), in milliseconds, and what
-it adds to a step of EW in percent: (own - EW's own) / step. The bar is 2%.
+step: forward, backward, and the trainer's calls of the strategy; the strategies take turns, so that a busy machine
+slows all of them alike. The ratio is the median over the rounds of the strategy's time divided by EW's time in the same
+round.
+
+own: the strategy alone (random numbers, weights, weighted loss with gradient, observation), in milliseconds, and
+what it adds to a step of EW: (own - EW's own) / step. The limit is 2%.
 """
 
 import argparse
@@ -26,12 +28,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     add_shape(parser)
     parser.add_argument("--tasks", type=int, default=8, help="number of tasks")
-    parser.add_argument("--rounds", type=int, default=7, help="timed steps of each strategy, after one to warm up")
+    parser.add_argument("--rounds", type=int, default=7, help="timed steps per strategy, after one warm-up step")
     return parser.parse_args(argv)
 
 
 def seconds_of(work: Callable[[], Any], device: str) -> float:
-    """Wall-clock seconds of `work`, until the device is done with it."""
+    """Wall-clock seconds of `work`, until the device has finished it."""
     import torch
 
     started = time.perf_counter()
@@ -52,14 +54,14 @@ def whole_step(model: Any, weighter: Any, inputs: dict) -> None:
 
 
 def own_step(weighter: Any, token_loss_T: Any, task_T: Any, count_K: Any, mean_K: Any) -> None:
-    """The strategy's part of it."""
+    """The strategy's part of a step."""
     weighter.begin_step()
     weighter(token_loss_T, task_T, count_K).backward()
     weighter.observe(mean_K, count_K)
 
 
 def main() -> int:
-    """Measure all strategies in turn; exit code 1 if one adds more than the bar."""
+    """Measure all strategies in turn; exit code 1 if one adds more than the limit."""
     args = parse()
     import torch
 
@@ -92,7 +94,7 @@ def main() -> int:
         added = (alone - own_EW) / step_EW
         worst = max(worst, added)
         print(f"{name:6}{statistics.median(steps[name][1:]):>9.3f}{ratio:>8.3f}{1000 * alone:>9.3f}{added:>9.3%}")
-    print(f"at most {worst:.3%} added to a step; the bar is {BAR:.0%}")
+    print(f"at most {worst:.3%} added to a step; the limit is {BAR:.0%}")
     return int(worst > BAR)
 
 

@@ -172,7 +172,7 @@ class TaskWeighting(WholeCheckpoints):
         logits_TV = outputs.logits.flatten(0, -2)
         if len(logits_TV) != len(row_T):
             raise InputError(
-                f"{type(model).__name__} returned logits of {len(logits_TV)} positions, not of the {len(row_T)} requested: "
+                f"{type(model).__name__} returned logits of {len(logits_TV)} positions, not {len(row_T)} as requested: "
                 "its logits_to_keep does not accept a mask of positions. Use a model family of docs/current_models.md."
             )
         token_loss_T = F.cross_entropy(logits_TV.float(), label_BS[row_T, column_T + 1], reduction="none")

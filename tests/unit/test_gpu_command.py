@@ -57,7 +57,7 @@ def test_sections_that_fail_or_come_too_late_say_so(found):
         raise RuntimeError("out of memory")
 
     assert measure(fails, float("inf")) == {"not_measured": "RuntimeError: out of memory"}
-    assert "time was up" in measure(fails, 0.0)["not_measured"]
+    assert "out of time" in measure(fails, 0.0)["not_measured"]
 
 
 def test_the_needed_work_counts_no_padding():
