@@ -1,6 +1,6 @@
 """Starts commands and ranks in processes forked from one that has imported, but never used, what they import.
 
-A start so costs 0.1 s of CPU time where a new interpreter takes 4 to 7 s to import torch, transformers and DeepSpeed.
+Each start costs 0.1 s of CPU time; a new interpreter takes 4 to 7 s to import torch, transformers and DeepSpeed.
 Tests of the start itself, or of a launcher, start an interpreter instead.
 """
 
