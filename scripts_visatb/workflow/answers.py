@@ -1,7 +1,7 @@
-"""The answers of a finished run to look at: which test records VisATB and equal weights (EW) answer differently.
+"""Collects the answers of a finished run: the test records that VisATB and equal weights (EW) answer differently.
 
-`gather` chooses the records, `write_answers` makes answers.html of them. What models and annotation files say is data:
-it is escaped, shortened, and shown as text; pictures are decoded and written anew.
+`gather` selects the records, `write_answers` writes answers.html. Texts of models and annotation files are untrusted:
+they are escaped, shortened and shown as text; pictures are decoded and re-encoded.
 """
 
 import base64
@@ -31,7 +31,7 @@ PAGE_BYTES = 19_000_000
 SIDE = 300  # of a thumbnail, in pixels
 LONGEST_TEXT = 1500  # characters of a question, truth or answer
 MOST_TRUTHS, MOST_PICTURES = 5, 4
-# Outcome -> what a reader calls it. The last one is for metrics that are not hit or miss.
+# Outcome -> its name on the page. The last one is for metrics that are not hit or miss.
 OUTCOMES = {
     "visatb": "VisATB better",
     "ew": "EW better",
@@ -66,7 +66,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Record:
-    """A test record with what was said of it."""
+    """A test record with its answers."""
 
     answer: Answer
     outcome: str
@@ -121,7 +121,7 @@ def _of_task(current: Run, task: Task, models: Sequence[str], limit: int) -> Tas
         found = {name: entries[answer.position] for name, entries in scored.items() if answer.position in entries}
         if not {EW, VISATB} <= found.keys():
             raise InputError(
-                f"{current.home}: the test answers of {task.name} are to other records. Score the models again."
+                f"{current.home}: the test answers of {task.name} belong to other records. Score the models again."
             )
         gap = sign * (found[VISATB]["score"] - found[EW]["score"])
         best = max(sign * entry["score"] for entry in found.values())
@@ -160,9 +160,9 @@ def _outcome(gap: float, score: float, hits: bool) -> str:
 
 
 def chosen(records: Sequence[Record], limit: int) -> list[Record]:
-    """The records to show: VisATB's largest gains and EW's by turns, and in the last quarter some without difference.
+    """The records to show: the largest gains of VisATB and EW in turn, and in the last quarter some without difference.
 
-    What one kind leaves free goes to the others.
+    Places that one kind does not fill go to the others.
     """
     ranked = sorted(records, key=lambda record: -abs(record.gap))
     ahead, behind = ([record for record in ranked if sign * record.gap > 0] for sign in (1, -1))
@@ -195,20 +195,20 @@ def _thumbnail(image_folder: str, name: str, record: Record, with_boxes: bool) -
 
     image = load_image(resolve_image(image_folder, name, record.answer.where), record.answer.where)
     image.thumbnail((SIDE, SIDE))
-    width, height = (round(size * SIDE / max(image.size)) or 1 for size in image.size)  # small ones are shown larger
+    width, height = (round(size * SIDE / max(image.size)) or 1 for size in image.size)  # small pictures are enlarged
     with io.BytesIO() as stream:
         image.save(stream, format="WEBP", quality=80)
         source = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
     texts = {"asked": record.question}
     texts |= {one.kind: one.text or "" for one in record.said if one.kind in KINDS.values()}
-    texts["truth"] = record.truths[0]  # on top: its dashes leave the others visible
+    texts["truth"] = record.truths[0]  # on top: it is dashed, so the others stay visible
     boxes = {kind: box for kind, text in texts.items() if (box := read_box(text)) and box_fault(box) is None}
     drawn = ((kind, *_placed(box, width, height)) for kind, box in boxes.items() if with_boxes)
     return Picture(source, width, height, tuple(drawn))
 
 
 def _placed(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
-    """Left, top, width and height of a box of the padded square in the picture itself, in its pixels."""
+    """A box of the padded square as left, top, width and height in pixels of the picture."""
     side = max(width, height)
     left, top, right, bottom = (
         round(min(max(edge * side - (side - size) / 2, 0.0), size), 1)

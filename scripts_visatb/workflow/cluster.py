@@ -1,4 +1,4 @@
-"""The run graph on a cluster: which executor is chosen, and how Slurm is queried for its jobs."""
+"""The run graph on a cluster: the chosen executor, and how Slurm is queried for its jobs."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ _PROFILE_FLAGS = ("--profile", "--workflow-profile")
 
 
 def executor(flags: list[str]) -> str | None:
-    """The executor that Snakemake's flags name, by themselves or by a profile; None where jobs run on this machine."""
+    """The executor that Snakemake's flags name, directly or in a profile; None if jobs run on this machine."""
     name = flag_value(flags, "--executor", "-e") or _profiles(flags).get("executor")
     return None if name in (None, "local") else str(name)
 
@@ -59,5 +59,5 @@ def status_flags(flags: list[str]) -> list[str]:
     storage = re.search(r"^AccountingStorageType\s*=\s*(\S+)", shown.stdout, re.MULTILINE)
     if storage is None or not re.search(r"none|\(null\)", storage[1]):
         return []
-    print("note: this Slurm keeps no accounts of its jobs; their state is asked of squeue", file=sys.stderr)
+    print("note: this Slurm keeps no job accounting; squeue is queried for the state of jobs", file=sys.stderr)
     return [STATUS_FLAG, "squeue"]

@@ -1,12 +1,12 @@
-"""Print what a benchmark's run will do and cost, before anything is trained.
+"""Prints what a run of a benchmark will do and cost, before anything is trained.
 
     visatb show
     visatb show academic --samples-per-second 40
     python -m scripts_visatb.workflow.cost show my_mix.yaml --from-log checkpoints/short-run
 
 Sizes are counted in the annotation files where these exist, and otherwise taken from their names
-(`VQAv2_train-83k.json`). Time is that of the trainings: inference and scoring are not in it. --from-log takes the speed
-of a training that was timed: a folder with its train_log.jsonl, of the same recipe and machine.
+(`VQAv2_train-83k.json`). Times are those of the trainings, without inference and scoring. --from-log takes the speed of
+an earlier training with the same recipe on the same machine: a folder with its train_log.jsonl.
 """
 
 import argparse
@@ -45,13 +45,13 @@ from visatb.weighting.settings import FULL_MEASURE
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 # The paper's guidance (Appendix B and G).
 LEAST_MINI, LEAST_LARGE, LEAST_STEPS = 1_000, 10_000, 100
-TRAINING_BYTES = 14  # of a checkpoint to go on from: weights in bf16, Adam's moments and weights in float32
+TRAINING_BYTES = 14  # per parameter of a resumable checkpoint: bf16 weights, and Adam's moments and weights in float32
 _SIZE_IN_NAME = re.compile(r"-(\d+)(k?)\.jsonl?$")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one model takes.
+    """The cost of one model.
 
     Attributes:
         name: of the model.
@@ -69,7 +69,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Clock:
-    """How long samples take.
+    """The speed of training.
 
     Attributes:
         speed: samples per second of one training, on all its GPUs; None where it is not known.
@@ -92,10 +92,10 @@ class Clock:
 
 
 def task_sizes(benchmark: Benchmark, split: str) -> tuple[dict[str, int], bool]:
-    """Number of records of every task with a file of the split; and whether all were counted in the files.
+    """Number of records of every task with a file of the split, and whether all were counted in the files.
 
     Raises:
-        InputError: for a file that is not there and has no size in its name.
+        InputError: a file does not exist and has no size in its name.
     """
     owners: dict[str, list[str]] = {}
     for task in benchmark.tasks:
@@ -116,7 +116,7 @@ def task_sizes(benchmark: Benchmark, split: str) -> tuple[dict[str, int], bool]:
 
 
 def costs(benchmark: Benchmark, sizes: dict[str, int], batch: int, epochs: float) -> list[Cost]:
-    """What every trained model of a benchmark takes, in the order of the run.
+    """The cost of every trained model of a benchmark, in the order of the run.
 
     Args:
         benchmark: tasks, rates and forms.
@@ -137,12 +137,12 @@ def costs(benchmark: Benchmark, sizes: dict[str, int], batch: int, epochs: float
 
 
 def steps_of(count: int, batch: int, epochs: float) -> int:
-    """Optimizer steps of a training on that many records."""
+    """Number of optimizer steps of a training on that many records."""
     return math.ceil(math.ceil(count / batch) * epochs)
 
 
 def formula(benchmark: Benchmark) -> tuple[str, float]:
-    """The paper's estimate of the preparation, as a share of the final run: how it is written, and its value."""
+    """The paper's estimate of the preparation as a share of the final run: formula and value."""
     units = len(balanced_units(benchmark))
     mini, large = benchmark.mini_rate, benchmark.large_rate
     if benchmark.form == SIMPLER:
@@ -155,7 +155,7 @@ def formula(benchmark: Benchmark) -> tuple[str, float]:
 def guidance(
     benchmark: Benchmark, sizes: dict[str, int], found: Iterable[Cost], batch: int, epochs: float
 ) -> list[str]:
-    """A sentence for everything in which the paper's guidance is not met; tasks of a group count together.
+    """A sentence for each point of the paper's guidance that is not met; tasks of a group count together.
 
     Arguments as for `costs`, whose result is `found`.
     """
@@ -176,7 +176,7 @@ def guidance(
         unmet.append(f"mini subsets of fewer than {LEAST_MINI:,} samples: {', '.join(small)}. Raise mini_rate.")
     if "mini" in by_data and by_data["mini"].steps <= LEAST_STEPS:
         steps = by_data["mini"].steps
-        unmet.append(f"all minis together train for {steps} steps, not for more than {LEAST_STEPS}. Raise mini_rate.")
+        unmet.append(f"all minis together train for {steps} steps, not more than {LEAST_STEPS}. Raise mini_rate.")
     if few:
         unmet.append(f"large subsets of no more than {LEAST_LARGE:,} samples: {', '.join(few)}. {remedy}")
     if short:
@@ -192,12 +192,12 @@ def samples_per_second(log: Path, batch: int) -> float:
         batch: samples of an optimizer step.
 
     Raises:
-        InputError: if the log does not hold it.
+        InputError: the log does not contain it.
     """
     file = log / "train_log.jsonl" if log.is_dir() else log
     lines = [parse_json(line, f"{file} line {n}") for n, line in enumerate(read_text(file).splitlines(), 1)]
     timed = [line for line in lines if isinstance(line, dict) and "elapsed_s" in line and "step" in line]
-    # The first line's steps hold the start-up.
+    # The steps of the first line include the start-up.
     steps = timed[-1]["step"] - timed[0]["step"] if timed else 0
     seconds = timed[-1]["elapsed_s"] - timed[0]["elapsed_s"] if timed else 0
     if steps <= 0 or seconds <= 0:
@@ -212,8 +212,8 @@ def describe(benchmark: Benchmark, gpus: int, speed: float | None, log: Path | N
         benchmark: tasks, rates, recipe.
         gpus: of one training; 0 for the CPU.
         speed: samples per second of one training, on all its GPUs; None for no times.
-        log: of a timed training, which has the speed.
-        runs: folder of the runs, whose scores say what validation sets can distinguish.
+        log: of an earlier training, for its speed.
+        runs: folder of the runs, whose scores show which differences the validation sets can distinguish.
     """
     recipe = benchmark.training.get("environment") or {}
     epochs = _number(recipe, "NUM_TRAIN_EPOCHS", 1)
@@ -280,7 +280,7 @@ def _summary(benchmark: Benchmark, found: list[Cost], clock: Clock) -> list[str]
     for part, names in named.items():
         costs_ = [cost for cost in found if cost.name in names]
         if part == "ablations":
-            costs_ += needed  # what other forms measure
+            costs_ += needed  # models that only other forms need
         if not costs_:
             continue
         line = f"{part}: {len(costs_)} training(s), {sum(cost.share for cost in costs_):.2f} x the final run"
@@ -334,7 +334,7 @@ def _counted(path: Path, names: list[str]) -> dict[str, int]:
     for record in stream_records(path):
         task = record.get("task")
         if task not in counts:
-            raise InputError(f"{path}: holds a record of task {task!r}, not of {', '.join(names)}. Fix the file.")
+            raise InputError(f"{path}: has a record of task {task!r}, expected {', '.join(names)}. Fix the file.")
         counts[task] += 1
     return counts
 
@@ -343,7 +343,7 @@ def find_benchmark(name: str) -> Path:
     """The file of a benchmark named as in `list`, or the path itself.
 
     Raises:
-        InputError: if there is none.
+        InputError: there is none.
     """
     for path in (Path(name), FOLDER / f"{name}.yaml"):
         if path.is_file():
@@ -362,9 +362,9 @@ def main() -> None:
         print(lay_out(rows))
         return
     if options.samples_per_second is not None and not 0 < options.samples_per_second < math.inf:
-        raise InputError(f"--samples-per-second must be a number > 0, got {options.samples_per_second}. Change it.")
+        raise InputError(f"--samples-per-second must be a number > 0, got {options.samples_per_second}. Correct it.")
     if options.gpus is not None and options.gpus < 0:
-        raise InputError(f"--gpus must be at least 0, got {options.gpus}. Change it.")
+        raise InputError(f"--gpus must be at least 0, got {options.gpus}. Raise it.")
     benchmark = load_benchmark(find_benchmark(options.benchmark))
     gpus = benchmark.training.get("gpus", 0) if options.gpus is None else options.gpus
     print(describe(benchmark, gpus, options.samples_per_second, options.from_log, options.runs))
@@ -376,14 +376,14 @@ def _parser() -> argparse.ArgumentParser:
     description, _, example = __doc__.partition("\n\n")
     parser = ArgumentParser(description=description, epilog=example)
     commands = parser.add_subparsers(dest="command", required=True, help="what to do")
-    commands.add_parser("list", help="the benchmarks there are")
+    commands.add_parser("list", help="list the shipped benchmarks")
     show = commands.add_parser("show", description=description, help="what a run will do and cost")
     show.add_argument("benchmark", nargs="?", help="name as in list, or path of a benchmark file; lists them if absent")
-    show.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs, for scores that are there")
+    show.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs, for existing scores")
     show.add_argument("--gpus", type=int, help="GPUs of one training; training.gpus of the file by default")
     speed = show.add_mutually_exclusive_group()
     speed.add_argument("--samples-per-second", type=float, help="of one training, on all its GPUs")
-    speed.add_argument("--from-log", type=Path, help="folder of a timed training, whose log has the speed")
+    speed.add_argument("--from-log", type=Path, help="folder of an earlier training, for the speed in its log")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What the numbers of a run say, in plain sentences: also when they say that VisATB did not help."""
+"""The findings of a run in plain sentences, also when VisATB did not help."""
 
 from typing import Any
 
@@ -21,17 +21,17 @@ def overall_sentences(data: dict[str, Any]) -> list[str]:
         )
     if zero:
         rest = "; dI% and dE% are over the other tasks" if overall["VisATB"] is not None else ""
-        sentences.append(f"The single-task model scores 0 on {', '.join(zero)}: no change in percent there{rest}.")
+        sentences.append(f"The single-task model scores 0 on {', '.join(zero)}: no percentage there{rest}.")
     return [*sentences, _wins(test), *failed_sentences(data)]
 
 
 def failed_sentences(data: dict[str, Any]) -> list[str]:
-    """A sentence for every task whose own data did not raise its score, and what `on_failed` did with it."""
+    """A sentence for every task whose own data did not raise its score, with what `on_failed` did about it."""
     return [f"{entry['about']}." for entry in data["weighting"].get("failed", ())]
 
 
 def weight_sentence(data: dict[str, Any]) -> str:
-    """Which task got the highest and the lowest weight, as far as the intervals allow to say so."""
+    """Which task got the highest and the lowest weight, as far as the intervals support it."""
     weighting = data["weighting"]
     names, values = weighting["tasks"], unit_weights(weighting)
     high, low = (pick(range(len(names)), key=values.__getitem__) for pick in (max, min))
@@ -55,7 +55,7 @@ def weight_sentence(data: dict[str, Any]) -> str:
 
 
 def _clearly_above(weighting: dict[str, Any]) -> list[list[bool]] | None:
-    """Whether a weight [row] is above another [column] by more than the interval of their difference; None without."""
+    """Whether a weight [row] exceeds another [column], by the interval of their difference; None without intervals."""
     spread = weighting["spread"]
     if spread is None or "weight_difference" not in spread["low"]:
         return None
@@ -68,8 +68,8 @@ def seed_sentence(data: dict[str, Any]) -> str:
     rows = order["rows"]
     if len(rows) == 1:
         return (
-            f"One seed ({rows[0]['seed']}) was run, so nothing can be said about other seeds. "
-            "To see whether the order holds, run the preparation with more: add --seeds 0 1 2 to the run command."
+            f"Only one seed ({rows[0]['seed']}) was run, so nothing can be said about other seeds. "
+            "To see whether the order holds, run the preparation with more seeds: add --seeds 0 1 2 to the command."
         )
     seeds = ", ".join(str(row["seed"]) for row in rows)
     parts = []
@@ -89,7 +89,7 @@ def _verdict(mine: float, equal: float, ends: list[float] | None) -> str:
     gap = mine - equal
     scores = f"({mine:+.2f}% against single-task models, equal weights {equal:+.2f}%)"
     if abs(gap) < 0.005:
-        sentence = f"VisATB and equal weights come out the same: {mine:+.2f}% against single-task models (dI%)"
+        sentence = f"VisATB and equal weights give the same result: {mine:+.2f}% against single-task models (dI%)"
     elif gap > 0:
         sentence = f"VisATB is ahead of equal weights by {gap:.2f} points of dI% {scores}"
     else:

@@ -27,13 +27,13 @@ def gradients_command(current: Run) -> list[str]:
     """The command that measures the contributions of a seed.
 
     Raises:
-        InputError: if the mini model is not there.
+        InputError: the mini model does not exist.
     """
     mini = models_of(current.benchmark)[MINI]
     folder = current.model(mini.name)
     if not (folder / "config.json").is_file():
         done = current.done(f"train_{mini.name}")
-        raise InputError(f"{folder}: no model. It was trained and removed; delete {done} to train it again.")
+        raise InputError(f"{folder}: no model: it was trained and then removed. Delete {done} to train it again.")
     path, base = model_place(current, mini)
     recipe = current.benchmark.training.get("environment") or {}
     flags = {
@@ -52,7 +52,7 @@ def gradients_command(current: Run) -> list[str]:
 
 
 def _step_size(recipe: Mapping[str, Any], gpus: int) -> int:
-    """The samples of an optimizer step of the trainings."""
+    """Samples per optimizer step of the trainings."""
     per_device = int(recipe.get("PER_DEVICE_TRAIN_BATCH_SIZE", 16))
     return per_device * int(recipe.get("GRADIENT_ACCUMULATION_STEPS", 1)) * max(1, gpus)
 

@@ -1,4 +1,4 @@
-"""Lets one model answer the questions of a split: one call of inference_visatb.py with all question files.
+"""Generates one model's answers to the questions of a split, in one call of inference_visatb.py.
 
 python -m scripts_visatb.workflow.infer --benchmark B.yaml --run runs/demo --seed 0 --model mini --split val
 """
@@ -30,7 +30,7 @@ def inference_command(current: Run, model: Model, split: str, asked: Mapping[str
     `torchrun --nproc_per_node 8`) and `script` the program.
 
     Args:
-        current, model, split: which questions, and whose answers.
+        current, model, split: the run, the model and the questions.
         asked: the flags of `asked_model`.
     """
     tasks = model.tasks(split)
@@ -39,7 +39,7 @@ def inference_command(current: Run, model: Model, split: str, asked: Mapping[str
     launcher = shlex.split(settings.pop("launcher", None) or interpreter(current.benchmark))
     for key in (*PLACEMENT_KEYS, "start", *asked):
         settings.pop(key, None)
-    # The models stop by themselves; the longest task's limit is a ceiling for all.
+    # Models end their answers themselves; the largest limit of the tasks is an upper bound for all.
     settings.setdefault("max_new_tokens", max(task.max_new_tokens for task in tasks))
     return [
         *launcher,
@@ -51,7 +51,7 @@ def inference_command(current: Run, model: Model, split: str, asked: Mapping[str
         current.benchmark.image_folder,
         "--question-file",
         *dict.fromkeys(str(current.question_file(split, task)) for task in tasks),  # tasks may share one
-        "--overwrite",  # answers of a model that has since been trained anew are replaced
+        "--overwrite",  # answers of an earlier training of the model are replaced
         "--answers-folder",
         str(current.answers(model.name, split)),
         *[word for name, value in settings.items() for word in flag_words(name, value)],
@@ -59,12 +59,12 @@ def inference_command(current: Run, model: Model, split: str, asked: Mapping[str
 
 
 def engine_of(benchmark: Benchmark) -> str | None:
-    """The engine that a benchmark names; None for the default, and for a program of the user's own."""
+    """The engine that a benchmark names; None for the default, and for a user's own program."""
     return None if "script" in benchmark.inference else benchmark.inference.get("engine")
 
 
 def interpreter(benchmark: Benchmark) -> str:
-    """The Python that answers, as a word of a command line: that of current models where one of them is asked.
+    """The Python interpreter of inference, as a word of a command line: for current models that of their environment.
 
     As in finetune_hf.sh: PYTHON_HF, of `training.environment` first, else that of .venv-hf in the checkout, else ours.
     """
@@ -76,11 +76,11 @@ def interpreter(benchmark: Benchmark) -> str:
 
 @contextmanager
 def asked_model(current: Run, model: Model, purpose: str) -> Iterator[dict[str, Any]]:
-    """The flags that say which engine asks a model, and where; with engine server the model is served meanwhile.
+    """The flags of the engine and the model; with engine server, the model is served inside the context.
 
     Args:
         current, model: which model.
-        purpose: of this step, which no other step of the model has at the same time.
+        purpose: name of this step, unique among concurrent steps with the same model.
     """
     path, base = model_place(current, model)
     given, engine = current.benchmark.inference, engine_of(current.benchmark)
@@ -102,23 +102,23 @@ def infer(current: Run, model: Model, split: str) -> int:
     """Answer all questions of a split; returns the exit code.
 
     Raises:
-        InputError: if the model is not there, or an answer file is missing at the end.
+        InputError: the model does not exist, or an answer file is missing at the end.
     """
     folder = current.model(model.name)
     if model.data is not None and not (folder / "config.json").is_file():
         done = current.done(f"train_{model.name}")
-        raise InputError(f"{folder}: no model. It was trained and removed; delete {done} to train it again.")
+        raise InputError(f"{folder}: no model: it was trained and then removed. Delete {done} to train it again.")
     with asked_model(current, model, split) as asked:
         code = run_program(inference_command(current, model, split, asked))
     if code == 0:
         for task in model.tasks(split):
             if not (path := current.answer_file(model.name, split, task)).is_file():
-                raise InputError(f"{path}: not written by the inference. Look at its output above.")
+                raise InputError(f"{path}: inference did not write it. See its output above.")
     return code
 
 
 def flag_words(name: str, value: Any) -> list[str]:
-    """A flag of a command line as a benchmark's section gives it: true stands alone, false and null leave it out."""
+    """A command-line flag from a key of a benchmark's section: true is a bare flag, false and null omit it."""
     if value is None or value is False:
         return []
     if value is True:

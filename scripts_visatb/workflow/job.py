@@ -1,9 +1,9 @@
-"""Runs one step of the graph: output to a log, time and memory to a record that exists only once the step succeeded.
+"""Runs one step of the graph: output goes to a log, time and memory to a record that exists only after success.
 
     python -m scripts_visatb.workflow.job --name "train mini" --record done.json --log train.log -- bash train.sh
 
 The record is what Snakemake looks for. If the process that started the step dies, even by SIGKILL, the step ends with
-it, so that the next start finds nobody in its folders.
+it, so that no old process writes into the folders when the run is started again.
 """
 
 import fcntl
@@ -26,14 +26,14 @@ from visatb.errors import InputError
 from visatb.files import naming, write_json
 
 POLL_SECONDS = 0.2
-NEWS_SECONDS, RAREST_NEWS = 20.0, 600.0  # between lines on a step's progress, at its start and later
+NEWS_SECONDS, RAREST_NEWS = 20.0, 600.0  # between progress lines of a step, at its start and later
 GRACE_SECONDS = 180.0  # a 7B training saves within it
 LOCK_SECONDS = 60.0
 LOG_LINES = 25
 HEADER = "--- "
-# Set for every process of a step, to its record: identifies them after their supervisor has ended.
+# Set to the step's record in all its processes: identifies them after their supervisor has ended.
 MARK_VARIABLE = "VISATB_STEP"
-# Set where the progress of the steps is shown by other means (terminal.py), so that they need not print it.
+# Set if terminal.py shows the progress of the steps, so that they do not print it.
 LIVE_VARIABLE = "VISATB_LIVE"
 
 
@@ -42,7 +42,7 @@ def exclusive(path: Path, wait: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock file `path`; the kernel frees it when the process ends, however it ends.
 
     Raises:
-        InputError: if another process still holds it after `wait` seconds.
+        InputError: another process still holds it after `wait` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as stream:
@@ -83,7 +83,7 @@ class Step:
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal to us ended it, or the end of the process that started us."""
+        """Whether it was ended by a signal to us, or because the process that started us ended."""
         return self._stopped_by is not None
 
     def wait(self) -> int:
@@ -133,7 +133,7 @@ class Step:
 
 
 def end_processes(processes: list[psutil.Process]) -> None:
-    """End processes: politely, so that a training can save, then by force."""
+    """End processes: with SIGTERM, so that a training can save, then with SIGKILL."""
     for process in processes:
         _signal(process, signal.SIGTERM)
     _, alive = psutil.wait_procs(processes, timeout=GRACE_SECONDS)
@@ -158,13 +158,13 @@ def _signal(process: psutil.Process, number: int) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line at once; if whoever showed it has been killed, nobody needs it."""
+    """Print a line at once; a closed stdout, whose reader was killed, is ignored."""
     with suppress(BrokenPipeError):
         print(text, flush=True)
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last non-empty lines of a log; of a progress bar only its last state."""
+    """The last non-empty lines of a log; a progress bar counts as its last state."""
     with open(path, "rb") as stream:
         stream.seek(0, os.SEEK_END)
         stream.seek(max(0, stream.tell() - 65536))
@@ -178,18 +178,18 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 
 def this_attempt(lines: list[str]) -> list[str]:
-    """The lines after the last header, which opens an attempt at the step."""
+    """The lines after the last header, which starts each attempt at the step."""
     starts = [n for n, line in enumerate(lines) if line.startswith(HEADER)]
     return lines[starts[-1] + 1 :] if starts else lines
 
 
 def lock_file(record: Path) -> Path:
-    """The file that is locked while a step runs, and says since when (seconds since the epoch)."""
+    """The file that is locked while a step runs; it holds the start time (seconds since the epoch)."""
     return record.with_name(f".{record.stem}.lock")
 
 
 def failure_file(record: Path) -> Path:
-    """JSON that is there if the last attempt at a step failed: name, started, code."""
+    """JSON that exists if the last attempt at a step failed: name, started, code."""
     return record.with_name(f".{record.stem}.failed.json")
 
 
@@ -204,12 +204,12 @@ def run_step(
     """Run a command as a step of the graph; returns its exit code.
 
     Args:
-        name: what to call it on the terminal and in the report.
+        name: shown on the terminal and in the report.
         record: JSON to write on success: name, command, log, started, seconds, peak_mib.
-        log_path: where its output goes; an earlier log is kept above the new part.
+        log_path: where its output goes; it is appended to an earlier log.
         command: program and arguments.
         plan: the plan of the run, to report progress.
-        settings: stands in the record.
+        settings: noted in the record.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(lock_file(record)), open(log_path, "ab", buffering=0) as log:
@@ -246,7 +246,7 @@ def run_step(
 def main() -> int:
     """Command line."""
     parser = ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
-    parser.add_argument("--name", required=True, help="what to call the step")
+    parser.add_argument("--name", required=True, help="name of the step")
     parser.add_argument("--record", required=True, type=Path, help="JSON that is written when the step succeeded")
     parser.add_argument("--log", required=True, type=Path, help="file for the step's output")
     parser.add_argument("--plan", type=Path, help="file with the number of steps of the run")

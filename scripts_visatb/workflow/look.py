@@ -1,10 +1,10 @@
-"""Writes the answers of a finished run as a page to look at: where VisATB and equal weights differ most.
+"""Writes a page of a finished run's answers: those in which VisATB and equal weights differ most.
 
     python -m scripts_visatb.workflow.look runs/demo
     visatb look runs/demo --records 200 --output all_answers.html --open
 
-The run graph writes RUN/answers.html with the report, 40 records of each task; this command writes it for a run that
-has none, or with more records.
+The run graph writes RUN/answers.html with 40 records per task, beside the report; this command writes it for a run
+without one, or with more records.
 """
 
 import webbrowser
@@ -17,10 +17,10 @@ from visatb.files import read_json
 
 
 def benchmark_of(folder: Path) -> tuple[str, int | None]:
-    """The benchmark file of a run and the first seed of its report, as the record of a step names them.
+    """The benchmark file of a run and the first seed of its report, according to the record of a step.
 
     Raises:
-        InputError: if the folder holds no run, or its benchmark file is gone.
+        InputError: the folder has no run, or its benchmark file is gone.
     """
     records = [folder / "done" / "report.json", *sorted(folder.glob("seed*/done/[!.]*.json"))]
     for record in records:
@@ -29,7 +29,7 @@ def benchmark_of(folder: Path) -> tuple[str, int | None]:
             continue
         file = words[words.index("--benchmark") + 1]
         if not Path(file).is_file():
-            raise InputError(f"{file}: the benchmark file of {folder} is not there. Name it with --benchmark.")
+            raise InputError(f"{file}: the benchmark file of {folder} does not exist. Name it with --benchmark.")
         seeds = words[words.index("--seeds") + 1 :][:1] if "--seeds" in words else []
         return file, int(seeds[0]) if seeds else None
     raise InputError(f"{folder}: no run with finished steps. Give the folder of a run, runs/<benchmark name>.")
@@ -41,12 +41,12 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, runs/<benchmark name>")
     parser.add_argument("--benchmark", help="benchmark YAML; the run's own by default")
     parser.add_argument("--seed", type=int, help="seed with the final models; the first of the run by default")
-    parser.add_argument("--records", type=int, default=RECORDS, help="records of a task to show")
+    parser.add_argument("--records", type=int, default=RECORDS, help="records to show per task")
     parser.add_argument("--output", type=Path, help=f"the page; RUN/{PAGE} by default")
-    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
     args = parser.parse_args()
     if args.records < 1:
-        raise InputError(f"--records must be at least 1, got {args.records}.")
+        raise InputError(f"--records must be at least 1, got {args.records}. Raise it.")
     page = args.output or args.run / PAGE
     write(args.run, page, args.benchmark, args.seed, args.records)
     print(page)

@@ -17,7 +17,7 @@ from visatb.weighting.comparable import Cell, check_comparable, measured_of
 
 
 def read_score(current: Run, model: str, split: str, task: str) -> float:
-    """The score in a metric file. Raises InputError if it is no number."""
+    """The score in a metric file. Raises InputError if it is not a number."""
     path = current.metric_file(model, split, task)
     score = read_json(path).get("score")
     if not isinstance(score, int | float) or isinstance(score, bool):
@@ -26,17 +26,17 @@ def read_score(current: Run, model: str, split: str, task: str) -> float:
 
 
 def refuse_incomparable(current: Run, split: str, scores: Iterable[tuple[str, str]]) -> None:
-    """Refuse scores of other metrics or other records under one model than under another.
+    """Refuse scores of models that differ in metric or records.
 
     Args:
-        current, split: the metric files of which seed and split.
-        scores: (model, task or `task:metric`) of each that is compared.
+        current, split: seed and split of the metric files.
+        scores: (model, task or `task:metric`) of each compared score.
     """
     cells = []
     for model, column in scores:
         file = current.metric_file(model, split, column)
         cells.append(Cell(model, column, measured_of(read_json(file), file)))
-    check_comparable(cells, remedy="Delete the answers that are out of date, and run again.")
+    check_comparable(cells, remedy="Delete the outdated answers and run again.")
 
 
 def write_matrix(current: Run, name: str) -> None:

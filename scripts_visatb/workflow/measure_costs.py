@@ -17,18 +17,18 @@ BYTES_PER_PARAMETER = 2  # of a checkpoint, in bf16
 ADAPTER_RANK = 128  # of finetune_lora.sh
 GRADIENT_SAMPLES = 512  # of visatb gradients
 _PARAMETERS_IN_NAME = re.compile(r"(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
-# Hidden size, MLP size and layers of the language models that LLaVA-1.5 starts from, by billions of parameters.
+# Hidden size, MLP size and layers of LLaVA-1.5's language models, by billions of parameters.
 _SHAPES = {7.0: (4096, 11008, 32), 13.0: (5120, 13824, 40)}
 
 
 @dataclass(frozen=True)
 class MeasureCost:
-    """What the preparation costs by one measure.
+    """The cost of the preparation by one measure.
 
     Attributes:
         measure: how the models are made.
         trainings: number of trained models.
-        samples: that they train on, all epochs; gradients count as a training's forward and backward passes do.
+        samples: number of samples that they train on, in all epochs; a gradient counts as one sample of a training.
         share: of the final run's samples, times the size of a proxy against the final model where both are known.
         disk: bytes of the models, None where the base model's size is not known.
     """
@@ -41,7 +41,7 @@ class MeasureCost:
 
 
 def parameters_of(base: object) -> float | None:
-    """The size of a model as its name has it (`vicuna-7b-v1.5`): number of parameters; None if it does not."""
+    """Number of parameters according to a model's name (`vicuna-7b-v1.5`); None if it does not contain it."""
     found = _PARAMETERS_IN_NAME.search(Path(str(base or "")).name)
     return float(found[1]) * 1e9 if found else None
 
@@ -72,7 +72,7 @@ def _shape(base: object, parameters: float | None) -> tuple[int, int, int] | Non
 
 
 def measures_of(benchmark: Benchmark) -> list[Measure]:
-    """The measures to choose from: the benchmark's own, and the others with their defaults but for a proxy."""
+    """The measures to choose from: the benchmark's own and the others, except proxy, with their defaults."""
     others = [Measure(), Measure(SHORT, LARGE_ENOUGH), Measure(LORA)]
     others += [Measure(GRADIENT)] if benchmark.form == STANDARD else []
     mine = benchmark.measure
@@ -81,7 +81,7 @@ def measures_of(benchmark: Benchmark) -> list[Measure]:
 
 
 def cost_of(benchmark: Benchmark, measure: Measure, sizes: Mapping[str, int], epochs: float) -> MeasureCost:
-    """What the preparation of a benchmark's own form costs by a measure.
+    """The cost of the preparation of a benchmark's own form by a measure.
 
     Args:
         benchmark: tasks, rates, form, recipe.
@@ -105,7 +105,7 @@ def cost_of(benchmark: Benchmark, measure: Measure, sizes: Mapping[str, int], ep
 
 
 def _relative_size(benchmark: Benchmark, measure: Measure) -> float:
-    """A proxy's size against the final model's, as far as both names hold it: what a sample of it costs."""
+    """A proxy's size divided by the final model's, where both names contain it: the cost of a sample."""
     if measure.kind != PROXY:
         return 1.0
     key = "BASE_MODEL_PATH"
@@ -115,7 +115,7 @@ def _relative_size(benchmark: Benchmark, measure: Measure) -> float:
 
 
 def describe_measures(benchmark: Benchmark, sizes: Mapping[str, int], epochs: float, speed: float | None) -> str:
-    """The table of `visatb show`: what the preparation costs by each measure, the benchmark's own marked.
+    """The table of `visatb show`: the cost of the preparation by each measure, the benchmark's own marked.
 
     Args:
         benchmark, sizes, epochs: as for `cost_of`.

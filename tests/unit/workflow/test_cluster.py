@@ -38,7 +38,7 @@ def test_a_slurm_without_accounts_is_asked_by_squeue_and_said_to_be_one(slurm, s
     (slurm / "reported").write_text(f"AccountingStorageHost   = here\nAccountingStorageType   = {storage}\n")
     flags = ["--workflow-profile", str(slurm)]
     assert status_flags(flags) == added
-    assert ("note: this Slurm keeps no accounts" in capsys.readouterr().err) == bool(added)
+    assert ("note: this Slurm keeps no job accounting" in capsys.readouterr().err) == bool(added)
     assert status_flags([*flags, "--slurm-status-command=sacct"]) == status_flags(["-k"]) == []
 
 

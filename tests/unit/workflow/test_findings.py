@@ -45,7 +45,7 @@ def test_a_gap_whose_interval_contains_0_is_said_to_be_chance():
 
 def test_seed_sentence_separates_one_seed_holding_and_changing():
     data = synthetic_data()
-    assert "One seed (0)" in seed_sentence(data)
+    assert "Only one seed (0)" in seed_sentence(data)
     order = data["seed_order"]
     order["rows"].append(copy.deepcopy(order["rows"][0]) | {"seed": 1})
     assert seed_sentence(data).startswith("The order holds over the seeds 0, 1")

@@ -204,7 +204,9 @@ def test_merged_adapters_answer_without_their_base(run_of, monkeypatch):
 def test_gradients_are_measured_at_mini_with_the_recipe_of_its_training(run_of):
     recipe = RECIPE | {"PER_DEVICE_TRAIN_BATCH_SIZE": 4, "GRADIENT_ACCUMULATION_STEPS": "2", "MODEL_MAX_LENGTH": 256}
     current = run_of("gradient", training={"script": SCRIPT, "environment": recipe, "gpus": 2})
-    with pytest.raises(InputError, match="models/mini: no model. It was trained and removed; delete .*train_mini.json"):
+    with pytest.raises(
+        InputError, match="models/mini: no model: it was trained and then removed. Delete .*train_mini.json"
+    ):
         gradients_command(current)
     current.model("mini").mkdir(parents=True)
     (current.model("mini") / "config.json").write_text("{}")

@@ -171,7 +171,7 @@ def test_a_single_task_score_of_0_leaves_the_other_tasks_percentages(tmp_path, c
         {name: None if name == "ShapeVQA" else 2.0 for name in TASKS}
     )
     assert data["overall"]["VisATB"]["dI"] == pytest.approx(2.0)
-    reported = "scores 0 on ShapeVQA: no change in percent there; dI% and dE% are over the other tasks"
+    reported = "scores 0 on ShapeVQA: no percentage there; dI% and dE% are over the other tasks"
     assert reported in write_report(data, tmp_path).read_text()
     print_table(data, tmp_path)
     assert reported in capsys.readouterr().out
