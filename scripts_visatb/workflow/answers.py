@@ -121,7 +121,7 @@ def _of_task(current: Run, task: Task, models: Sequence[str], limit: int) -> Tas
         found = {name: entries[answer.position] for name, entries in scored.items() if answer.position in entries}
         if not {EW, VISATB} <= found.keys():
             raise InputError(
-                f"{current.home}: the test answers of {task.name} belong to other records. Score the models again."
+                f"{current.home}: the test answers of {task.name} differ in their records. Score the models again."
             )
         gap = sign * (found[VISATB]["score"] - found[EW]["score"])
         best = max(sign * entry["score"] for entry in found.values())

@@ -1,7 +1,7 @@
 """Snakemake with the messages of this project: `run` starts it in place of `python -m snakemake`.
 
-Snakemake's log records say what happened, so that no text of its need be recognised: of a plan the jobs are printed, of
-a run what went wrong (the steps report their own start and end). Its complete log is in `.snakemake/log`.
+Snakemake's log records carry what happened as fields, so none of its texts is parsed: for a plan the jobs are printed,
+for a run the errors (the steps report their own start and end). Its complete log is in `.snakemake/log`.
 """
 
 import logging
@@ -19,12 +19,12 @@ from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 from scripts_visatb.workflow.job import LOG_LINES, last_lines, this_attempt
 
 NAME = "visatb"
-# Of the Slurm plugin, on a cluster that keeps no accounts: it submits the jobs all the same.
+# From the Slurm plugin, on a cluster without accounting: it submits the jobs all the same.
 HARMLESS = ("No SLURM account given", "No account was given", "Unable to guess SLURM account")
 
 
 class LogHandler(LogHandlerBase):
-    """Prints what a user acts on: a plan to stdout, errors to stderr."""
+    """Prints what matters to a user: a plan to stdout, errors to stderr."""
 
     writes_to_stream, writes_to_file, needs_rulegraph = True, False, False
     has_filter, has_formatter = True, True
@@ -34,7 +34,7 @@ class LogHandler(LogHandlerBase):
         self._earlier = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record, if it is for a user."""
+        """Print a record, if it matters to a user."""
         try:
             event = getattr(record, "event", None)
             if event == LogEvent.JOB_INFO and self.common_settings.dryrun:
@@ -49,7 +49,7 @@ class LogHandler(LogHandlerBase):
             self.handleError(record)
 
     def close(self) -> None:
-        """Sum the plan up."""
+        """Print the summary of the plan."""
         if self._planned:
             kinds = ", ".join(f"{count} {rule}" for rule, count in self._planned.items())
             print(f"{self._planned.total()} jobs: {kinds}", flush=True)
@@ -57,7 +57,7 @@ class LogHandler(LogHandlerBase):
         super().close()
 
     def _plan(self, record: logging.LogRecord) -> None:
-        if record.rule_msg:  # targets are no steps and have none
+        if record.rule_msg:  # targets are not steps and have none
             self._planned[record.rule_name] += 1
             print(record.rule_msg, flush=True)
 
@@ -73,7 +73,7 @@ class LogHandler(LogHandlerBase):
 
 
 def error_text(record: logging.LogRecord) -> str:
-    """What a user reads of a warning or an error; empty for other records, and where the step has reported it."""
+    """The text of a warning or an error for a user; empty for other records, and if the step has reported it."""
     text = record.getMessage()
     if text == NOTHING_TO_BE_DONE_MSG:
         return text
@@ -83,19 +83,19 @@ def error_text(record: logging.LogRecord) -> str:
         return "" if text.startswith("Exiting because a job execution failed") else text
     if "\nCalledProcessError in file" in text:
         return ""
-    # Not where in the Snakefile or in Snakemake it was raised.
+    # Without the place in the Snakefile or Snakemake where it was raised.
     head, _, rest = text.partition("\n")
     lines = (rest if rest and head.startswith(record.exception) else text).splitlines()
     return "\n".join(line for line in lines if line.strip() and not line.startswith('  File "'))
 
 
 def failure(name: str, message: str, logs: Iterable[str]) -> str:
-    """Why a job failed on a cluster, where nobody sees what it prints.
+    """Why a job failed on a cluster, where its output is not shown.
 
     Args:
-        name: of the job.
+        name: name of the job.
         message: Snakemake's, of which the call of sbatch is left out.
-        logs: the step's own log, then the cluster's; the first that says anything is quoted.
+        logs: the step's own log, then the cluster's; the first that is not empty is quoted.
     """
     message = " ".join(line for line in message.splitlines() if not line.startswith(" "))
     message = re.sub(r"\s*For further error details.*", "", message)

@@ -1,4 +1,4 @@
-"""Which models a benchmark's run has: what each is trained on, with which weights, and what it is scored on.
+"""The models of a benchmark's run: the data and weights they are trained with, and the tasks they are scored on.
 
 mini, <task>-plus-mini    the N+1 models of the standard and the precise form (Eq. 3-7)
 base                      the pretrained model before tuning, which the simpler form compares with (Eq. 10)
@@ -8,8 +8,8 @@ EW, <weight method>       all tasks with equal weights, or by another strategy (
 sampling-<kind>           all tasks with equal weights, drawn at other rates (`baselines`)
 VisATB, <ablation>        all tasks with the weights of this run
 
-With another `measure` than `full`, the models that it makes in another way carry its name: short-<task>-plus-mini,
-lora-mini, proxy-base, ...; those that it makes in the same way are the same.
+With a `measure` other than `full`, the models that it makes differently carry its name: short-<task>-plus-mini,
+lora-mini, proxy-base, ...; all other models are the same.
 """
 
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ from visatb.measure_section import Measure
 from visatb.sampling import PROPORTIONAL, WEIGHTS
 from visatb.weighting.settings import GRADIENT, LORA, PROXY, SHORT
 
-# Tables of validation scores, by the name of their file.
+# Tables of validation scores, by file name.
 STANDARD_SCORES, SIMPLER_SCORES, SINGLE_SCORES = "scores", "scores_simpler", "single_scores"
 TABLES = (STANDARD_SCORES, SIMPLER_SCORES, SINGLE_SCORES)
 
@@ -50,11 +50,11 @@ class Model:
     """One model of a run.
 
     Attributes:
-        name: of its checkpoint, its answers and its scores.
+        name: used for its checkpoint, answers and scores.
         data: key of its training file in the manifest of the sub-datasets; None for the base, which is not trained.
         val, test: the tasks it is scored on.
         method: `--weight_method` of its training.
-        weighting: the settings of its weights; None for equal ones, or the method's own.
+        weighting: the settings of its weights; None for equal weights, or those that the method computes.
         sampling: `--task_sampling` of its training.
         measure: how it is made; `full` for all but preparation models.
     """
@@ -80,7 +80,7 @@ def forms_of(benchmark: Benchmark) -> tuple[str, ...]:
 
 
 def drawn_forms(benchmark: Benchmark) -> tuple[str, ...]:
-    """The forms that the sub-datasets are drawn for.
+    """The forms for which sub-datasets are drawn.
 
     With the standard form always the precise one as well, and the simpler one where it adds no file but the small ones:
     to draw anew for an ablation that is added later would repeat what follows from the files.
@@ -93,7 +93,7 @@ def drawn_forms(benchmark: Benchmark) -> tuple[str, ...]:
 
 
 def models_of(benchmark: Benchmark) -> dict[str, Model]:
-    """Every model of a benchmark's run by name, whether a target needs it or not."""
+    """Every model of a benchmark's run by name, whether or not a target needs it."""
     measured = tuple(benchmark.measured)
     found = {model.name: model for model in _preparation(benchmark)}
     for task in measured:
@@ -129,7 +129,7 @@ def _preparation(benchmark: Benchmark) -> list[Model]:
 
 
 def _as_measured(model: Model, measure: Measure) -> Model:
-    """A preparation model as a measure makes it: itself where that is as the measure `full` does."""
+    """A preparation model as a measure makes it; the same model if `full` makes it in the same way."""
     name = _name_in(measure, model.name)
     if name == model.name:
         return model
@@ -192,12 +192,12 @@ def tables_of(form: str) -> tuple[str, ...]:
 
 
 def scored_by(benchmark: Benchmark, table: str) -> list[str]:
-    """The models whose validation scores stand in a table."""
+    """The models whose validation scores a table contains."""
     return list(dict.fromkeys(name for row in table_rows(benchmark, table).values() for name in row.values()))
 
 
 def table_rows(benchmark: Benchmark, table: str) -> dict[str, dict[str, str]]:
-    """What a table of validation scores holds, as weighting_visatb.py reads it: row -> task -> model."""
+    """The content of a table of validation scores for weighting_visatb.py: row -> task -> model."""
     tasks = [task.name for task in benchmark.measured]
     named = partial(_name_in, benchmark.measure)
     if table == SINGLE_SCORES:

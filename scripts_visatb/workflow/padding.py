@@ -1,6 +1,6 @@
-"""What padding would cost a benchmark's final run, and how evenly its ranks work: a line of `visatb show`.
+"""What padding would cost a benchmark's final run, and how evenly its ranks are loaded: a line of `visatb show`.
 
-Steps are drawn from the training files and dealt as the training deals them; positions are estimated from
+Steps are drawn from the training files and distributed as in training; positions are estimated from
 characters. Nothing is tokenised and no image is opened.
 """
 
@@ -19,11 +19,11 @@ from visatb.record_index import open_index
 STEPS = 50
 CHARACTERS_OF_A_TOKEN = 4  # of LLaMA's tokenizer, in English
 CLIP_PATCHES = 576  # of LLaVA-1.5's tower
-_HIDDEN = 4096  # of a 7B model: weighs attention against the matrices
+_HIDDEN = 4096  # of a 7B model: for the cost of attention relative to the matrices
 
 
 def describe_padding(benchmark: Benchmark, per_device: int, accumulation: int, ranks: int) -> str:
-    """The padded share and the balance of ranks, padded and in order against unpadded and dealt by work."""
+    """Share of padding and balance of ranks: padded and in random order, against unpadded and distributed by work."""
     try:
         lengths = estimated_lengths(benchmark)
     except InputError as error:
@@ -52,7 +52,7 @@ def estimated_lengths(benchmark: Benchmark) -> list[int]:
     """Positions of the records of all tasks' training files.
 
     Raises:
-        InputError: a file that is not there or that training would refuse.
+        InputError: a file that does not exist or that training would refuse.
     """
     recipe = benchmark.training.get("environment") or {}
     patches = _patches(recipe.get("VISION_TOWER"))
@@ -66,7 +66,7 @@ def estimated_lengths(benchmark: Benchmark) -> list[int]:
 
 
 def _patches(tower: str | None) -> int:
-    """Positions of an image: those of a local tower's config.json, else CLIP ViT-L/14-336's."""
+    """Positions of an image: from a local tower's config.json, else those of CLIP ViT-L/14-336."""
     try:
         config = json.loads((Path(tower or "") / "config.json").read_text())
         config = config.get("vision_config", config)

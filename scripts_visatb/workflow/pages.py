@@ -1,4 +1,4 @@
-"""HTML pages that load nothing: templates, style sheet and script in one file, with a policy that allows only these."""
+"""Self-contained HTML pages: template, style sheet and script in one file, with a policy that allows only these."""
 
 import base64
 import hashlib
@@ -14,10 +14,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, script: str | None = None, **values: Any) -> str:
-    """A page from a template of `templates/`. Every value is escaped, wherever it comes from.
+    """A page from a template in `templates/`. Every value is escaped, whatever its source.
 
-    A browser that reads the page runs `script` and uses `page.css`, and nothing else: their digests are in the page's
-    content security policy (https://www.w3.org/TR/CSP3/).
+    A browser runs only `script` and applies only `page.css`: their digests are in the page's content security policy
+    (https://www.w3.org/TR/CSP3/).
 
     Args:
         template: file name.
@@ -30,7 +30,7 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
     code = _text(script) if script else ""
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; base-uri 'none'; form-action 'none'"
     policy += f"; script-src {_digest(code)}" if script else ""
-    # Their text is ours and takes no values, and escaped it would be no CSS and no JavaScript.
+    # Both are our own files without values, and escaping would break their CSS and JavaScript.
     own = {"style": Markup(style), "script": Markup(code), "policy": Markup(policy)}
     return environment().get_template(template).render(**own, **values)
 
@@ -67,5 +67,5 @@ def duration(seconds: float) -> str:
 
 
 def signed(number: float, form: str = "+.2f") -> str:
-    """A number in a format of Python's, with the minus sign that typography has for it."""
+    """A number in a Python format, with a typographic minus sign."""
     return with_minus(format(number, form))

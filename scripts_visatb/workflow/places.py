@@ -1,11 +1,11 @@
-"""Places of everything a run makes: every step and the Snakefile find them here.
+"""Paths of everything that a run makes, for all steps and the Snakefile.
 
 runs/<benchmark>/seed<s>/subsets/       training files of the sub-datasets and their manifest
                          models/        one checkpoint folder per model (their names: models.py)
                          served/        copies of models while a server has them
                          answers/       answer files, one folder per model and split
                          metrics/       metric files, one folder per model and split
-                         replies/       what the judge said, one file per model, split and task
+                         replies/       replies of the judge, one file per model, split and task
                          done/          one record per finished job: when, how long, how much memory
                          scores.csv     validation scores of the N+1 preparation models
                          scores_simpler.csv  of the base and the single-task models (simpler form)
@@ -85,11 +85,11 @@ class Run:
         return self.answers(model, split) / f"{stem}_{model.replace('_', '-')}.json"
 
     def metric_file(self, model: str, split: str, task: str) -> Path:
-        """The metrics of a model on a task; of a further metric with `<task>:<metric>`."""
+        """The metric file of a model on a task; `<task>:<metric>` for a further metric."""
         return self.home / "metrics" / f"{model}_{split}" / f"{task}.json"
 
     def reply_file(self, model: str, split: str, task: str) -> Path:
-        """What the judge said of a model's answers."""
+        """The judge's replies on a model's answers."""
         return self.home / "replies" / f"{model}_{split}" / f"{task}.jsonl"
 
     def question_file(self, split: str, task: Task) -> Path:
@@ -103,13 +103,13 @@ class Run:
 
 
 def model_place(current: Run, model: Model) -> tuple[str, str | None]:
-    """Where a model's weights are, as inference takes them: its path, and the base model it belongs to or None.
+    """A model's weights as inference takes them: its path, and its base model or None.
 
-    The base of a run is what its trainings start from: a whole checkpoint, or a language model with the projector of
-    stage 1, whose folder inference takes like an adapter's.
+    The base of a run is the model that its trainings start from: a whole checkpoint, or a language model with the
+    projector of stage 1, whose folder inference takes like an adapter.
 
     Raises:
-        InputError: if the benchmark names no base model where one is needed.
+        InputError: the benchmark names no base model, but one is needed.
     """
     recipe = model.measure.training(current.benchmark.training).get("environment") or {}
     base = recipe.get("BASE_MODEL_PATH")
@@ -130,5 +130,5 @@ def model_place(current: Run, model: Model) -> tuple[str, str | None]:
 
 
 def variant_of(benchmark: Benchmark, model: str) -> str:
-    """What the names of weights differ in: the measure, and the ablation they are of."""
+    """The part of a weights file's name that differs: the measure and the ablation."""
     return benchmark.measure.suffix + ("" if model == VISATB else f"_{model}")

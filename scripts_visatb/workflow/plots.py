@@ -20,7 +20,7 @@ MOST_NAMED_JOBS = 120  # a longer time line has no names
 
 
 def draw_all(data: dict[str, Any], folder: Path) -> dict[str, tuple[bytes, bytes]]:
-    """Draw every figure that the data allow into `folder`; returns name -> its SVG for light and for dark pages."""
+    """Draw every figure for which there are data into `folder`; returns name -> SVG for light and for dark pages."""
     figures: dict[str, Callable[[dict[str, Any], Theme], Figure]] = {
         "weights": weights_figure,
         "matrix": matrix_figure,
@@ -37,7 +37,7 @@ def draw_all(data: dict[str, Any], folder: Path) -> dict[str, tuple[bytes, bytes
         with rc_context(style(LIGHT)):
             figure = make(data, LIGHT)
             figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # is found once for all files
+            figure.set_layout_engine("none")  # computed once for all files
             for kind in FORMATS:
                 save(figure, folder / f"{name}.{kind}")
         with rc_context(style(DARK)), io.BytesIO() as stream:
@@ -107,7 +107,7 @@ def parts_figure(data: dict[str, Any], theme: Theme) -> Figure:
 
 
 def amounts_figure(data: dict[str, Any], theme: Theme) -> Figure:
-    """Validation score of each task against the share of its data, as a share of its score with all of it."""
+    """Validation score of each task against the share of its data, relative to its score with all data."""
     figure, axes = _figure(7.2, 3.8)
     markers = "osD^v<>P"
     for n, (task, points) in enumerate(data["amounts"].items()):
@@ -116,7 +116,7 @@ def amounts_figure(data: dict[str, Any], theme: Theme) -> Figure:
         axes.plot(*zip(*line, strict=True), marker=markers[n % len(markers)], label=task)
     axes.axhline(1, color=theme.ink, linewidth=0.9, linestyle=(0, (4, 3)))
     axes.set_xlabel("share of the task's training data")
-    axes.set_ylabel("score / score with all of it")
+    axes.set_ylabel("score / score with all data")
     axes.grid(axis="y")
     figure.legend(loc="outside right upper")
     return figure
@@ -153,8 +153,8 @@ def scores_figure(data: dict[str, Any], theme: Theme) -> Figure:
 
 
 def curves_figure(data: dict[str, Any], theme: Theme) -> Figure:
-    """Training loss of every task under STL, EW and VisATB, one panel a task."""
-    from transformers_patch.plot_log import Panel, draw_panels  # brings torch, which the other figures need not
+    """Training loss of every task with STL, EW and VisATB, one panel per task."""
+    from transformers_patch.plot_log import Panel, draw_panels  # imports torch, which the other figures do not need
 
     panels = [
         Panel(task, "loss (nats per token)", {"STL" if m.startswith("STL") else m: line for m, line in models.items()})
@@ -166,7 +166,7 @@ def curves_figure(data: dict[str, Any], theme: Theme) -> Figure:
 
 
 def timeline_figure(data: dict[str, Any], theme: Theme) -> Figure:
-    """When each job ran: one row a job, in order of start."""
+    """When each job ran: one row per job, in order of start."""
     jobs = data["jobs"]
     minutes = max((job["started"] + job["seconds"] for job in jobs), default=60.0) > 300
     scale, unit = (60.0, "minutes") if minutes else (1.0, "seconds")
@@ -194,5 +194,5 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _at_the_edge(axes: Axes, row: float, text: str) -> None:
-    """Write a value right of the axes, where nothing is drawn."""
+    """Write a value to the right of the axes."""
     axes.annotate(text, (1.0, row), (8, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center")

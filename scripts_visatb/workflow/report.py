@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["duration", "print_table", "tables", "write_report"]
 
 LAYOUTS = {"markdown": ".md", "csv": ".csv", "latex": ".tex"}
-# Sections of the page in their order; those that a run has nothing for are left out.
+# Sections of the page in order; those without data are omitted.
 SECTIONS = {
     "summary": "Summary",
     "scores": "Test scores",
@@ -50,7 +50,7 @@ def write_report(data: dict[str, Any], folder: Path, has_answers: bool = False) 
     Args:
         data: result of `report_data.gather`.
         folder: where the files go.
-        has_answers: whether answers.html is there, so that scores link to it.
+        has_answers: whether answers.html exists, so that scores link to it.
     """
     from scripts_visatb.workflow.plots import draw_all
 
@@ -90,7 +90,7 @@ def matrix_table(matrix: dict[str, Any], layout: str) -> str:
 
 
 def with_spread(comparison: dict[str, Any], spread: dict[str, Any]) -> dict[str, Any]:
-    """A comparison whose models have the intervals that are known of them."""
+    """A comparison with the known intervals added to its models."""
     models = {
         name: entry | ({"spread": spread[name]} if name in spread else {})
         for name, entry in comparison["models"].items()
@@ -100,7 +100,7 @@ def with_spread(comparison: dict[str, Any], spread: dict[str, Any]) -> dict[str,
 
 def page_text(data: dict[str, Any], figures: dict[str, tuple[bytes, bytes]], has_answers: bool) -> str:
     """The HTML page with its figures inside."""
-    from markupsafe import Markup  # its names are escaped where the tables are made
+    from markupsafe import Markup  # names are escaped when the tables are made
 
     absent = {name for name in ("amounts", "curves") if name not in figures}
     absent |= {"ablations"} if not data["ablations"] else set()
@@ -128,7 +128,7 @@ def _embedded(svg: bytes) -> str:
 
 
 def print_table(data: dict[str, Any], page: Path, console: "Console | None" = None) -> None:
-    """Print weights, test scores and findings on the terminal, or on another console."""
+    """Print weights, test scores and findings to the terminal, or to another console."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -195,7 +195,7 @@ def main() -> None:
 
 
 def write_answers_page(benchmark: Benchmark, folder: Path, seed: int) -> Sequence[str]:
-    """Write answers.html of a run; returns a sentence where that is not possible: a report does not need it."""
+    """Write answers.html of a run; returns a sentence if that is impossible, since a report does not need it."""
     from scripts_visatb.workflow.answers import PAGE, gather, write_answers
     from scripts_visatb.workflow.places import Run
     from scripts_visatb.workflow.report_data import trained_models
@@ -204,7 +204,7 @@ def write_answers_page(benchmark: Benchmark, folder: Path, seed: int) -> Sequenc
     try:
         found = gather(current, trained_models(current)[0])
     except InputError as error:
-        (folder / PAGE).unlink(missing_ok=True)  # one of other answers would mislead
+        (folder / PAGE).unlink(missing_ok=True)  # a page of other answers would be misleading
         return [f"there is no page of answers: {error}"]
     write_answers(found, benchmark.name, benchmark.image_folder, folder / PAGE)
     return []

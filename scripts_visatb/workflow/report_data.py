@@ -1,6 +1,6 @@
-"""Everything the report shows, gathered from the files of a run into one JSON-able mapping.
+"""Everything that the report shows, gathered from the files of a run into one JSON-serialisable mapping.
 
-Nothing is computed here that a command of its own computes: contributions and weights come from weighting_visatb.py,
+Nothing is computed here for which there is a command: contributions and weights come from weighting_visatb.py,
 scores from eval/, dI% and dE% from eval/overall.py.
 """
 
@@ -55,7 +55,7 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
     Args:
         benchmark: tasks and settings.
         folder: run folder.
-        seeds: seeds whose preparation is there; the first one has the final models.
+        seeds: seeds whose preparation is complete; the first one has the final models.
 
     Raises:
         InputError: naming the file that is missing or broken.
@@ -100,7 +100,7 @@ def gather(benchmark: Benchmark, folder: Path, seeds: list[int]) -> dict[str, An
 
 
 def weights_note(current: Run) -> list[str]:
-    """Sentences on weights that were not measured as the paper does, or are not those of the score matrix shown."""
+    """Sentences on weights that were not measured as in the paper, or do not belong to the score matrix shown."""
     measured = measure_note(current.benchmark.measure.kind)
     if current.benchmark.weights_from != MEAN:
         return measured
@@ -114,7 +114,7 @@ def _title(task: Task) -> str | None:
 
 
 def read_weighting(file: Path) -> dict[str, Any]:
-    """A weights.json. What files of earlier versions lack is filled in, so that their runs need no new weighing."""
+    """A weights.json. Fields that earlier versions lack are filled in, so that weights need not be computed again."""
     content = {"spread": None, "failed": []} | read_json(file)
     spread = content["spread"]
     if spread is None:
@@ -122,13 +122,13 @@ def read_weighting(file: Path) -> dict[str, Any]:
     low, high = (spread[end]["weight"] for end in ("low", "high"))
     error = {"weight": [(upper - lower) / 2 for lower, upper in zip(low, high, strict=True)]}
     spread = {"rule": "those are left out", "error": error} | spread
-    if "weight_difference" not in spread["low"]:  # says less than the interval of the difference
+    if "weight_difference" not in spread["low"]:  # less precise than the interval of the difference
         spread["low"] |= {"weight_difference": [[lower - upper for upper in high] for lower in low]}
     return content | {"spread": spread}
 
 
 def trained_models(current: Run) -> tuple[list[str], list[str]]:
-    """The baselines and ablations that are scored; and a sentence for each that was trained with other settings."""
+    """The scored baselines and ablations, and a sentence for each that was trained with other settings."""
     models = models_of(current.benchmark)
     shown, outdated = [], []
     for name in (*baseline_models(current.benchmark), *ablation_models(current.benchmark)):
@@ -143,7 +143,7 @@ def trained_models(current: Run) -> tuple[list[str], list[str]]:
         if fits:
             shown.append(name)
         else:
-            outdated.append(f"{name} was trained with other settings and is left out; its target trains it anew")
+            outdated.append(f"{name} was trained with other settings and is left out; its target trains it again")
     return shown, outdated
 
 
@@ -208,7 +208,7 @@ def test_scores(current: Run, models: list[str]) -> list[dict[str, Any]]:
 def comparison(test: list[dict[str, Any]], models: list[str]) -> dict[str, Any] | None:
     """Scores, dI% and dE% (Eq. 9) of models against STL, a column per task and further metric (eval/overall.py).
 
-    None where the single-task models score 0 on every task: nothing can be said in percent then.
+    None where the single-task models score 0 on every task, so that percentages are undefined.
     """
 
     def columns(model: str) -> dict[str, float]:
@@ -227,7 +227,7 @@ def comparison(test: list[dict[str, Any]], models: list[str]) -> dict[str, Any] 
 def overall_spread(current: Run) -> dict[str, Any]:
     """Intervals of dI% and dE% of EW and VisATB over resampled test records (`spread_over_records`).
 
-    Where there can be none, `models` is empty and `about` says why.
+    Without intervals, `models` is empty and `about` gives the reason.
     """
     benchmark = current.benchmark
     files = {}
@@ -238,7 +238,7 @@ def overall_spread(current: Run) -> dict[str, Any]:
     zeros = tasks_at_zero({column: float(read_json(paths[0])["score"]) for column, paths in files.items()})
     files = {column: paths for column, paths in files.items() if column.partition(":")[0] not in zeros}
     if not benchmark.bootstrap or not files:
-        return {"about": "no intervals: bootstrap is 0, or there is nothing to divide by", "models": {}}
+        return {"about": "no intervals: bootstrap is 0, or single-task scores are 0", "models": {}}
     try:
         scores = read_task_scores(files)
         return spread_over_records(scores, signs_of(files), [EW, VISATB], benchmark.bootstrap)
@@ -247,14 +247,14 @@ def overall_spread(current: Run) -> dict[str, Any]:
 
 
 def omissions(current: Run) -> list[str]:
-    """A sentence for every task of which the inference left records out (`on-bad-image: skip`)."""
+    """A sentence for every task of which inference left out records (`on-bad-image: skip`)."""
     found = []
     first = scored_by(current.benchmark, tables_of(current.benchmark.form)[0])[0]
     for model, split in ((first, "val"), (EW, "test")):
         for task in current.benchmark.measured:
             count = read_json(current.metric_file(model, split, task.name)).get("omitted", 0)
             if count:
-                found.append(f"{task.name}: {count} {split} records were left out by the inference and are not scored")
+                found.append(f"{task.name}: {count} {split} records were left out by inference and are not scored")
     return found
 
 
@@ -264,7 +264,9 @@ def paired_difference(current: Run, task: str) -> tuple[float, float | None]:
         read_scores(current.metric_file(model, "test", task).with_suffix(".per_record.jsonl")) for model in (VISATB, EW)
     )
     if mine.keys() != equal.keys():
-        raise InputError(f"{current.home}: the test answers of {task} are to other records. Score both models again.")
+        raise InputError(
+            f"{current.home}: the test answers of {task} differ in their records. Score both models again."
+        )
     differences = [score - equal[key] for key, score in mine.items()]
     count = len(differences)
     mean = sum(differences) / count
@@ -292,7 +294,7 @@ def seed_order(runs: list[Run], together: Path) -> dict[str, Any]:
 
     Args:
         runs: one per seed.
-        together: the weights.json of all seeds, which gives the mean weights and their standard errors if it is there.
+        together: the weights.json of all seeds, with the mean weights and their standard errors if it exists.
     """
     benchmark = runs[0].benchmark
     measured = [task.name for task in benchmark.measured]
@@ -325,9 +327,9 @@ def seed_order(runs: list[Run], together: Path) -> dict[str, Any]:
 def curves(current: Run, more: Iterable[str] = ()) -> dict[str, dict[str, list[list[float]]]]:
     """Training loss by task: task -> model -> [[epoch, loss], ...], thinned by averaging to CURVE_POINTS at most.
 
-    Models without a train_log.jsonl have no curve. `more` are drawn beside the models that every run compares.
+    Models without a train_log.jsonl have no curve. `more` are drawn besides the models that every run compares.
     """
-    from transformers_patch.plot_log import thinned  # brings torch, which the rest of the report needs not
+    from transformers_patch.plot_log import thinned  # imports torch, which the rest of the report does not need
 
     found: dict[str, dict[str, list[list[float]]]] = {task.name: {} for task in current.benchmark.tasks}
     for model in (*final_models(current.benchmark), *more):
@@ -343,7 +345,7 @@ def curves(current: Run, more: Iterable[str] = ()) -> dict[str, dict[str, list[l
 
 
 def jobs(folder: Path, seeds: Iterable[int]) -> list[dict[str, Any]]:
-    """What ran, in order of start: name, kind, started (seconds since the first), seconds, peak_mib."""
+    """The jobs in order of start: name, kind, started (seconds since the first), seconds, peak_mib."""
     folders = [folder / "done"] + [folder / f"seed{seed}" / "done" for seed in seeds]
     found = []
     for path in (path for place in folders for path in sorted(place.glob("[!.]*.json"))):

@@ -1,12 +1,12 @@
-"""Starts the run graph: what is missing is made, what is there is kept; at the end the table of results is printed.
+"""Runs the graph: makes what is missing, keeps what exists, and prints the table of results at the end.
 
     python -m scripts_visatb.workflow.run --benchmark scripts_visatb/benchmarks/demo.yaml --cores 2
     python -m scripts_visatb.workflow.run --benchmark scripts_visatb/benchmarks/demo.yaml --cores 2 -n   # only the plan
 
 Targets come last: `weights`, `main` (the default: the report on VisATB, EW and single tasks), `baselines`, `ablations`,
-`all`, `zero_shot`. The same as `snakemake -s scripts_visatb/workflow/Snakefile --configfile FILE --cores N`, with a
-check of the benchmark file and the targets first, fewer words (of a plan the jobs alone), and an end for all that it
-started when it is itself killed. Flags it does not know go to snakemake.
+`all`, `zero_shot`. The same as `snakemake -s scripts_visatb/workflow/Snakefile --configfile FILE --cores N`, but it
+first checks the benchmark file and the targets, prints less (of a plan only the jobs), and ends everything that it
+started when it is itself killed. Unknown flags are passed to snakemake.
 """
 
 import os
@@ -35,13 +35,13 @@ from visatb.files import read_json
 from visatb.weighting.report import format_weights
 
 WAIT_SECONDS = 5  # after a signal, until the command reports what it waits for
-STEPS = ("prepare", "report", "weigh_seeds")  # targets that are requested by the rule's name, not by a file
+STEPS = ("prepare", "report", "weigh_seeds")  # targets that are requested by rule name, not by file
 PLAN_FLAGS = {"-n", "-np", "-pn", "--dry-run", "--dryrun"}
-PROFILE_NOTE = "Using workflow specific profile"  # printed past Snakemake's log
+PROFILE_NOTE = "Using workflow specific profile"  # printed outside of Snakemake's log
 
 
 def refuse_second(folder: Path) -> None:
-    """Refuse a run that another process is making, before snakemake reads anything."""
+    """Refuse a run that another process is working on, before snakemake reads anything."""
     if (folder / LOCK).is_file():
         lock_run(folder).close()
 
@@ -58,21 +58,21 @@ def snakemake_command(
         *(sys.executable, "-c", "from scripts_visatb.workflow.messages import main; main()"),
         *("--configfile", benchmark),
         *("--config", *settings),
-        *("--rerun-triggers", "mtime", "params"),  # also with a profile of the user's own: see profiles/default
+        *("--rerun-triggers", "mtime", "params"),  # also with a user's own profile: see profiles/default
         *("--cores", str(cores)),
         *("-s", str(ROOT / "scripts_visatb" / "workflow" / "Snakefile")),
         *flags,
-        *(("--", *targets) if targets else ()),  # else a flag that takes a list would swallow them
+        *(("--", *targets) if targets else ()),  # otherwise a flag that takes a list would consume them
     ]
 
 
 def split_targets(more: list[str]) -> tuple[list[str], list[str]]:
-    """Words for snakemake as its flags with their values, and targets.
+    """Splits words for snakemake into its flags with their values, and targets.
 
-    Of a flag that takes a list the first value is its own, and what follows `name=value` without being such is none.
+    The first word after a flag that takes a list is its value; of those after `name=value`, only further `name=value`.
 
     Raises:
-        InputError: naming a target or flag that there is not.
+        InputError: naming an unknown target or flag.
     """
     from snakemake.cli import get_argument_parser  # takes half a second
 
@@ -94,7 +94,7 @@ def split_targets(more: list[str]) -> tuple[list[str], list[str]]:
     for target in targets:
         if target not in (*TARGETS, *STEPS) and "/" not in target:
             raise InputError(
-                f"no target {target!r}. There are {', '.join(TARGETS)}, and files of the run by path. Fix the target."
+                f"no target {target!r}. Use one of {', '.join(TARGETS)}, or the path of a file of the run."
             )
     return flags, targets
 
@@ -103,7 +103,7 @@ class Stop:
     """Ends snakemake and its steps on SIGINT or SIGTERM.
 
     Attributes:
-        number: the signal, once there was one.
+        number: the signal, once one has arrived.
     """
 
     def __init__(self, snakemake: subprocess.Popen):
@@ -117,14 +117,15 @@ class Stop:
         if self.number is None:
             signal.alarm(WAIT_SECONDS)
         self.number = number
-        # Its children are the steps, which let their programs save. At SIGTERM snakemake would wait for their end.
+        # Its children are the steps, which let their programs save; on SIGTERM snakemake itself would wait for them to
+        # end.
         with suppress(psutil.NoSuchProcess):
             for step in psutil.Process(self._snakemake.pid).children():
                 step.send_signal(signal.SIGTERM)
         self._snakemake.send_signal(signal.SIGINT)
 
     def _report_wait(self, _number: int, _frame: object) -> None:
-        os.write(2, b"waiting until the steps that run have saved\n")
+        os.write(2, b"waiting until the running steps have saved\n")
 
 
 def run_snakemake(command: list[str], folder: Path) -> int:
@@ -150,7 +151,7 @@ def run_snakemake(command: list[str], folder: Path) -> int:
 
 
 def stopped(folder: Path) -> str:
-    """What is saved of a run that was stopped, and how it is resumed."""
+    """What a stopped run has saved, and how it is resumed."""
     plan = folder / PLAN
     if not plan.is_file():
         return "stopped before anything was started. The same command starts it."
@@ -159,12 +160,12 @@ def stopped(folder: Path) -> str:
     lost = [name for name, step in unfinished(folder) if not step]
     summary = f"stopped: {done} of {total} steps are done"
     summary += f"; saved: {', '.join(saved)}" if saved else ""
-    summary += f"; not far enough to be saved: {', '.join(lost)}" if lost else ""
+    summary += f"; without a checkpoint yet: {', '.join(lost)}" if lost else ""
     return f"{summary}. The same command resumes the run."
 
 
 def unfinished(folder: Path) -> list[tuple[str, int]]:
-    """Trainings of a run that were begun and not finished, with the step of their newest checkpoint (0: none)."""
+    """Trainings of a run that were started but not finished, with the step of their newest checkpoint (0: none)."""
     found = []
     for note in sorted(folder.glob("seed*/models/*.settings.json")):
         if not read_json(note)["finished"]:
@@ -175,7 +176,7 @@ def unfinished(folder: Path) -> list[tuple[str, int]]:
 
 
 def show_plan(command: list[str]) -> int:
-    """Print the jobs that snakemake would run and how many there are of each rule; returns its exit code."""
+    """Print the jobs that snakemake would run and their number per rule; returns its exit code."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=die_with_parent)
     print(done.stdout, end="")
     print(*(line for line in done.stderr.splitlines(True) if shows(line)), sep="", end="", file=sys.stderr)
@@ -183,7 +184,7 @@ def show_plan(command: list[str]) -> int:
 
 
 def shows(line: str) -> bool:
-    """Whether a line has information for a user."""
+    """Whether a line is informative for a user."""
     return bool(line.strip()) and not line.startswith(PROFILE_NOTE)
 
 
@@ -191,7 +192,7 @@ def main() -> int:
     """Command line."""
     parser = ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--benchmark", required=True, help="benchmark YAML")
-    parser.add_argument("--cores", type=int, default=2, help="how many processor cores to use at a time")
+    parser.add_argument("--cores", type=int, default=2, help="number of CPU cores to use at a time")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds of the preparation; the benchmark's own by default")
     parser.add_argument("--runs", default="runs", help="folder of the runs")
     args, more = parser.parse_known_args()

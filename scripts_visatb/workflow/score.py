@@ -31,8 +31,8 @@ def score_model(current: Run, model: Model, split: str) -> None:
     """Score a model on its tasks and write a metric file and a per-record file for each of their metrics.
 
     Raises:
-        InputError: if answers are missing, are another model's or are not those to the question file.
-        JudgeError: if the judge does not answer; what it said so far is kept.
+        InputError: answers are missing, belong to another model, or do not match the question file.
+        JudgeError: the judge does not answer; its replies so far are kept.
     """
     for task in model.tasks(split):
         path = current.answer_file(model.name, split, task)

@@ -1,7 +1,8 @@
-"""Runs a server for as long as a step of the graph lives, in the layout of the model that it needs.
+"""Runs a server while a step of the graph runs, on a copy of the model in the layout that servers load.
 
-A process in between (`keep`) holds the server; its standard input is the step's end of a pipe. When the pipe is closed,
-by the step or by its death, SIGKILL included, the server and all that it started are ended, also what left its session.
+An intermediate process (`keep`) runs the server; its standard input is a pipe from the step. When the pipe is closed,
+by the step or because it was killed, the server and all that it started are ended, processes outside its session
+included.
 """
 
 import os
@@ -33,7 +34,7 @@ LONGEST_START = 3600.0  # seconds; a large model is read from a slow disk, and c
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
 _KEEPER = f"import sys; from {__name__} import keep; sys.exit(keep(sys.argv[1]))"
-# vLLM, SGLang and `transformers serve` have the first, every OpenAI-compatible server the second.
+# vLLM, SGLang and `transformers serve` answer the first, every OpenAI-compatible server the second.
 _HEALTH = ("health", "v1/models")
 
 
@@ -43,11 +44,11 @@ def serving(start: str, model: str, log: Path) -> Iterator[str]:
 
     Args:
         start: shell command with `{model}` and `{port}`.
-        model: folder or hub name that takes the place of `{model}`, quoted.
-        log: file for the server's output, behind what is in it.
+        model: folder or Hub name that replaces `{model}`, quoted.
+        log: file to which the server's output is appended.
 
     Raises:
-        InputError: the server ends, or does not become healthy within an hour.
+        InputError: the server ends, or is not healthy within an hour.
     """
     port = _free_port()
     command = start.replace(MODEL_MARK, shlex.quote(model)).replace(PORT_MARK, str(port))
@@ -84,7 +85,7 @@ def _merge(path: str, base: str, place: Path) -> str:
 
 @contextmanager
 def servable(path: str, base: str | None, place: Path) -> Iterator[str]:
-    """A model in a layout that servers load; yields its folder or hub name.
+    """A model in a layout that servers load; yields its folder or Hub name.
 
     A LLaVA checkpoint is merged with its base, if it has one, and converted to Hugging Face's layout; the copy is
     deleted at the end.
@@ -148,7 +149,7 @@ def keep(command: str) -> int:
 
 
 def _end_descendants() -> None:
-    """End all descendants: politely, then by force, until there are none."""
+    """End all descendants: SIGTERM first, then SIGKILL, until there are none."""
     me, deadline = psutil.Process(), time.monotonic() + _GRACE_SECONDS
     asked: set[int] = set()
     while living := [one for one in me.children(recursive=True) if _is_alive(one)]:
@@ -186,7 +187,7 @@ def _wait_until_healthy(port: int, server: subprocess.Popen, log: Path) -> None:
 
 
 def _is_healthy(port: int) -> bool:
-    opener = build_opener(ProxyHandler({}))  # this machine is asked directly
+    opener = build_opener(ProxyHandler({}))  # no proxy for this machine
     for path in _HEALTH:
         try:
             with opener.open(f"http://{HOST}:{port}/{path}", timeout=5) as reply:

@@ -1,4 +1,4 @@
-"""What a run starts from: annotation files and base models, known by their content, and what of them is missing."""
+"""Inputs of a run: annotation files and base models, identified by content, and which of them are missing."""
 
 import hashlib
 import os
@@ -24,13 +24,13 @@ def annotation_files(benchmark: Benchmark) -> list[Path]:
 
 
 def data_digests(benchmark: Benchmark, cache: str | os.PathLike) -> dict[str, list]:
-    """Annotation file that is there before the run -> [size, time of change in ns, SHA-256], as `cache` holds it.
+    """Annotation file that exists before the run -> [size, modification time in ns, SHA-256], as `cache` holds it.
 
-    What `prepare` makes is its own business. A missing file is left to the step that reads it.
+    Files that `prepare` makes are not included. A missing file is reported by the step that reads it.
 
     Args:
         benchmark: the files.
-        cache: JSON of an earlier result; a file whose size and time are as they were is not read again.
+        cache: JSON of an earlier result; a file with unchanged size and time is not read again.
     """
     known = read_json(cache) if Path(cache).is_file() else {}
     found = {}
@@ -53,9 +53,9 @@ def content_key(benchmark: Benchmark, name: str, digests: Mapping[str, list]) ->
 
 
 def missing(benchmark: Benchmark) -> list[str]:
-    """What a run needs and does not find, a sentence each; nothing where `prepare` makes it.
+    """A sentence for each missing input of a run; none for what `prepare` makes.
 
-    A base model or vision tower that is no path here may be a name on the Hub, and is left out.
+    A base model or vision tower that is not a local path may be a Hub name, and is not checked.
     """
     if benchmark.prepare:
         return []
@@ -73,12 +73,12 @@ def missing(benchmark: Benchmark) -> list[str]:
 
 
 def base_stamps(training: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of the files that trainings start from, by variable; names on the Hub and absent paths are omitted.
+    """Digests of the files that trainings start from, by variable; Hub names and absent paths are omitted.
 
-    `training` is the section of that name as the models are trained with it.
+    `training` is the section of that name with which the models are trained.
 
-    A digest of names, sizes, and the first and the last MiB of every file: a base that was trained anew differs there,
-    and reading whole models before every plan would take minutes.
+    A digest of names, sizes, and the first and the last MiB of every file: a base model that was trained again differs
+    there, and reading whole models before every plan would take minutes.
     """
     recipe = training.get("environment") or {}
     paths = {name: Path(str(recipe[name])) for name in BASE_VARIABLES if recipe.get(name)}
@@ -86,9 +86,9 @@ def base_stamps(training: Mapping[str, Any]) -> dict[str, str]:
 
 
 def refuse_other_tokenizer(benchmark: Benchmark) -> None:
-    """Refuse a proxy model whose tokenizer differs from the final models': the tasks would have other tokens.
+    """Refuse a proxy model whose tokenizer differs from the final models': tasks would have different tokens.
 
-    Only folders are compared; for names on the Hub nothing is downloaded here.
+    Only folders are compared; nothing is downloaded for Hub names.
 
     Raises:
         InputError: naming both models.
@@ -109,7 +109,7 @@ def refuse_other_tokenizer(benchmark: Benchmark) -> None:
 
 
 def _vocabulary(file: Path) -> Any:
-    """What a tokenizer file says of the tokens: of JSON the model alone, not how it was written down."""
+    """The part of a tokenizer file that defines tokens: of JSON only the model, independent of formatting."""
     content = read_json(file) if file.suffix == ".json" else file.read_bytes()
     return content.get("model", content) if isinstance(content, dict) else content
 

@@ -1,10 +1,9 @@
-"""Prints how far a run is: steps done, running, failed and left, since when, the time left, and where the logs are.
+"""Prints the progress of a run: steps done, running, failed and left, start and remaining time, and where the logs are.
 
     python -m scripts_visatb.workflow.status runs/demo
     visatb status runs/demo --json
 
-Works while the run is made, from another terminal or machine, and after it has ended, however it ended. Nothing is
-changed.
+Works during a run, from another terminal or machine, and after it has ended, however it ended. Nothing is changed.
 """
 
 import fcntl
@@ -33,8 +32,8 @@ class Step:
     """A step of the plan.
 
     Attributes:
-        name: for readers.
-        kind: steps of one kind do the same for another model.
+        name: name of the step.
+        kind: steps of one kind do the same for different models.
         state: DONE, RUNNING, FAILED or LEFT; a step that was stopped is left.
         log: its output.
         since: start of its last attempt, seconds since the epoch; None if it has none yet.
@@ -54,10 +53,10 @@ class Step:
 
 
 def read_status(folder: Path) -> list[Step]:
-    """The steps of a run's plan, in the order of their start, those that were not started last.
+    """The steps of a run's plan in order of start; those not started come last.
 
     Raises:
-        InputError: if the folder holds no run.
+        InputError: the folder contains no run.
     """
     plan = folder / PLAN
     if not plan.is_file():
@@ -110,7 +109,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _started(lock: Path) -> float | None:
-    """When the step that holds a lock began; None in the moment in which it does not say so yet."""
+    """When the step that holds a lock began; None while it has not written the time yet."""
     text = lock.read_text(encoding="utf-8").strip()
     return float(text) if text else None
 
@@ -145,7 +144,7 @@ def describe(folder: Path, steps: list[Step]) -> str:
 
 
 def _results(folder: Path) -> str:
-    """What a finished run has to look at."""
+    """The pages of a finished run."""
     pages = [str(folder / name) for name in ("report.html", "answers.html") if (folder / name).is_file()]
     return f"\nlook at {' and '.join(pages)}" if pages else ""
 
@@ -154,7 +153,7 @@ def main() -> None:
     """Command line."""
     parser = ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, runs/<benchmark name>")
-    parser.add_argument("--json", action="store_true", help="every step as JSON, for programs")
+    parser.add_argument("--json", action="store_true", help="print every step as JSON, for programs")
     args = parser.parse_args()
     steps = read_status(args.run)
     print(json.dumps([asdict(step) for step in steps], indent=1) if args.json else describe(args.run, steps))

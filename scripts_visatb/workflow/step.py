@@ -1,4 +1,4 @@
-"""The command line that the steps of the graph share."""
+"""The command line shared by the steps of the graph."""
 
 import argparse
 import signal
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def step_parser(module_doc: str, split: bool = False) -> ArgumentParser:
     """Flags that name the benchmark, the run folder and the seed; `--help` shows the module's docstring.
 
-    With `split` also those of a step on one model's answers to the questions of a split.
+    With `split`, also the flags of a step that handles one model's answers to the questions of a split.
     """
     description, _, example = module_doc.partition("\n\n")
     parser = ArgumentParser(description=description, epilog=example)
@@ -42,8 +42,8 @@ def find_script(name: str) -> Path:
 def run_program(words: list[str], environment: Mapping[str, str] | None = None) -> int:
     """Run the program of a step to its end; returns its exit code, 128 + n if signal n ended it.
 
-    A signal to stop reaches the program as well, which saves and ends; we wait for that. The handlers do nothing, in
-    place of ignoring the signals, which the program would inherit.
+    A signal to stop reaches the program as well, which saves and ends; this function waits for that. Its handlers do
+    nothing: ignoring the signals instead would be inherited by the program.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: None)

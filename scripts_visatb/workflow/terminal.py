@@ -1,7 +1,7 @@
-"""What a run shows while it is made: on a terminal one line per running step that is rewritten, elsewhere plain lines.
+"""What a run prints: on a terminal one rewritten line per running step, elsewhere plain lines.
 
 Colours and rewriting are for terminals alone (no colours with NO_COLOR, nothing rewritten with TERM=dumb); a log file
-gets a line at the start and the end of every step, and ever more rarely one in between (job.py).
+gets a line at the start and end of every step, and progress lines at growing intervals (job.py).
 """
 
 import re
@@ -40,7 +40,7 @@ def console() -> "Console":
 
 
 class Plain:
-    """Lines as they come."""
+    """Prints lines as they come."""
 
     def line(self, text: str) -> None:
         """Print a line of Snakemake's."""
@@ -48,7 +48,7 @@ class Plain:
 
 
 class Live:
-    """Lines above, and below them one for every running step, drawn anew each second."""
+    """Prints lines, and below them one for every running step, redrawn every second."""
 
     def __init__(self, console: "Console"):
         self._console = console
@@ -97,7 +97,7 @@ def _copy(stream: IO[str], view: Live) -> None:
 
 
 def rows(folder: Path, width: int) -> Any:
-    """The rewritten part: progress of the run, then name, time and last words of every running step."""
+    """The rewritten part: progress of the run, then name, time and last output of every running step."""
     from rich.text import Text
 
     if not (folder / PLAN).is_file():
@@ -114,7 +114,7 @@ def rows(folder: Path, width: int) -> Any:
 
 
 def next_commands(benchmark: Benchmark, file: str, cores: int, seeds: int, targets: list[str]) -> list[str]:
-    """What a user may run after a finished run, a command and its purpose each."""
+    """Commands that a user may run after a finished run, each with its purpose."""
     command = f"visatb run --benchmark {file} --cores {cores}"
     if "weights" in targets:
         return [f"{command}   # the final models and the report"]

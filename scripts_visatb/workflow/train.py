@@ -2,7 +2,7 @@
 
     python -m scripts_visatb.workflow.train --benchmark B.yaml --run runs/demo --seed 0 --model mini
 
-A killed training is continued by the script itself. A model that was trained with other settings is moved aside
+A killed training is resumed by the script itself. A model that was trained with other settings is moved aside
 (`models/superseded/`), never overwritten or deleted.
 """
 
@@ -31,10 +31,10 @@ KEPT = ("train_log.jsonl",)  # of a model whose weights are deleted: the report 
 
 
 def training_environment(current: Run, model: Model) -> dict[str, str]:
-    """The variables the training script gets for a model.
+    """The environment variables of the training script for a model.
 
     Raises:
-        InputError: if the weights are not there.
+        InputError: the weights do not exist.
     """
     benchmark = current.benchmark
     given = model.measure.training(benchmark.training).get("environment") or {}
@@ -56,9 +56,9 @@ def training_environment(current: Run, model: Model) -> dict[str, str]:
 
 
 def model_weights(current: Run, model: Model) -> list[float] | None:
-    """The task weights a model is trained with, in id order: of its weights.json, or equal ones.
+    """The task weights that a model is trained with, in id order: from its weights.json, or equal ones.
 
-    None for another weight method than EW, which finds its own.
+    None for weight methods other than EW, which compute their own.
     """
     if model.method != EW:
         return None
@@ -68,10 +68,9 @@ def model_weights(current: Run, model: Model) -> list[float] | None:
 
 
 def fingerprint(current: Run, model: Model) -> dict[str, Any]:
-    """Everything the graph hands to the training that shapes its result; data and base by content, not by place.
+    """Everything the graph passes to the training that affects its result; data and base model by content, not by path.
 
-    Of tasks and weights only those of the model's own data: another task in the mix leaves single-task models as they
-    are.
+    Only tasks and weights of the model's own data count: another task in the mix does not change single-task models.
     """
     tasks = list(mix_of(current.benchmark, model))
     weights = model_weights(current, model)
@@ -97,7 +96,7 @@ def learned_from(current: Run, model: Model) -> str:
 
 
 def resumes_from(current: Run, model: Model) -> dict[str, Any]:
-    """What a training must find as it was to continue from a checkpoint, beside its fingerprint."""
+    """What must be unchanged, besides its fingerprint, for a training to resume from a checkpoint."""
     entry = read_manifest(current.subsets)["files"][model.data]
     return {"file": entry["sha256"], "tasks": current.benchmark.task_names}
 
@@ -108,7 +107,7 @@ def settings_note(current: Run, model: str) -> Path:
 
 
 def is_current(current: Run, model: Model) -> bool:
-    """Whether a model was trained, and with the settings and weights that count now."""
+    """Whether a model was trained with the current settings and weights."""
     note = settings_note(current, model.name)
     if not note.is_file() or model.weighting is not None and not current.training_weights(model.name).is_file():
         return False
@@ -119,7 +118,7 @@ def train(current: Run, model: Model) -> int:
     """Train a model unless that is done; returns the script's exit code.
 
     Raises:
-        InputError: if the benchmark names no training script, or the script succeeds without leaving a model.
+        InputError: the benchmark names no training script, or the script succeeds without writing a model.
     """
     name = model.measure.training(current.benchmark.training).get("script")
     if name is None:
@@ -127,7 +126,7 @@ def train(current: Run, model: Model) -> int:
     refuse_other_tokenizer(current.benchmark)  # `prepare` may have made the models since the plan
     folder = current.model(model.name)
     note = settings_note(current, model.name)
-    # Sub-datasets that are drawn anew for the sake of other models are not there for a while.
+    # While sub-datasets are drawn again for other models, they do not exist.
     with exclusive(current.done(".subsets").with_suffix(".lock"), wait=inf):
         environment = training_environment(current, model)
         wanted = fingerprint(current, model)
@@ -141,10 +140,10 @@ def train(current: Run, model: Model) -> int:
         print(f"{folder}: already trained with these settings", flush=True)
         return 0
     elif earlier is not None and earlier["finished"]:
-        discard(current, model.name, keep=())  # what is left of a model whose weights were deleted
+        discard(current, model.name, keep=())  # the remains of a model whose weights were deleted
     write_json(note, {"settings": wanted, "finished": False, "resumes_from": same_mix})
-    # The recipe is the benchmark file's alone: a variable that happens to be set in the caller's shell would change the
-    # models and stand in no record.
+    # The recipe comes from the benchmark file alone: a variable that happens to be set in the caller's shell would
+    # change the models without being recorded.
     inherited = {name: value for name, value in os.environ.items() if name not in RECIPE_VARIABLES}
     inherited.setdefault("PYTHON", sys.executable)
     code = run_program(["bash", str(find_script(name))], inherited | environment)
@@ -163,11 +162,11 @@ def _move_aside(folder: Path) -> None:
     places = (attic / f"{folder.name}.{number}" for number in count(1))
     target = next(place for place in places if not place.exists())
     folder.rename(target)
-    print(f"{folder}: holds a model of other settings; moved to {target} (delete it if you do not need it)", flush=True)
+    print(f"{folder}: was trained with other settings; moved to {target} (delete it if you do not need it)", flush=True)
 
 
 def discard(current: Run, model: str, keep: tuple[str, ...] = KEPT) -> None:
-    """Delete a model that is scored: its folder but for the files named in `keep`."""
+    """Delete a scored model: its folder except the files named in `keep`."""
     folder = current.model(model)
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and not path.is_symlink():

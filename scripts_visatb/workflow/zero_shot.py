@@ -1,4 +1,4 @@
-"""Takes one final model through the zero-shot suite: one call of llava.eval.suite.
+"""Runs the zero-shot suite on one final model: one call of llava.eval.suite.
 
 python -m scripts_visatb.workflow.zero_shot --benchmark B.yaml --run runs/demo --seed 0 --model VisATB
 """
@@ -20,10 +20,10 @@ def suite_command(current: Run, model: str, asked: Mapping[str, Any]) -> list[st
 
     Args:
         current, model: which model.
-        asked: the flags of `asked_model`, by the engine of the `inference` section.
+        asked: the flags of `asked_model`, for the engine of the `inference` section.
     """
     metrics = current.home / "zero_shot_metrics"
-    # dI_zero% compares with equal weights, which were scored before if any of the chosen benchmarks has a score.
+    # dI_zero% compares with EW, which was scored before if any of the chosen benchmarks has a score.
     is_scored = any((metrics / EW / f"{task}.json").is_file() for task in ZERO_SHOT_TASKS)
     fixed = {
         **asked,
@@ -31,7 +31,7 @@ def suite_command(current: Run, model: str, asked: Mapping[str, Any]) -> list[st
         "output": current.home / "zero_shot",
         "metrics-folder": metrics,
         "baseline": metrics / EW if model != EW and is_scored else None,
-        "overwrite": True,  # answers of a model that has since been trained anew are replaced
+        "overwrite": True,  # answers of an earlier training of the model are replaced
     }
     flags = current.benchmark.zero_shot | fixed
     words = [word for name, value in flags.items() for word in flag_words(name, value)]

@@ -132,7 +132,7 @@ def test_without_prepare_the_plan_does_not_say_that_data_are_made(toy, repositor
 def test_a_mistyped_target_is_one_line_and_exit_code_2(toy, repository):
     done = run_graph(toy, repository, "-n", "wieghts", check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "error: no target 'wieghts'. There are weights, main" in done.stderr
+    assert "error: no target 'wieghts'. Use one of weights, main" in done.stderr
 
 
 def test_broken_benchmark_is_one_line_and_exit_code_2(toy, repository):

@@ -230,8 +230,8 @@ def test_records_omitted_by_inference_are_reported(finished, repository):
         text=True,
         check=True,
     )
-    assert "note: Vqa: 1 records were left out by the inference" in done.stderr
-    assert omissions(current) == ["Vqa: 1 test records were left out by the inference and are not scored"]
+    assert "note: Vqa: 1 records were left out by inference" in done.stderr
+    assert omissions(current) == ["Vqa: 1 test records were left out by inference and are not scored"]
 
 
 def test_settings_that_shape_no_result_repeat_nothing(finished, repository):

@@ -31,7 +31,7 @@ def test_targets_stand_apart_from_flags_and_their_values(words, targets):
 
 @pytest.mark.parametrize("words", ["wieghts", "-n --resources gpus=8 wieghts", "-k wieghts all", "--retries 2 wieghts"])
 def test_a_mistyped_target_is_refused_with_those_that_there_are(words):
-    with pytest.raises(InputError, match="no target 'wieghts'. There are weights, main, .*zero_shot"):
+    with pytest.raises(InputError, match="no target 'wieghts'. Use one of weights, main, .*zero_shot"):
         split_targets(words.split())
 
 
