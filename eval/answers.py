@@ -88,7 +88,7 @@ class AnswerFile:
         """What is scored, with notes on omitted records and on several tasks."""
         notes = []
         if self.omitted:
-            notes.append(f"{self.omitted} records were left out by the inference and are not scored")
+            notes.append(f"{self.omitted} records were left out by inference and are not scored")
         if len(self.tasks) > 1:
             notes.append(f"the file holds {len(self.tasks)} tasks ({', '.join(self.tasks)}), scored as one")
         return Source(self.path, self.generator, self.task, self.omitted, tuple(notes))

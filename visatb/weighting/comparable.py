@@ -20,7 +20,7 @@ class Measured:
     Attributes:
         file: the metric file.
         metric: name of the metric.
-        n, omitted: number of records scored, and left out by the inference.
+        n, omitted: number of records scored, and left out by inference.
         records: digest of the scored records (`eval.scores.records_digest`).
         split: as the name of the answer file says.
     """
