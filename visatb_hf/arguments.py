@@ -5,6 +5,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from visatb.benchmark import METHODS
 from visatb.cli import ArgumentParser
 from visatb.errors import InputError
 from visatb.sampling import PROPORTIONAL, RULE, check_sampling
@@ -70,9 +71,7 @@ def make_parser() -> ArgumentParser:
     add_model_flags(parser)
     parser.add_argument("--output_dir", required=True, help="where the model goes")
     parser.add_argument("--overwrite_output_dir", type=truth, default=False, help="discard an earlier run there")
-    parser.add_argument(
-        "--weight_method", default="EW", help="EW, EWTB, RLW, DWA, IGB, UW, module:Class, file.py:Class"
-    )
+    parser.add_argument("--weight_method", default="EW", help=f"{', '.join(METHODS)}, or module:Class, file.py:Class")
     parser.add_argument("--visatb_weights", type=numbers, nargs="+", help="one weight per task, in id order")
     parser.add_argument("--task_sampling", default=PROPORTIONAL, help=f"how often tasks are drawn: {RULE}")
     parser.add_argument("--weight_window", type=int, help="steps of a window: DWA, IGB")

@@ -77,7 +77,15 @@ def test_the_strategy_of_the_page_weighs_by_total_loss(page):
     weighter.observe(torch.tensor([1.0, 3.0]), torch.tensor([6, 2]))
     assert weighter.weight_K.tolist() == pytest.approx([1.0, 1.0])
     weighter.observe(torch.tensor([1.0, float("nan")]), torch.tensor([4, 0]))
-    assert weighter.weight_K.tolist() == pytest.approx([2.0, strategies.LEAST_WEIGHT])
+    assert weighter.weight_K.tolist() == pytest.approx([1.25, 0.75])
+    resumed = names["TotalLoss"](2)
+    resumed.load_state_dict(weighter.state_dict())
+    for one in (weighter, resumed):
+        one.observe(torch.tensor([1.0, 4.0]), torch.tensor([2, 3]))
+        assert one.weight_K.tolist() == pytest.approx([0.8, 1.2])  # 12 and 18
+    alone = names["TotalLoss"](2)
+    alone.observe(torch.tensor([1.0, float("nan")]), torch.tensor([4, 0]))
+    assert alone.weight_K.tolist() == pytest.approx([2.0, strategies.LEAST_WEIGHT])
 
 
 def test_the_engine_of_the_page_has_what_the_pipeline_calls(page):
