@@ -18,6 +18,19 @@ MME_SUBTASKS = (
     *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"),
     *("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"),
 )
+# The right answers to the questions of a file, in their order, for each benchmark that needs no judge or server.
+RIGHT = {
+    "llava_textvqa_val_v051_ocr.jsonl": ("red", "Green.", "the blue"),
+    "llava_pope_test.jsonl": ("Yes", "No, it is red", "yes.", "no", "Yes", "There is not"),
+    "llava_mme.jsonl": ("Yes", "No") * len(MME_SUBTASKS),
+    "llava_test_CQM-A.json": ("A", "B", "A. one", "The answer is B."),
+    "mmbench_dev_20230712.tsv": ("A", "C", "B.", "no"),
+    "mmbench_dev_cn_20231003.tsv": ("A", "C", "B", "B"),
+    "llava-seed-bench.jsonl": ("A", "B", "C"),
+    "llava_vqav2_mscoco_val2014.jsonl": ("one", "1"),
+    "llava_gqa_testdev_balanced.jsonl": ("Red.", "green", "blue"),
+    "llava_val.jsonl": ("a can", "can"),
+}
 
 
 def make_zero_shot_data(folder: Path) -> Path:

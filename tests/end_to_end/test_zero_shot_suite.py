@@ -12,7 +12,7 @@ import pytest
 from judge_endpoint import judge_endpoint
 from suite_calls import SHORT, answers_of, command, run_script, script
 from waiting import until
-from zero_shot_data import MME_SUBTASKS
+from zero_shot_data import MME_SUBTASKS, RIGHT
 
 from eval.score_tables import read_score_table
 from eval.zero_shot.table import BENCHMARKS, ZERO_SHOT_TASKS
@@ -49,20 +49,6 @@ def test_every_benchmark_has_its_answers_and_every_task_its_score(whole):
     assert scores["LLaVA-Bench"] == scores["LLaVA-COCO"] == 75
     metric = json.loads((whole / "metrics" / "llava-tiny" / "MME.json").read_text())
     assert metric["n"] == 2 * len(MME_SUBTASKS) and metric["generator"] == "llava-tiny"
-
-
-RIGHT = {
-    "llava_textvqa_val_v051_ocr.jsonl": ("red", "Green.", "the blue"),
-    "llava_pope_test.jsonl": ("Yes", "No, it is red", "yes.", "no", "Yes", "There is not"),
-    "llava_mme.jsonl": ("Yes", "No") * len(MME_SUBTASKS),
-    "llava_test_CQM-A.json": ("A", "B", "A. one", "The answer is B."),
-    "mmbench_dev_20230712.tsv": ("A", "C", "B.", "no"),
-    "mmbench_dev_cn_20231003.tsv": ("A", "C", "B", "B"),
-    "llava-seed-bench.jsonl": ("A", "B", "C"),
-    "llava_vqav2_mscoco_val2014.jsonl": ("one", "1"),
-    "llava_gqa_testdev_balanced.jsonl": ("Red.", "green", "blue"),
-    "llava_val.jsonl": ("a can", "can"),
-}
 
 
 def test_right_answers_score_in_full(tiny_checkpoint, data, tmp_path, monkeypatch):
