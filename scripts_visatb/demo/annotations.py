@@ -14,10 +14,10 @@ from visatb.records import Record
 
 # Records per split. The names of the files in demo.yaml say the same.
 SIZES: dict[str, dict[str, int]] = {
-    "SceneCaption": {"train": 1400, "val": 300, "test": 400},
+    "SceneCaption": {"train": 1000, "val": 300, "test": 400},
     "RegionCaption": {"train": 800, "val": 400, "test": 400},
     "ShapeVQA": {"train": 800, "val": 800, "test": 800},
-    "TextChartQA": {"train": 1000, "val": 600, "test": 800},
+    "TextChartQA": {"train": 1400, "val": 600, "test": 800},
     "Grounding": {"train": 800, "val": 400, "test": 400},
     "Chat": {"train": 200},
 }
@@ -68,9 +68,12 @@ def scene_caption(scene: Scene) -> str:
 
 def region_phrases(scene: Scene) -> tuple[str, str, str]:
     """Three descriptions of the shape: by its appearance, in other words, and by its position."""
-    shape = scene.shape
-    place = f"{shape.color} {shape.kind} at the {place_of(scene)}"
-    return shape.name, f"the {shape.color} {shape.kind} that is {shape.size}", place
+    shape, ground = scene.shape, scene.background
+    return (
+        f"the {shape.color} {shape.kind} on {ground} that is {shape.size}",
+        f"{shape.name} on {ground}",
+        f"{shape.color} {shape.kind} at the {place_of(scene)} on {ground}",
+    )
 
 
 def scene_caption_rounds(rng: random.Random, scene: Scene, count: int) -> list[Round]:
@@ -193,7 +196,7 @@ def make_record(task: str, split: str, n: int, picture: Picture | None, rng: ran
     for k, (question, answer) in enumerate(rounds):
         if not isinstance(answer, str):
             # One form throughout: a CIDEr score would otherwise depend on the form that a model happens to prefer.
-            answer = answer[1] if split == "train" else list(answer)
+            answer = answer[0] if split == "train" else list(answer)
         if k > 0:
             question = question.split("\n")[
                 0
@@ -223,7 +226,7 @@ def _ask_size(rng: random.Random, scene: Scene) -> tuple[str, str]:
 
 
 def _ask_background(rng: random.Random, scene: Scene) -> tuple[str, str]:
-    return "Is the background black or gray?", scene.background
+    return "What color is the background?", scene.background
 
 
 def _ask_sum(rng: random.Random) -> tuple[str, str]:

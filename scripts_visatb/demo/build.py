@@ -35,7 +35,7 @@ from visatb.files import fsync_folder, read_json, write_json
 MARKER = ".visatb-demo.json"
 PREPARED = "prepared.json"
 # Incremented when drawings, texts or models change: folders of earlier versions are refused, not mixed.
-VERSION = 3
+VERSION = 4
 # Files of the run graph in the same folder.
 _NEIGHBOURS = ("done", "logs", "seed", "report", ".")
 _ROOT = Path(__file__).resolve().parents[2]

@@ -24,7 +24,15 @@ COLORS: dict[str, Rgb] = {
     "purple": (200, 100, 245),
     "white": (245, 245, 245),
 }
-BACKGROUNDS: dict[str, Rgb] = {"black": (12, 12, 18), "gray": (66, 68, 74)}
+BACKGROUNDS: dict[str, Rgb] = {
+    "black": (12, 12, 18),
+    "gray": (66, 68, 74),
+    "navy": (14, 20, 96),
+    "maroon": (96, 14, 24),
+    "olive": (76, 72, 10),
+    "teal": (8, 78, 78),
+}
+PLAIN = ("black", "gray")  # backgrounds of cards and charts
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = ("small", "large")
 DIGITS = tuple("0123456789")  # what a card may show
@@ -119,7 +127,7 @@ def describe_card(rng: random.Random) -> Card:
     """A random card."""
     columns, rows, (x, y), dust = _strew(rng)
     box = (x * CELL, y * CELL, (x + 1) * CELL, (y + 1) * CELL)
-    color, background = rng.choice(tuple(COLORS)), rng.choice(tuple(BACKGROUNDS))
+    color, background = rng.choice(tuple(COLORS)), rng.choice(PLAIN)
     return Card(columns * CELL, rows * CELL, background, rng.choice(DIGITS), color, box, dust)
 
 
@@ -133,7 +141,7 @@ def describe_chart(rng: random.Random) -> Chart:
         for x, value in zip(sorted(rng.sample(range(GRID), bars)), values, strict=True)
     ]
     colors = rng.sample(tuple(COLORS), bars)
-    return Chart(side, side, rng.choice(tuple(BACKGROUNDS)), tuple(zip(colors, values, boxes, strict=True)))
+    return Chart(side, side, rng.choice(PLAIN), tuple(zip(colors, values, boxes, strict=True)))
 
 
 def _strew(rng: random.Random) -> tuple[int, int, tuple[int, int], tuple[tuple[int, int], ...]]:
