@@ -185,7 +185,7 @@ class Benchmark:
         on_failed: what happens to a task whose own data did not raise its score: "fail", "exclude" or "clip".
         measure: how the preparation models are made.
         weights_from: whose weights the first seed's final models are trained with: "seed", its own, or "mean", those of
-            the mean scores of all seeds (standard form).
+            the mean scores of all seeds.
         baselines: what to compare with, beside EW and the single-task models: weight methods of `--weight_method`, or
             `sampling:` and a value of `--task_sampling`.
         ablations: other forms, temperatures and alphas to compare with.
@@ -341,14 +341,16 @@ def _check_task(task: Task, where: str) -> None:
 
 
 def _check_forms(benchmark: Benchmark) -> None:
-    """Refuse a form of the weights that the other settings leave without its scores."""
+    """Refuse what contributions from gradients have no scores for."""
+    if benchmark.measure.kind != GRADIENT:
+        return
     forms = {"form": benchmark.form} | {f"ablations[{n}].form": one.form for n, one in enumerate(benchmark.ablations)}
-    by_gradient = benchmark.measure.kind == GRADIENT
-    for rival, holds in ((f"weights_from: {MEAN}", benchmark.weights_from == MEAN), ("measure: gradient", by_gradient)):
-        for key, form in forms.items() if holds else ():
-            if form != STANDARD:
-                raise InputError(f"{benchmark.path}: {key} must be {STANDARD} with {rival}, got {form!r}. Change one.")
-    if by_gradient and benchmark.weights_from == MEAN:
+    for key, form in forms.items():
+        if form != STANDARD:
+            raise InputError(
+                f"{benchmark.path}: {key} must be {STANDARD} with measure: gradient, got {form!r}. Change one."
+            )
+    if benchmark.weights_from == MEAN:
         raise InputError(f"{benchmark.path}: weights_from must be seed with measure: gradient, got {MEAN}. Change one.")
 
 

@@ -128,6 +128,17 @@ def test_another_measure_trains_only_what_it_makes_otherwise(finished, repositor
     assert calls(finished)[before:] == ["VisATB"], "preparation models of the measure full are all there"
 
 
+@pytest.mark.parametrize("form", ["precise", "simpler"])
+def test_several_seeds_of_every_form_are_weighed_together(toy, repository, form):
+    write_benchmark(toy, form=form)
+    run_graph(toy, repository, "weights", "--seeds", "0", "1")
+    together = json.loads((toy / "runs/toy/weights.json").read_text())
+    alone = [json.loads((toy / f"runs/toy/seed{seed}/weights.json").read_text()) for seed in (0, 1)]
+    assert together["form"] == form and together["spread"]["total"] == 2
+    # The stand-ins answer alike for every seed.
+    assert all(one["weights"] == pytest.approx(together["weights"]) for one in alone)
+
+
 def test_contributions_from_gradients_are_weighed_with_the_scores_of_base_and_mini(finished, repository):
     before = len(calls(finished))
     write_benchmark(finished, measure="gradient")
