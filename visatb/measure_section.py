@@ -77,8 +77,8 @@ class Measure:
         return "" if self.kind == FULL_MEASURE else f"_{self.kind}"
 
     def __str__(self) -> str:
-        settings = dict(self.flags) | {"script": self.script} | dict(self.environment)
-        settings |= {"samples_per_task": self.samples_per_task, "merge": self.merge or None}
+        own = {"script": self.script, "samples_per_task": self.samples_per_task, "merge": self.merge or None}
+        settings = own | dict(self.environment) | dict(self.flags)
         given = [f"{name} {value}" for name, value in settings.items() if value is not None]
         return self.kind + (f" ({', '.join(given)})" if given else "")
 

@@ -152,6 +152,19 @@ def test_every_shipped_script_has_one_that_trains_adapters(script, adapters, rep
     assert adapters is None or (repository / adapters).is_file()
 
 
+@pytest.mark.parametrize(
+    ("measure", "text"),
+    [
+        ("full", "full"),
+        ("short", "short (samples_per_task 500)"),
+        ("lora", "lora (LORA_R 8, LORA_ALPHA 16, LEARNING_RATE 0.0002)"),
+        ("gradient", "gradient (samples_per_task 64)"),
+    ],
+)
+def test_tables_name_a_measure_with_its_settings(measure, text):
+    assert str(read_measure(MEASURES[measure])) == text
+
+
 def test_adapters_do_not_take_the_learning_rate_of_whole_models():
     plain = read_measure("lora")
     assert "LEARNING_RATE" not in plain.training({"script": SCRIPT, "environment": RECIPE})["environment"]
