@@ -52,7 +52,9 @@ def test_a_server_that_does_not_end_when_asked_is_killed(start, tmp_path, monkey
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_step_that_is_killed_leaves_no_server_behind(start, tmp_path, number):
-    code = "import sys, time; from pathlib import Path; from scripts_visatb.workflow.serve import serving\n"
+    code = "import signal, sys, time; from pathlib import Path; from scripts_visatb.workflow.serve import serving\n"
+    # A suite that a shell runs in the background ignores SIGINT, and so would the step.
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "with serving(*sys.argv[1:3], Path(sys.argv[3])): print('healthy', flush=True); time.sleep(600)"
     words = [sys.executable, "-c", code, start, str(tmp_path / "model"), str(tmp_path / "log")]
     step = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
