@@ -217,16 +217,17 @@ def main() -> None:
     if args.measures and (len(kernels) > 1 or args.rivals):
         raise InputError("--measures takes one of --kernels and no --rivals. Leave the others out.")
     if args.measures:
-        name, study = "measures", compare_measures(benchmark, output, args.seeds, args.measures, kernels[0], args.cores)
+        name, lay_out = "measures", tables_of_measures
+        study = compare_measures(benchmark, output, args.seeds, args.measures, kernels[0], args.cores)
+        draw_measures(study, output / "measures.png")
     else:
-        name, study = "study", compare_runs(benchmark, output, args.seeds, kernels, args.rivals, args.cores)
+        name, lay_out = "study", tables_of_study
+        study = compare_runs(benchmark, output, args.seeds, kernels, args.rivals, args.cores)
     command = shlex.join(["visatb", "study", *sys.argv[1:]])
     study |= {"command": command, "processor": processor(), "date": str(date.today())}
     write_json(output / f"{name}.json", study)
-    text = tables_of_measures(study) if args.measures else tables_of_study(study)
+    text = lay_out(study)
     write_text(output / f"{name}.md", text)
-    if args.measures:
-        draw_measures(study, output / "measures.png")
     print(text, end="")
 
 

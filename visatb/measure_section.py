@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import Any
 
 from visatb.errors import shown
-from visatb.flag_section import check_flags
+from visatb.flag_section import check_flags, flags
 from visatb.inference_section import SERVER
 from visatb.schema import BrokenError, Check
 from visatb.training_section import check_training
@@ -208,7 +208,7 @@ def check_measure(measure: Measure, training: Mapping[str, Any], inference: Mapp
 
 
 _SETTINGS = {
-    kind: {"type": ["object", "null"], "additionalProperties": False, "properties": {key: {} for key in kinds}}
+    kind: dict(flags(kinds, lambda given: None).schema) | {"type": ["object", "null"], "additionalProperties": False}
     for kind, kinds in _KINDS.items()
 }
 MEASURE = Check(

@@ -45,7 +45,7 @@ class LogHandler(LogHandlerBase):
                 self._failed(record)
             elif text := error_text(record):
                 print(text, file=sys.stderr, flush=True)
-        except Exception:
+        except Exception:  # as logging's own handlers do: a message that fails must not end the run
             self.handleError(record)
 
     def close(self) -> None:

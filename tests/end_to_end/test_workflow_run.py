@@ -149,9 +149,11 @@ def test_contributions_from_gradients_are_weighed_with_the_scores_of_base_and_mi
     record = {"name": "gradients", "started": time.time(), "seconds": 1.0, "peak_mib": 1.0}
     (home / "done/gradients.json").write_text(json.dumps(record))
     shown = run_graph(finished, repository, "weights").stdout
-    assert (
-        calls(finished)[before:] == [] and "Measured by: gradient, contributions approximated from gradients" in shown
-    )
+    assert calls(finished)[before:] == []
+    assert "Measured by: gradient, contributions approximated from gradients" in shown
+    run_graph(finished, repository)
+    assert calls(finished)[before:] == ["VisATB"]
+    assert "Measured by: gradient" in (finished / "runs/toy/report.html").read_text()
     weighed = json.loads((home / "weights_gradient.json").read_text())
     rows = [line.split(",") for line in (home / "scores_gradient.csv").read_text().splitlines()]
     assert [row[0] for row in rows] == ["model", "base", "mini"]
