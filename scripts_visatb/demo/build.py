@@ -6,6 +6,7 @@
     runs/demo/base/tokenizer/  llama/    the language model that all training runs start from, with its tokenizer
     runs/demo/base/vision_tower/         CLIP vision model
     runs/demo/base/projector/            mm_projector.bin and the log of stage 1
+    runs/demo/base/proxy/llama/  projector/   with --proxy: a smaller language model, for `measure: proxy`
     runs/demo/prepared.json              written last: size and SHA-256 of every file, seconds per part
 
 The seed determines data and base model; the seeds of the training runs are the run graph's. Every part is built under a
@@ -35,7 +36,7 @@ from visatb.files import fsync_folder, read_json, write_json
 MARKER = ".visatb-demo.json"
 PREPARED = "prepared.json"
 # Incremented when drawings, texts or models change: folders of earlier versions are refused, not mixed.
-VERSION = 4
+VERSION = 5
 # Files of the run graph in the same folder.
 _NEIGHBOURS = ("done", "logs", "seed", "report", ".")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +50,7 @@ class Recipe:
         sizes: records by task and split.
         alignment: captions of stage 1.
         tower, language: fields of TowerRecipe and LanguageRecipe that differ from their defaults.
+        proxy: fields in which the smaller language model differs from the other.
         stage1: variables of pretrain.sh.
     """
 
@@ -56,8 +58,9 @@ class Recipe:
     alignment: int = 3000
     tower: dict[str, Any] = field(default_factory=dict)
     language: dict[str, Any] = field(default_factory=dict)
+    proxy: dict[str, Any] = field(default_factory=lambda: {"hidden": 64, "intermediate": 128})
     stage1: dict[str, str] = field(
-        default_factory=lambda: {"PER_DEVICE_TRAIN_BATCH_SIZE": "16", "LEARNING_RATE": "5e-3", "NUM_TRAIN_EPOCHS": "1"}
+        default_factory=lambda: {"PER_DEVICE_TRAIN_BATCH_SIZE": "16", "LEARNING_RATE": "5e-3", "NUM_TRAIN_EPOCHS": "2"}
     )
 
 
@@ -77,6 +80,7 @@ class Build:
     def __init__(self, benchmark: Benchmark, output: Path, seed: int, recipe: Recipe):
         self.benchmark, self.output, self.seed, self.recipe = benchmark, output, seed, recipe
         self.base = output / "base"
+        self.proxy = self.base / "proxy"
         self.data, self.images = output / "data", output / "images"
         self._settings = {"version": VERSION, "seed": seed, "recipe": asdict(recipe)}
         self.seconds: dict[str, float] = {}
@@ -141,8 +145,10 @@ class Build:
             )
 
 
-def build(benchmark: Benchmark, output: Path, seed: int, recipe: Recipe | None = None) -> dict[str, Any]:
-    """Build the missing parts of the demo; returns the content of prepared.json.
+def build(
+    benchmark: Benchmark, output: Path, seed: int, recipe: Recipe | None = None, proxy: bool = False
+) -> dict[str, Any]:
+    """Build the missing parts of the demo, those of the proxy only if asked for; returns the content of prepared.json.
 
     Raises:
         InputError: see `Build`; a finished demo with a missing file; a benchmark file with other tasks.
@@ -156,6 +162,9 @@ def build(benchmark: Benchmark, output: Path, seed: int, recipe: Recipe | None =
         if (output / PREPARED).is_file():
             prepared = read_json(output / PREPARED)
             check_prepared(output, prepared)
+            if proxy and not (job.proxy / "projector").is_dir():
+                _make_proxy(job)
+                return _finish(job)
             print(f"{output}: the demo is complete; nothing to do.")
             return prepared
         for leftover in output.glob(".*.unfinished"):
@@ -165,14 +174,21 @@ def build(benchmark: Benchmark, output: Path, seed: int, recipe: Recipe | None =
             job.part("images and annotations", job.data, lambda folder: _draw(job, folder))
             job.part("tokenizer", job.base / "tokenizer", lambda folder: _make_tokenizer(job, folder))
             job.part("language model", job.base / "llama", lambda folder: _make_language_model(job, folder))
-        _stage1(job)
-        prepared = {
-            "seed": seed,
-            "version": VERSION,
-            "seconds": job.seconds,
-            "files": list_files(output, (job.data, job.images, job.base)),
-        }
-        write_json(output / PREPARED, prepared)
+        _stage1(job, "stage 1", job.base)
+        if proxy:
+            _make_proxy(job)
+        return _finish(job)
+
+
+def _finish(job: Build) -> dict[str, Any]:
+    """List what is there in prepared.json."""
+    prepared = {
+        "seed": job.seed,
+        "version": VERSION,
+        "seconds": job.seconds,
+        "files": list_files(job.output, (job.data, job.images, job.base)),
+    }
+    write_json(job.output / PREPARED, prepared)
     return prepared
 
 
@@ -223,11 +239,18 @@ def _make_tokenizer(job: Build, folder: Path) -> None:
     train_tokenizer(tokenizer_texts(job.seed), folder)
 
 
-def _make_language_model(job: Build, folder: Path) -> None:
+def _make_language_model(job: Build, folder: Path, **differing: Any) -> None:
     from scripts_visatb.demo.language_model import LanguageRecipe, train_language_model
 
-    loss = train_language_model(job.base / "tokenizer", folder, LanguageRecipe(**job.recipe.language), job.seed)
+    recipe = LanguageRecipe(**job.recipe.language | differing)
+    loss = train_language_model(job.base / "tokenizer", folder, recipe, job.seed)
     print(f"language model: loss {loss:.3f}", flush=True)
+
+
+def _make_proxy(job: Build) -> None:
+    """A smaller language model with the same tokenizer, and a projector of its own."""
+    job.part("proxy", job.proxy / "llama", lambda folder: _make_language_model(job, folder, **job.recipe.proxy))
+    _stage1(job, "stage 1 of the proxy", job.proxy)
 
 
 def _make_tower(recipe: Recipe, seed: int, folder: Path) -> None:
@@ -272,17 +295,23 @@ def _beside(job: Build, name: str, target: Path, make: Callable[[Recipe, int, Pa
     job.note(name, time.monotonic() - started)
 
 
-def _stage1(job: Build) -> None:
-    """Run LLaVA's stage 1 script; it resumes interrupted training, so its folder is kept between attempts."""
+def _stage1(job: Build, name: str, base: Path) -> None:
+    """Run LLaVA's stage 1 script; it resumes interrupted training, so its folder is kept between attempts.
+
+    Args:
+        job: the data and the vision tower.
+        name: of this part.
+        base: the folder with the language model, for which it makes the projector.
+    """
     from scripts_visatb.demo.dataset import ALIGNMENT
 
-    target = job.base / "projector"
+    target = base / "projector"
     if target.is_dir():
         return
     started = time.monotonic()
-    scratch = job.base / "stage1"
+    scratch = base / "stage1"
     variables = {
-        "BASE_MODEL_PATH": str(job.base / "llama"),
+        "BASE_MODEL_PATH": str(base / "llama"),
         "VISION_TOWER": str(job.base / "vision_tower"),
         "DATA_PATH": str(job.data / f"{ALIGNMENT}_train.json"),
         "IMAGE_FOLDER": str(job.images),
@@ -301,9 +330,9 @@ def _stage1(job: Build) -> None:
     script = _ROOT / "scripts_visatb" / "pretrain.sh"
     ended = subprocess.run(["bash", str(script)], env=os.environ | variables, check=False)
     if ended.returncode != 0 or not (scratch / "mm_projector.bin").is_file():
-        raise RuntimeError(f"stage 1: {script} ended with exit code {ended.returncode}; its message is above")
+        raise RuntimeError(f"{name}: {script} ended with exit code {ended.returncode}; its message is above")
     os.replace(scratch, target)
-    job.note("stage 1", time.monotonic() - started)
+    job.note(name, time.monotonic() - started)
 
 
 def main() -> None:
@@ -312,9 +341,11 @@ def main() -> None:
     parser.add_argument("--benchmark", required=True, help="benchmark YAML (scripts_visatb/benchmarks/demo.yaml)")
     parser.add_argument("--output", required=True, type=Path, help="folder of the demo, e.g. runs/demo")
     parser.add_argument("--seed", type=int, help="seed of data and base model; default: the benchmark's")
+    parser.add_argument("--proxy", action="store_true", help="also a smaller language model, for `measure: proxy`")
     args = parser.parse_args()
     benchmark = load_benchmark(args.benchmark)
-    prepared = build(benchmark, args.output, benchmark.seed if args.seed is None else args.seed)
+    seed = benchmark.seed if args.seed is None else args.seed
+    prepared = build(benchmark, args.output, seed, proxy=args.proxy)
     for name, seconds in prepared["seconds"].items():
         print(f"{name:<24} {seconds:7.1f} s")
 

@@ -2,22 +2,28 @@
 
 import json
 import os
+import shutil
 import subprocess
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
+import torch
 
 from scripts_visatb.demo import build as build_module
 from scripts_visatb.demo.annotations import SIZES
 from scripts_visatb.demo.build import MARKER, PREPARED, Recipe, build
+from scripts_visatb.workflow.sources import refuse_other_tokenizer
 from visatb.benchmark import load_benchmark
 from visatb.errors import InputError
+from visatb.measure_section import Measure
 
 TINY = Recipe(
     sizes={task: dict.fromkeys(splits, 4) for task, splits in SIZES.items()},
     alignment=8,
     tower={"hidden": 32, "layers": 2, "heads": 2, "steps": 2, "batch": 2},
     language={"hidden": 32, "intermediate": 48, "layers": 1, "heads": 2, "steps": 2, "batch": 2},
+    proxy={"hidden": 16, "intermediate": 24},
     stage1={"PER_DEVICE_TRAIN_BATCH_SIZE": "4"},
 )
 
@@ -52,6 +58,30 @@ def test_a_finished_build_makes_nothing_again(built, monkeypatch):
     output, benchmark, prepared = built
     monkeypatch.setattr(build_module, "_draw", None)
     assert build(benchmark, output, 0, TINY) == prepared
+
+
+def test_the_proxy_is_added_to_a_finished_demo(built, repository, tmp_path):
+    output = shutil.copytree(built[0], tmp_path / "out")
+    benchmark = benchmark_for(output, repository, tmp_path)
+    before = {path: path.read_bytes() for path in (output / "base").rglob("*") if path.is_file()}
+    prepared = build(benchmark, output, 0, TINY, proxy=True)
+    assert json.loads((output / PREPARED).read_text()) == prepared == build(benchmark, output, 0, TINY, proxy=True)
+    assert set(prepared["files"]) - set(built[2]["files"]) >= {"base/proxy/projector/mm_projector.bin"}
+    assert {path: path.read_bytes() for path in before} == before
+    sizes = []
+    for base in (output / "base", output / "base" / "proxy"):
+        config = json.loads((base / "llama" / "config.json").read_text())
+        weights = torch.load(base / "projector" / "mm_projector.bin", weights_only=True)
+        assert {len(value) for value in weights.values()} == {config["hidden_size"]}
+        sizes.append(config["hidden_size"])
+    assert sizes == [32, 16]
+    refuse_other_tokenizer(replace(benchmark, measure=proxy_below(output)))  # the same: not refused
+    assert build(benchmark, output, 0, TINY) == prepared
+
+
+def proxy_below(output):
+    folder = output / "base" / "proxy"
+    return Measure("proxy", environment={"BASE_MODEL_PATH": str(folder / "llama")})
 
 
 def test_another_seed_in_the_same_folder_is_refused(built):
