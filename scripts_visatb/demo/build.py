@@ -36,7 +36,7 @@ from visatb.files import fsync_folder, read_json, write_json
 MARKER = ".visatb-demo.json"
 PREPARED = "prepared.json"
 # Incremented when drawings, texts or models change: folders of earlier versions are refused, not mixed.
-VERSION = 5
+VERSION = 4
 # Files of the run graph in the same folder.
 _NEIGHBOURS = ("done", "logs", "seed", "report", ".")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -58,9 +58,9 @@ class Recipe:
     alignment: int = 3000
     tower: dict[str, Any] = field(default_factory=dict)
     language: dict[str, Any] = field(default_factory=dict)
-    proxy: dict[str, Any] = field(default_factory=lambda: {"hidden": 64, "intermediate": 128})
+    proxy: dict[str, Any] = field(default_factory=lambda: {"hidden": 64, "intermediate": 128, "steps": 1800})
     stage1: dict[str, str] = field(
-        default_factory=lambda: {"PER_DEVICE_TRAIN_BATCH_SIZE": "16", "LEARNING_RATE": "5e-3", "NUM_TRAIN_EPOCHS": "2"}
+        default_factory=lambda: {"PER_DEVICE_TRAIN_BATCH_SIZE": "16", "LEARNING_RATE": "5e-3", "NUM_TRAIN_EPOCHS": "1"}
     )
 
 
