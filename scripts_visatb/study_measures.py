@@ -178,10 +178,10 @@ def share_of_ceiling(measures: Mapping[str, Any], kind: str, quantity: str, stat
 
 def _correlations(measures: Mapping[str, Any]) -> list[list[str]]:
     rows = [["Spearman, Pearson", *QUANTITIES.values(), "mean difference of the weights"]]
-    for found in measures.values():
+    for kind, found in measures.items():
         part = found["agreement"]
         cells = [f"{part[name]['spearman']:.2f}, {part[name]['pearson']:.2f}" for name in QUANTITIES]
-        rows.append([found["settings"], *cells, f"{part['weights']['difference']:.3f}"])
+        rows.append([kind, *cells, f"{part['weights']['difference']:.3f}"])
     return rows
 
 
