@@ -162,7 +162,7 @@ def build(
         if (output / PREPARED).is_file():
             prepared = read_json(output / PREPARED)
             check_prepared(output, prepared)
-            if proxy and not (job.proxy / "projector").is_dir():
+            if proxy and "base/proxy/projector/mm_projector.bin" not in prepared["files"]:
                 _make_proxy(job)
                 return _finish(job)
             print(f"{output}: the demo is complete; nothing to do.")

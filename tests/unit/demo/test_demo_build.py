@@ -77,6 +77,8 @@ def test_the_proxy_is_added_to_a_finished_demo(built, repository, tmp_path):
     assert sizes == [32, 16]
     refuse_other_tokenizer(replace(benchmark, measure=proxy_below(output)))  # the same: not refused
     assert build(benchmark, output, 0, TINY) == prepared
+    (output / PREPARED).write_text(json.dumps(built[2]))  # as if it had been killed before its end
+    assert build(benchmark, output, 0, TINY, proxy=True) == prepared
 
 
 def proxy_below(output):
