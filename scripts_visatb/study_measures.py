@@ -161,6 +161,8 @@ def tables_of_measures(study: Mapping[str, Any]) -> str:
         "",
         lay_out(_correlations(measures), "markdown"),
         "",
+        "Settings: " + "; ".join(found["settings"] for kind, found in measures.items() if kind != FULL_MEASURE) + ".",
+        "",
         "As a share of the ceiling (Spearman, Pearson), and the cost as a share of that of `full`:",
         "",
         lay_out(_shares(measures), "markdown"),

@@ -7,7 +7,7 @@
     runs/demo/base/vision_tower/         CLIP vision model
     runs/demo/base/projector/            mm_projector.bin and the log of stage 1
     runs/demo/base/proxy/llama/  projector/   with --proxy: a smaller language model, for `measure: proxy`
-    runs/demo/prepared.json              written last: size and SHA-256 of every file, seconds per part
+    runs/demo/prepared.json              written last, and when a proxy is added: every file's size and SHA-256
 
 The seed determines data and base model; the seeds of the training runs are the run graph's. Every part is built under a
 temporary name and renamed when complete, so that an interrupted build resumes; existing parts are not built again.
@@ -82,7 +82,9 @@ class Build:
         self.base = output / "base"
         self.proxy = self.base / "proxy"
         self.data, self.images = output / "data", output / "images"
-        self._settings = {"version": VERSION, "seed": seed, "recipe": asdict(recipe)}
+        # Not the proxy's: a demo without one is the same whatever a proxy would be.
+        made_with = {name: value for name, value in asdict(recipe).items() if name != "proxy"}
+        self._settings = {"version": VERSION, "seed": seed, "recipe": made_with}
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -181,12 +183,14 @@ def build(
 
 
 def _finish(job: Build) -> dict[str, Any]:
-    """List what is there in prepared.json."""
+    """List the finished parts in prepared.json; an unfinished proxy is none."""
+    base = [job.base / name for name in ("tokenizer", "llama", "vision_tower", "projector")]
+    proxy = [job.proxy] if (job.proxy / "projector").is_dir() else []
     prepared = {
         "seed": job.seed,
         "version": VERSION,
         "seconds": job.seconds,
-        "files": list_files(job.output, (job.data, job.images, job.base)),
+        "files": list_files(job.output, (job.data, job.images, *base, *proxy)),
     }
     write_json(job.output / PREPARED, prepared)
     return prepared
@@ -244,7 +248,7 @@ def _make_language_model(job: Build, folder: Path, **differing: Any) -> None:
 
     recipe = LanguageRecipe(**job.recipe.language | differing)
     loss = train_language_model(job.base / "tokenizer", folder, recipe, job.seed)
-    print(f"language model: loss {loss:.3f}", flush=True)
+    print(f"language model of hidden size {recipe.hidden}: loss {loss:.3f}", flush=True)
 
 
 def _make_proxy(job: Build) -> None:

@@ -81,6 +81,24 @@ def test_the_proxy_is_added_to_a_finished_demo(built, repository, tmp_path):
     assert build(benchmark, output, 0, TINY, proxy=True) == prepared
 
 
+def test_an_unfinished_proxy_is_not_listed_and_resumes(built, repository, tmp_path, monkeypatch):
+    output = shutil.copytree(built[0], tmp_path / "out")
+    benchmark = benchmark_for(output, repository, tmp_path)
+    (output / PREPARED).unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build_module.subprocess, "run", _interrupt)  # stage 1 of the proxy
+        build(benchmark, output, 0, TINY, proxy=True)
+    assert (output / "base" / "proxy" / "llama").is_dir()
+    assert build(benchmark, output, 0, TINY)["files"] == built[2]["files"]
+    assert "base/proxy/llama/config.json" in build(benchmark, output, 0, TINY, proxy=True)["files"]
+
+
+def test_a_demo_is_the_same_whatever_its_proxy_would_be(built, repository, tmp_path):
+    output = shutil.copytree(built[0], tmp_path / "out")
+    other = replace(TINY, proxy={"hidden": 24})
+    assert build(benchmark_for(output, repository, tmp_path), output, 0, other) == built[2]
+
+
 def proxy_below(output):
     folder = output / "base" / "proxy"
     return Measure("proxy", environment={"BASE_MODEL_PATH": str(folder / "llama")})
@@ -160,5 +178,5 @@ def test_an_interpreter_path_with_a_space_works(tmp_path, repository):
     assert shown.stdout == "scripts_visatb.demo.build\n"
 
 
-def _interrupt(*_args):
+def _interrupt(*_args, **_settings):
     raise KeyboardInterrupt

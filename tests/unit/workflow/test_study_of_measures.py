@@ -83,7 +83,14 @@ def test_cost_is_that_of_the_steps_a_measure_needs(found):
 
 def test_the_tables_have_every_measure_and_seed_and_the_figure_is_drawn(found, tmp_path):
     text = tables_of_measures(found)
-    for part in ("| short ", "| gradient, seed 1 |", "| share of the ceiling |", "2026-01-01"):
+    rows = text[text.index("| Spearman") :].split("\n\n")[0].splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["full", "short", "gradient"]
+    for part in (
+        "Settings: short (samples_per_task 9); gradient.",
+        "| gradient, seed 1 |",
+        "| share of the ceiling |",
+        "2026-01-01",
+    ):
         assert part in text
     draw_measures(found, tmp_path / "measures.png")
     assert (tmp_path / "measures.png").read_bytes().startswith(b"\x89PNG")
