@@ -14,8 +14,8 @@ A kernel is a value of ATEN_CPU_CAPABILITY, which chooses the instructions that 
 its additions; `native` leaves the choice to torch. Runs that differ in it alone show what rounding does.
 With --measures only the weights are made, by the measure `full` and each of those named (values of `measure:` in a
 benchmark file), and compared: runs/study-demo/measures/, measures.md, measures.json, measures.png.
-Each run is one of `visatb run` on one core, as many at a time as there are cores. Started again, the command goes on
-where it was stopped; runs that are finished are only read.
+Each run is one of `visatb run` on one core, as many at a time as there are cores. The same command
+resumes a study that was stopped; runs that are finished are only read.
 """
 
 import os

@@ -37,6 +37,8 @@ MARKER = ".visatb-demo.json"
 PREPARED = "prepared.json"
 # Incremented when drawings, texts or models change: folders of earlier versions are refused, not mixed.
 VERSION = 4
+# Fields of LanguageRecipe in which the smaller language model differs from the other; it needs more steps.
+PROXY = {"hidden": 64, "intermediate": 128, "steps": 1800}
 # Files of the run graph in the same folder.
 _NEIGHBOURS = ("done", "logs", "seed", "report", ".")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +52,6 @@ class Recipe:
         sizes: records by task and split.
         alignment: captions of stage 1.
         tower, language: fields of TowerRecipe and LanguageRecipe that differ from their defaults.
-        proxy: fields in which the smaller language model differs from the other.
         stage1: variables of pretrain.sh.
     """
 
@@ -58,7 +59,6 @@ class Recipe:
     alignment: int = 3000
     tower: dict[str, Any] = field(default_factory=dict)
     language: dict[str, Any] = field(default_factory=dict)
-    proxy: dict[str, Any] = field(default_factory=lambda: {"hidden": 64, "intermediate": 128, "steps": 1800})
     stage1: dict[str, str] = field(
         default_factory=lambda: {"PER_DEVICE_TRAIN_BATCH_SIZE": "16", "LEARNING_RATE": "5e-3", "NUM_TRAIN_EPOCHS": "1"}
     )
@@ -82,9 +82,7 @@ class Build:
         self.base = output / "base"
         self.proxy = self.base / "proxy"
         self.data, self.images = output / "data", output / "images"
-        # Not the proxy's: a demo without one is the same whatever a proxy would be.
-        made_with = {name: value for name, value in asdict(recipe).items() if name != "proxy"}
-        self._settings = {"version": VERSION, "seed": seed, "recipe": made_with}
+        self._settings = {"version": VERSION, "seed": seed, "recipe": asdict(recipe)}
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -148,9 +146,13 @@ class Build:
 
 
 def build(
-    benchmark: Benchmark, output: Path, seed: int, recipe: Recipe | None = None, proxy: bool = False
+    benchmark: Benchmark, output: Path, seed: int, recipe: Recipe | None = None, proxy: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Build the missing parts of the demo, those of the proxy only if asked for; returns the content of prepared.json.
+    """Build the missing parts of the demo; returns the content of prepared.json.
+
+    Args:
+        benchmark, output, seed, recipe: see `Build`.
+        proxy: also a smaller language model: its fields like PROXY.
 
     Raises:
         InputError: see `Build`; a finished demo with a missing file; a benchmark file with other tasks.
@@ -164,8 +166,8 @@ def build(
         if (output / PREPARED).is_file():
             prepared = read_json(output / PREPARED)
             check_prepared(output, prepared)
-            if proxy and "base/proxy/projector/mm_projector.bin" not in prepared["files"]:
-                _make_proxy(job)
+            if proxy is not None and "base/proxy/projector/mm_projector.bin" not in prepared["files"]:
+                _make_proxy(job, proxy)
                 return _finish(job)
             print(f"{output}: the demo is complete; nothing to do.")
             return prepared
@@ -177,8 +179,8 @@ def build(
             job.part("tokenizer", job.base / "tokenizer", lambda folder: _make_tokenizer(job, folder))
             job.part("language model", job.base / "llama", lambda folder: _make_language_model(job, folder))
         _stage1(job, "stage 1", job.base)
-        if proxy:
-            _make_proxy(job)
+        if proxy is not None:
+            _make_proxy(job, proxy)
         return _finish(job)
 
 
@@ -251,9 +253,9 @@ def _make_language_model(job: Build, folder: Path, **differing: Any) -> None:
     print(f"language model of hidden size {recipe.hidden}: loss {loss:.3f}", flush=True)
 
 
-def _make_proxy(job: Build) -> None:
+def _make_proxy(job: Build, recipe: dict[str, Any]) -> None:
     """A smaller language model with the same tokenizer, and a projector of its own."""
-    job.part("proxy", job.proxy / "llama", lambda folder: _make_language_model(job, folder, **job.recipe.proxy))
+    job.part("proxy", job.proxy / "llama", lambda folder: _make_language_model(job, folder, **recipe))
     _stage1(job, "stage 1 of the proxy", job.proxy)
 
 
@@ -349,7 +351,7 @@ def main() -> None:
     args = parser.parse_args()
     benchmark = load_benchmark(args.benchmark)
     seed = benchmark.seed if args.seed is None else args.seed
-    prepared = build(benchmark, args.output, seed, proxy=args.proxy)
+    prepared = build(benchmark, args.output, seed, proxy=PROXY if args.proxy else None)
     for name, seconds in prepared["seconds"].items():
         print(f"{name:<24} {seconds:7.1f} s")
 
