@@ -39,3 +39,21 @@ def test_two_processes_and_accumulation_train_the_model_of_one_process(repositor
         a, b = (load_file(tmp_path / folder / "model.safetensors") for folder in ("one", name))
         for key in a:
             torch.testing.assert_close(a[key], b[key], atol=2e-5, rtol=1e-3, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("sampling", ["proportional", "sqrt", "temperature:2", "weights"])
+def test_two_processes_draw_the_samples_that_one_draws(repository, place, tmp_path, sampling):
+    flags = ("--task_sampling", sampling)
+    one = train(repository, place, tmp_path / "one", 1, 8, *flags)
+    two = train(repository, place, tmp_path / "two", 2, 2, "--gradient_accumulation_steps", "2", *flags)
+    counts, others = (
+        [{name: task["tokens"] for name, task in line["tasks"].items()} for line in log] for log in (one, two)
+    )
+    assert counts == others
+    a, b = (load_file(tmp_path / folder / "model.safetensors") for folder in ("one", "two"))
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], atol=2e-5, rtol=1e-3, msg=lambda text, key=key: f"{key}: {text}")
+    if sampling == "proportional":
+        train(repository, place, tmp_path / "plain", 1, 8)
+        plain = load_file(tmp_path / "plain" / "model.safetensors")
+        assert all(torch.equal(plain[key], a[key]) for key in a), "bit-equal to a training without the flag"
