@@ -11,7 +11,7 @@ import pytest
 import torch
 from forked import given_by, run_forked
 from safetensors.torch import load_file
-from tiny import make_tiny_checkpoint, make_tiny_dataset, training_words
+from tiny import make_tiny_checkpoint, make_tiny_training, training_words
 
 from llava.model.adapter import read_adapter
 from llava.model.builder import load_pretrained_model
@@ -23,8 +23,8 @@ from llava.train.llava_trainer import LLaVATrainer
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Base models and data, of which one record has two images; besides, the text-only records alone."""
-    folder = make_tiny_checkpoint(tmp_path_factory.mktemp("modes"))
-    records = json.loads(make_tiny_dataset(folder, 24, "data.json").read_text())
+    folder = make_tiny_training(tmp_path_factory.mktemp("modes"), 24)
+    records = json.loads((folder / "data.json").read_text())
     question = {"from": "human", "value": "<image>\n<image>\nWhat changed?"}
     records.append(
         {
@@ -103,8 +103,14 @@ class Killed(Exception):  # noqa: N818 - stands for a signal
     """Ends a training in the middle."""
 
 
-def test_a_resumed_lora_training_ends_with_the_uninterrupted_model(place, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sampling", ["proportional", "sqrt", "temperature:2", "weights"])
+def test_a_resumed_lora_training_ends_with_the_uninterrupted_model(place, tmp_path, monkeypatch, sampling):
     flags = (
+        "--task_sampling",
+        sampling,
+        "--benchmark",
+        str(place / "tiny.yaml"),
+        *("--visatb_weights", "0.5", "1.5", "1.2", "1.0"),
         "--lora_enable",
         "True",
         "--lora_r",
