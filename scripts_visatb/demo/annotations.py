@@ -18,7 +18,7 @@ SIZES: dict[str, dict[str, int]] = {
     "RegionCaption": {"train": 800, "val": 400, "test": 400},
     "ShapeVQA": {"train": 800, "val": 800, "test": 800},
     "TextChartQA": {"train": 1400, "val": 600, "test": 800},
-    "Grounding": {"train": 800, "val": 400, "test": 400},
+    "Grounding": {"train": 1000, "val": 400, "test": 400},
     "Chat": {"train": 200},
 }
 # Questions about one picture in a training record; val and test records ask one, which is what gets answered.
@@ -33,6 +33,7 @@ DESCRIBE_SCENE = (
     "Give a short caption of the image.",
 )
 SIDES = {"circle": "no sides", "square": "four sides", "triangle": "three sides", "cross": "twelve sides"}
+ORDINALS = ("first", "second", "third", "fourth")
 WORDS = ("ax", "bee", "cow", "dog", "fly", "hut", "jam", "map", "owl", "sun")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -50,20 +51,35 @@ def format_box(box: tuple[float, float, float, float]) -> str:
     return "[" + ", ".join(f"{edge:.2f}" for edge in box) + "]"
 
 
+def square_box(picture: Scene | Card) -> tuple[float, float, float, float]:
+    """The box of a shape or character, edges as shares of the padded square's side."""
+    box = picture.shape.box if isinstance(picture, Scene) else picture.box
+    return drawing.in_padded_square(box, picture.width, picture.height)
+
+
 def box_of(scene: Scene) -> str:
     """The shape's box in the padded square, as text."""
-    return format_box(drawing.in_padded_square(scene.shape.box, scene.width, scene.height))
+    return format_box(square_box(scene))
 
 
-def place_of(scene: Scene) -> str:
-    """Where in the padded square the shape is: `top left`, `middle right`, ..."""
-    x1, y1, x2, y2 = drawing.in_padded_square(scene.shape.box, scene.width, scene.height)
+def place_of(picture: Scene | Card) -> str:
+    """The quarter of the padded square that a shape or character is in: `top left`, ..."""
+    x1, y1, x2, y2 = square_box(picture)
     return f"{'top' if y1 + y2 < 1 else 'bottom'} {'left' if x1 + x2 < 1 else 'right'}"
 
 
+def cell_of(picture: Scene | Card) -> tuple[str, str]:
+    """Row and column of the padded square that a shape or character is in: `second`, `third`."""
+    x1, y1, x2, y2 = square_box(picture)
+    row, column = (int((low + high) / 2 * drawing.GRID) for low, high in ((y1, y2), (x1, x2)))
+    return ORDINALS[row], ORDINALS[column]
+
+
 def scene_caption(scene: Scene) -> str:
-    """One sentence about shape, place and background."""
-    return f"There is {article(scene.shape.name)} at the {place_of(scene)} on {article(scene.background)} background."
+    """One sentence about shape, cell and background."""
+    row, column = cell_of(scene)
+    place = f"in the {row} row and {column} column"
+    return f"There is {article(scene.shape.name)} {place} on {article(scene.background)} background."
 
 
 def region_phrases(scene: Scene) -> tuple[str, str, str]:
@@ -98,11 +114,11 @@ def shape_rounds(rng: random.Random, scene: Scene, count: int) -> list[Round]:
 
 
 def text_chart_rounds(rng: random.Random, picture: Card | Chart, count: int) -> list[Round]:
-    """Questions about the text of a card or the bars of a chart."""
+    """Questions about the character of a card or the bars of a chart."""
     if isinstance(picture, Card):
         asked = [
-            ("What number is written in the image?", picture.digit),
-            ("What color is the number?", picture.color),
+            ("What character is written in the image?", picture.character),
+            ("What color is the character?", picture.color),
         ]
         return _short_answers(dict(asked[:count]))
     asked = [
@@ -123,9 +139,11 @@ def chat_rounds(rng: random.Random) -> list[Round]:
 
 
 def describe(task: str, rng: random.Random) -> Picture | None:
-    """A random picture of the task's kind; None for Chat."""
+    """A random picture of the task's kind, or a card for `card`; None for Chat."""
     if task == "Chat":
         return None
+    if task == "card":
+        return drawing.describe_card(rng)
     if task == "TextChartQA":
         return drawing.describe_card(rng) if rng.random() < 0.85 else drawing.describe_chart(rng)
     return drawing.describe_scene(rng)
@@ -172,18 +190,28 @@ def make_records(
 
 
 def make_alignment(name: str, count: int, seed: int) -> Iterator[tuple[Record, Picture]]:
-    """Yield captioned pictures of the pretraining half for LLaVA's stage 1: scenes."""
+    """Yield captioned pictures of the pretraining half for LLaVA's stage 1: scenes, and one card in five."""
     for n in range(count):
         rng = random.Random(f"{seed}/{name}/{n}")
-        picture = describe_for_pretraining("SceneCaption", rng)
-        turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": alignment_caption(picture)}]
+        picture = describe_for_pretraining("card" if n % 5 == 0 else "SceneCaption", rng)
+        caption = alignment_caption(picture)
+        turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": caption}]
         image = f"{name}/{n:05d}.png"
         yield {"id": f"{name}-{n:05d}", "image": image, "task": name, "conversations": turns}, picture
 
 
-def alignment_caption(scene: Scene) -> str:
-    """A caption for stage 1: colour, kind and place. Size and background are left for the tasks to teach."""
-    return f"{scene.shape.color} {scene.shape.kind} at the {place_of(scene)} {box_of(scene)}"
+def alignment_caption(picture: Scene | Card) -> str:
+    """A caption for stage 1: size, colour, kind, row and side.
+
+    The column within a side, backgrounds and which character a card shows are left for the tasks to teach.
+    """
+    name = picture.shape.name if isinstance(picture, Scene) else f"{picture.color} character"
+    return f"{name} in the {cell_of(picture)[0]} row on the {place_of(picture).split()[1]}"
+
+
+def full_caption(picture: Scene | Card) -> str:
+    """Stage 1's caption with what that leaves out: a shape's box or the character. For the language model alone."""
+    return f"{alignment_caption(picture)} {box_of(picture) if isinstance(picture, Scene) else picture.character}"
 
 
 def make_record(task: str, split: str, n: int, picture: Picture | None, rng: random.Random) -> Record:

@@ -36,7 +36,7 @@ from visatb.files import fsync_folder, read_json, write_json
 MARKER = ".visatb-demo.json"
 PREPARED = "prepared.json"
 # Incremented when drawings, texts or models change: folders of earlier versions are refused, not mixed.
-VERSION = 4
+VERSION = 5
 # Fields of LanguageRecipe in which the smaller language model differs from the other; it needs more steps.
 PROXY = {"hidden": 64, "intermediate": 128, "steps": 1800}
 # Files of the run graph in the same folder.

@@ -1,7 +1,7 @@
 """Content of each cell of a picture: the training targets of the vision tower and inputs of the language model.
 
 A picture, padded to a square, has a cell for each patch of the vision tower. Each cell answers a few questions: its
-place, the background, the kind, colour and size of a shape, a digit.
+place, the background, the kind, colour and size of a shape, a character.
 """
 
 import math
@@ -17,10 +17,10 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "column": ("none", *_PLACES),
     "row": ("none", *_PLACES),
     "ground": ("outside", *drawing.BACKGROUNDS),
-    "kind": ("none", *drawing.SHAPES, "digit", "bar"),
+    "kind": ("none", *drawing.SHAPES, "character", "bar"),
     "color": ("none", *drawing.COLORS),
     "size": ("none", *drawing.SIZES),
-    "digit": ("none", *drawing.DIGITS),
+    "character": ("none", *drawing.CHARACTERS),
 }
 
 
@@ -35,7 +35,7 @@ def answers_of_cells(picture: Picture) -> np.ndarray:
         shape = picture.shape
         _cover(_inside(answers, picture, shape.box), kind=shape.kind, color=shape.color, size=shape.size)
     elif isinstance(picture, Card):
-        said = {"kind": "digit", "color": picture.color, "digit": picture.digit}
+        said = {"kind": "character", "color": picture.color, "character": picture.character}
         _cover(_inside(answers, picture, picture.box), **said)
     else:
         for color, _, box in picture.bars:

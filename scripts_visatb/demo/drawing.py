@@ -1,4 +1,4 @@
-"""Pictures of the demo: a coloured shape, a digit, or a small bar chart.
+"""Pictures of the demo: a coloured shape, a character, or a small bar chart.
 
 A picture is a frozen description (objects and positions in pixels) that `render` draws exactly, so that captions,
 answers and boxes are correct by construction. All randomness comes from the `random.Random` that the caller passes.
@@ -35,11 +35,11 @@ BACKGROUNDS: dict[str, Rgb] = {
 PLAIN = ("black", "gray")  # backgrounds of cards and charts
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = ("small", "large")
-DIGITS = tuple("0123456789")  # what a card may show
+CHARACTERS = tuple("0123456789CEHKTX")  # what a card may show; none looks like another
 MAX_BAR = 4
 
-# A picture is made of cells, one for each patch of the vision tower; every shape, digit and storey of a bar is in one.
-# What a patch shows then never depends on its neighbours, and the tower is as good as perfect in seconds.
+# A picture is made of cells, one for each patch of the vision tower; every shape, character and storey of a bar is in
+# one. What a patch shows then never depends on its neighbours, and the tower is as good as perfect in seconds.
 GRID = 4
 CELL = 10
 # Columns and rows of pictures. Most are not square, so that padding matters; the padding is whole cells.
@@ -89,12 +89,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Card:
-    """A digit, and dust, as in a scene."""
+    """A character, and dust, as in a scene."""
 
     width: int
     height: int
     background: str
-    digit: str
+    character: str
     color: str
     box: Box
     dust: tuple[tuple[int, int], ...]
@@ -128,7 +128,7 @@ def describe_card(rng: random.Random) -> Card:
     columns, rows, (x, y), dust = _strew(rng)
     box = (x * CELL, y * CELL, (x + 1) * CELL, (y + 1) * CELL)
     color, background = rng.choice(tuple(COLORS)), rng.choice(PLAIN)
-    return Card(columns * CELL, rows * CELL, background, rng.choice(DIGITS), color, box, dust)
+    return Card(columns * CELL, rows * CELL, background, rng.choice(CHARACTERS), color, box, dust)
 
 
 def describe_chart(rng: random.Random) -> Chart:
@@ -170,7 +170,7 @@ def render(picture: Picture) -> Image.Image:
         x1, y1, x2, _ = picture.shape.box
         image.paste(COLORS[picture.shape.color], (x1, y1), _shape_mask(picture.shape.kind, x2 - x1))
     elif isinstance(picture, Card):
-        image.paste(COLORS[picture.color], picture.box, _digit_mask(picture.digit))
+        image.paste(COLORS[picture.color], picture.box, _character_mask(picture.character))
     else:
         for color, _, (x1, y1, x2, y2) in picture.bars:
             draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=COLORS[color])
@@ -204,9 +204,9 @@ def _shape_mask(kind: str, side: int) -> Image.Image:
     return mask
 
 
-@lru_cache(maxsize=16)
-def _digit_mask(digit: str) -> Image.Image:
-    """A mask of one cell with a digit in its middle, in the font that comes with Pillow's pinned version."""
+@lru_cache(maxsize=32)
+def _character_mask(character: str) -> Image.Image:
+    """A mask of one cell with a character in its middle, in the font that comes with Pillow's pinned version."""
     mask, font = Image.new("L", (CELL, CELL), 0), ImageFont.load_default(_FONT_SIZE)
-    ImageDraw.Draw(mask).text((CELL / 2, CELL / 2), digit, fill=255, font=font, anchor="mm")
+    ImageDraw.Draw(mask).text((CELL / 2, CELL / 2), character, fill=255, font=font, anchor="mm")
     return mask

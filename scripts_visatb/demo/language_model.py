@@ -10,19 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaTokenizer, PreTrainedTokenizer
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.data.preprocess import preprocess
 from scripts_visatb.demo.cells import QUESTIONS, answers_of_cells
 from scripts_visatb.demo.drawing import Picture
-from scripts_visatb.demo.optimization import make_optimizer, take_step
+from scripts_visatb.demo.optimization import double_precision, make_optimizer, take_step
 from scripts_visatb.demo.pretraining_text import sample_conversation
-from transformers_patch import EqualWeighting, LlamaForCausalLM
+from transformers_patch import LlamaForCausalLM
 
 # B batch, S sequence, P cells of a picture, Q questions about a cell, D hidden
 
@@ -32,7 +34,7 @@ class LanguageRecipe:
     """Size and training of the language model.
 
     Attributes:
-        system: share of the conversations with v1's system sentence, on which half of their time is spent.
+        system: share of the batches whose conversations have v1's system sentence; one such would pad all others.
     """
 
     hidden: int = 128
@@ -42,7 +44,7 @@ class LanguageRecipe:
     system: float = 0.25
     steps: int = 900
     batch: int = 16
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-3
 
 
 class CellEmbedding(nn.Module):
@@ -62,6 +64,19 @@ class CellEmbedding(nn.Module):
         return self.embedding(answers_PQ + self.first_Q).sum(dim=1)
 
 
+def compute_in_double(model: LlamaForCausalLM) -> None:
+    """Make a new model's norms and rotary angles float64; transformers computes them in float32 whatever its dtype."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, LlamaRMSNorm):
+                setattr(module, name, nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon, dtype=torch.float64))
+        if isinstance(module, LlamaRotaryEmbedding):
+            exponents = torch.arange(0, module.dim, 2, dtype=torch.float64) / module.dim
+            module.inv_freq = module.base**-exponents
+            module._set_cos_sin_cache(module.max_seq_len_cached, exponents.device, exponents.dtype)
+
+
+@double_precision()
 def train_language_model(tokenizer_folder: Path, folder: Path, recipe: LanguageRecipe, seed: int) -> float:
     """Train the model from scratch and save it with its tokenizer; returns the last tenth's mean loss."""
     torch.manual_seed(seed)
@@ -79,23 +94,27 @@ def train_language_model(tokenizer_folder: Path, folder: Path, recipe: LanguageR
             pad_token_id=0,
         )
     )
+    compute_in_double(model)
     model.train()
     cells = CellEmbedding(recipe.hidden)
     optimizer, schedule = make_optimizer([*model.parameters(), *cells.parameters()], recipe.learning_rate, recipe.steps)
     losses = []
     rng = random.Random(f"{seed}/language model")
     for _ in (bar := tqdm(range(recipe.steps), desc="language model", mininterval=2)):
-        systems = [rng.random() < recipe.system for _ in range(recipe.batch)]
-        batch = [encode(*sample_conversation(rng), tokenizer, system) for system in systems]
+        system = rng.random() < recipe.system
+        batch = [encode(*sample_conversation(rng), tokenizer, system) for _ in range(recipe.batch)]
         embeds_BSD = pad_sequence(
             [embed(sample, model.model.embed_tokens, cells) for sample in batch], batch_first=True
         )
         labels_BS = pad_sequence([sample.labels_S for sample in batch], batch_first=True, padding_value=IGNORE_INDEX)
-        loss = model(inputs_embeds=embeds_BSD, labels=labels_BS, weighter=EqualWeighting(1)).loss
+        hidden_BSD = model.model(inputs_embeds=embeds_BSD, attention="sdpa").last_hidden_state
+        supervised_BS = labels_BS[:, 1:] != IGNORE_INDEX
+        # Not the model's own loss, which is float32.
+        loss = F.cross_entropy(model.lm_head(hidden_BSD[:, :-1][supervised_BS]), labels_BS[:, 1:][supervised_BS])
         take_step(loss, optimizer, schedule)
         losses.append(loss.item())
         bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-    model.save_pretrained(folder, safe_serialization=True)
+    model.float().save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last)

@@ -7,8 +7,9 @@ from llava.conversation import conv_templates
 from scripts_visatb.demo import annotations
 from scripts_visatb.demo.drawing import Picture
 
-# How often a conversation is a question about a picture, a picture with its caption as in stage 1, or mere chat.
-_KINDS = {"question": 7, "caption": 2, "Chat": 1}
+# How often a conversation is a question about a picture, a scene or a card with its caption, or mere chat. Without
+# captions of cards too few characters would be learned in the time.
+_KINDS = {"question": 7, "SceneCaption": 2, "card": 3, "Chat": 1}
 _TASKS = {"SceneCaption": 2, "RegionCaption": 1, "ShapeVQA": 2, "TextChartQA": 2, "Grounding": 1}
 
 
@@ -20,13 +21,13 @@ def sample_conversation(rng: random.Random) -> tuple[list[dict[str, str]], Pictu
     kind = rng.choices(tuple(_KINDS), _KINDS.values())[0]
     if kind == "Chat":
         picture, asked = None, annotations.chat_rounds(rng)
-    elif kind == "caption":
-        picture = annotations.describe_for_pretraining("SceneCaption", rng)
-        asked = [("", annotations.alignment_caption(picture))]
-    else:
+    elif kind == "question":
         task = rng.choices(tuple(_TASKS), _TASKS.values())[0]
         picture = annotations.describe_for_pretraining(task, rng)
         asked = annotations.ROUNDS[task](rng, picture, 1)
+    else:
+        picture = annotations.describe_for_pretraining(kind, rng)
+        asked = [("", annotations.full_caption(picture))]
     turns = []
     for n, (question, answer) in enumerate(asked):
         question = question.split("\n")[0] if n > 0 else question

@@ -20,7 +20,7 @@ from llava.mm_utils import expand2square
 from scripts_visatb.demo import drawing
 from scripts_visatb.demo.annotations import describe_for_pretraining
 from scripts_visatb.demo.cells import QUESTIONS, answers_of_cells
-from scripts_visatb.demo.optimization import make_optimizer, take_step
+from scripts_visatb.demo.optimization import double_precision, make_optimizer, take_step
 
 # B batch, P patches of a picture, Q questions about a patch, D hidden
 
@@ -44,6 +44,7 @@ class TowerRecipe:
     learning_rate: float = 2e-3
 
 
+@double_precision()
 def train_vision_tower(folder: Path, recipe: TowerRecipe, seed: int) -> dict[str, float]:
     """Train the tower and save it with its image processor's settings.
 
@@ -79,7 +80,7 @@ def train_vision_tower(folder: Path, recipe: TowerRecipe, seed: int) -> dict[str
         if step >= recipe.steps - max(1, recipe.steps // 10):
             tallies.append(tally)
     encoder.layers = every_layer
-    model.save_pretrained(folder, safe_serialization=True)
+    model.float().save_pretrained(folder, safe_serialization=True)
     size = IMAGE_SIZE
     CLIPImageProcessor(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=MEAN, image_std=STD
@@ -118,7 +119,7 @@ def sample_batch(rng: random.Random, recipe: TowerRecipe) -> tuple[Tensor, Tenso
     """Pixels [B, 3, H, W] and answers int64 [B, P, Q] of pictures of the pretraining half."""
     pictures = [describe_for_pretraining(rng.choice(_SEEN), rng) for _ in range(recipe.batch)]
     pixels_BHWC = np.stack([_pixels(drawing.render(picture), IMAGE_SIZE) for picture in pictures])
-    normalised = (torch.from_numpy(pixels_BHWC).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    normalised = (torch.from_numpy(pixels_BHWC) / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     answers = np.stack([answers_of_cells(picture) for picture in pictures])
     return normalised.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(answers)
 

@@ -87,15 +87,15 @@ def test_answers_of_shape_questions_are_true(made):
                 assert question == f"Is the {scene.shape.kind} small or large?" and answer == scene.shape.size
 
 
-def test_answers_about_digits_and_charts_are_true(made):
+def test_answers_about_characters_and_charts_are_true(made):
     for record, picture in made["TextChartQA", "train"]:
         turns = record["conversations"]
         for asked, reported in zip(turns[::2], turns[1::2], strict=True):
             question, answer = asked["value"].removeprefix("<image>\n").split("\n")[0], reported["value"]
             expected = (
                 {
-                    "What number is written in the image?": picture.digit,
-                    "What color is the number?": picture.color,
+                    "What character is written in the image?": picture.character,
+                    "What color is the character?": picture.color,
                 }
                 if isinstance(picture, drawing.Card)
                 else {
@@ -112,10 +112,31 @@ def test_every_answer_of_a_two_way_question_occurs_often(made):
     assert min(counts) > 0.25 * sum(counts)
 
 
-def test_scene_captions_name_shape_and_background(made):
+def test_scene_captions_name_shape_cell_and_background(made):
     for record, scene in made["SceneCaption", "test"]:
         caption = record["conversations"][1]["value"].lower()
         assert scene.shape.name in caption and f"{scene.background} background" in caption
+        row, column = re.search(r"in the (\w+) row and (\w+) column", caption).groups()
+        x1, y1, _, _ = drawing.in_padded_square(scene.shape.box, scene.width, scene.height)
+        assert (
+            annotations.ORDINALS[int(x1 * drawing.GRID)] == column
+            and annotations.ORDINALS[int(y1 * drawing.GRID)] == row
+        )
+
+
+def test_captions_of_stage_1_leave_column_background_and_character_to_the_tasks():
+    for n, (record, picture) in enumerate(annotations.make_alignment("Alignment", 40, 0)):
+        caption = record["conversations"][1]["value"]
+        name, place = caption.split(" in the ")
+        row, side = re.fullmatch(r"(\w+) row on the (left|right)", place).groups()
+        assert isinstance(picture, drawing.Card) == (n % 5 == 0)
+        assert name == (f"{picture.color} character" if n % 5 == 0 else picture.shape.name)
+        box = picture.box if n % 5 == 0 else picture.shape.box
+        x1, y1, _, _ = drawing.in_padded_square(box, picture.width, picture.height)
+        assert annotations.ORDINALS[int(y1 * drawing.GRID)] == row and (side == "left") == (x1 < 0.5)
+        # The language model alone is shown the rest.
+        rest = picture.character if n % 5 == 0 else annotations.box_of(picture)
+        assert annotations.full_caption(picture) == f"{caption} {rest}"
 
 
 def test_benchmark_file_names_tasks_and_sizes_that_are_drawn(repository):

@@ -47,7 +47,7 @@ def test_boxes_of_bars_bound_their_pixels_and_heights_follow_values():
         assert sorted(heights) == sorted(heights, key=lambda pair: pair[1])
 
 
-def test_a_digit_fills_no_more_than_its_cell():
+def test_a_character_fills_no_more_than_its_cell():
     rng = random.Random(0)
     for _ in range(100):
         card = drawing.describe_card(rng)
@@ -59,11 +59,11 @@ def test_a_digit_fills_no_more_than_its_cell():
         assert columns.min() >= x1 and columns.max() < x2 and rows.min() >= y1 and rows.max() < y2
 
 
-def test_digits_differ_in_many_pixels():
+def test_characters_differ_in_many_pixels():
     drawn = {}
-    for digit in drawing.DIGITS:
-        card = drawing.Card(10, 10, "black", digit, "white", (0, 0, 10, 10), ())
-        drawn[digit] = np.asarray(drawing.render(card).convert("L"), dtype=int)
+    for character in drawing.CHARACTERS:
+        card = drawing.Card(10, 10, "black", character, "white", (0, 0, 10, 10), ())
+        drawn[character] = np.asarray(drawing.render(card).convert("L"), dtype=int)
     for one in drawn:
         for other in drawn:
             assert one == other or (np.abs(drawn[one] - drawn[other]) > 80).sum() >= 5, (one, other)
