@@ -49,7 +49,8 @@ def test_a_stopped_run_says_what_is_saved_and_resumes_its_count(toy, repository,
     shown, reported = running.communicate(timeout=PATIENCE)
     assert running.returncode == 128 + number
     *notes, last = reported.splitlines()
-    assert all(line.startswith("note: ") for line in notes), reported
+    # The second is printed when saving takes longer than WAIT_SECONDS, as on a busy machine.
+    assert all(line.startswith(("note: ", "waiting until the running steps have saved")) for line in notes), reported
     (done, total) = re.match(r"stopped: (\d+) of (\d+) steps are done; saved: \S+ \(seed0\) at step 7", last).groups()
     assert last.endswith(". The same command resumes the run.") and "failed" not in shown + reported
     (toy / "slow").unlink()
