@@ -206,12 +206,15 @@ def alignment_caption(picture: Scene | Card) -> str:
     The column within a side, backgrounds and which character a card shows are left for the tasks to teach.
     """
     name = picture.shape.name if isinstance(picture, Scene) else f"{picture.color} character"
-    return f"{name} in the {cell_of(picture)[0]} row on the {place_of(picture).split()[1]}"
+    row, _ = cell_of(picture)
+    _, side = place_of(picture).split()
+    return f"{name} in the {row} row on the {side}"
 
 
 def full_caption(picture: Scene | Card) -> str:
     """Stage 1's caption with what that leaves out: a shape's box or the character. For the language model alone."""
-    return f"{alignment_caption(picture)} {box_of(picture) if isinstance(picture, Scene) else picture.character}"
+    rest = box_of(picture) if isinstance(picture, Scene) else picture.character
+    return f"{alignment_caption(picture)} {rest}"
 
 
 def make_record(task: str, split: str, n: int, picture: Picture | None, rng: random.Random) -> Record:

@@ -204,7 +204,7 @@ def _shape_mask(kind: str, side: int) -> Image.Image:
     return mask
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=16)
 def _character_mask(character: str) -> Image.Image:
     """A mask of one cell with a character in its middle, in the font that comes with Pillow's pinned version."""
     mask, font = Image.new("L", (CELL, CELL), 0), ImageFont.load_default(_FONT_SIZE)

@@ -32,7 +32,7 @@ def test_lines_raises_flags_and_functions_are_counted():
 
 
 @pytest.mark.parametrize(
-    "line", ["They were told.", "def test_it_is_told_twice():", "mends it", "nobody tells", "Mending"]
+    "line", ["They were told.", "def test_it_told_twice():", "mends it", "nobody tells", "Mending"]
 )
 def test_a_replaced_word_is_found_in_text_and_names(line):
     assert list(code_figures.replaced_words({"a.md": f"x\n{line}"})) == [f"a.md:2: {line}"]

@@ -116,12 +116,9 @@ def test_scene_captions_name_shape_cell_and_background(made):
     for record, scene in made["SceneCaption", "test"]:
         caption = record["conversations"][1]["value"].lower()
         assert scene.shape.name in caption and f"{scene.background} background" in caption
-        row, column = re.search(r"in the (\w+) row and (\w+) column", caption).groups()
         x1, y1, _, _ = drawing.in_padded_square(scene.shape.box, scene.width, scene.height)
-        assert (
-            annotations.ORDINALS[int(x1 * drawing.GRID)] == column
-            and annotations.ORDINALS[int(y1 * drawing.GRID)] == row
-        )
+        row, column = (annotations.ORDINALS[int(edge * drawing.GRID)] for edge in (y1, x1))
+        assert f"in the {row} row and {column} column" in caption
 
 
 def test_captions_of_stage_1_leave_column_background_and_character_to_the_tasks():
