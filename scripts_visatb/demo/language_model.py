@@ -6,25 +6,27 @@ patches it receives the cells of a picture (cells.py) through an embedding that 
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaTokenizer, PreTrainedTokenizer
+from transformers import LlamaConfig, LlamaTokenizer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
-from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
-from llava.data.preprocess import preprocess
+from llava.data.preprocess import SegmentEncoder, preprocess
 from scripts_visatb.demo.cells import QUESTIONS, answers_of_cells
-from scripts_visatb.demo.drawing import Picture
+from scripts_visatb.demo.drawing import GRID, Picture
 from scripts_visatb.demo.optimization import double_precision, make_optimizer, take_step
 from scripts_visatb.demo.pretraining_text import sample_conversation
 from transformers_patch import LlamaForCausalLM
+from transformers_patch.unpadded import bounds_of, lay_end_to_end
 
 # B batch, S sequence, P cells of a picture, Q questions about a cell, D hidden
 
@@ -99,18 +101,12 @@ def train_language_model(tokenizer_folder: Path, folder: Path, recipe: LanguageR
     cells = CellEmbedding(recipe.hidden)
     optimizer, schedule = make_optimizer([*model.parameters(), *cells.parameters()], recipe.learning_rate, recipe.steps)
     losses = []
+    tokenise = partial(preprocess, tokenizer=tokenizer, encoder=SegmentEncoder(tokenizer))
     rng = random.Random(f"{seed}/language model")
     for _ in (bar := tqdm(range(recipe.steps), desc="language model", mininterval=2)):
         system = rng.random() < recipe.system
-        batch = [encode(*sample_conversation(rng), tokenizer, system) for _ in range(recipe.batch)]
-        embeds_BSD = pad_sequence(
-            [embed(sample, model.model.embed_tokens, cells) for sample in batch], batch_first=True
-        )
-        labels_BS = pad_sequence([sample.labels_S for sample in batch], batch_first=True, padding_value=IGNORE_INDEX)
-        hidden_BSD = model.model(inputs_embeds=embeds_BSD, attention="sdpa").last_hidden_state
-        supervised_BS = labels_BS[:, 1:] != IGNORE_INDEX
-        # Not the model's own loss, which is float32.
-        loss = F.cross_entropy(model.lm_head(hidden_BSD[:, :-1][supervised_BS]), labels_BS[:, 1:][supervised_BS])
+        batch = [encode(*sample_conversation(rng), tokenise, system) for _ in range(recipe.batch)]
+        loss = conversation_loss(model, cells, batch)
         take_step(loss, optimizer, schedule)
         losses.append(loss.item())
         bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
@@ -122,34 +118,47 @@ def train_language_model(tokenizer_folder: Path, folder: Path, recipe: LanguageR
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation as ids before and after the picture's cells (None: no picture)."""
+    """A conversation, with IMAGE_TOKEN_INDEX for a picture, and the picture's cells (None: no picture)."""
 
-    before_S: Tensor
-    cells_PQ: Tensor | None
-    after_S: Tensor
+    ids_S: Tensor
     labels_S: Tensor
+    cells_PQ: Tensor | None
 
 
 def encode(
-    turns: list[dict[str, str]], picture: Picture | None, tokenizer: PreTrainedTokenizer, system: bool
+    turns: list[dict[str, str]], picture: Picture | None, tokenise: Callable[..., dict[str, Tensor]], system: bool
 ) -> Sample:
-    """The ids, cells and labels (cells included) of a conversation, with or without v1's system sentence."""
+    """The ids, labels and cells of a conversation.
+
+    Args:
+        turns, picture: the conversation and what it is about.
+        tokenise: `preprocess` with its tokenizer.
+        system: whether it has v1's system sentence.
+    """
     conversation = conv_templates["plain" if turns[0]["value"] == "<image>" else "vicuna_v1"].copy()
     if not system:
         conversation.system = ""
-    ids_and_labels = preprocess(turns, tokenizer, conversation, image_count=int(picture is not None))
-    ids_S, labels_S = ids_and_labels["input_ids"], ids_and_labels["labels"]
-    if picture is None:
-        return Sample(ids_S, None, ids_S[:0], labels_S)
-    at = ids_S.tolist().index(IMAGE_TOKEN_INDEX)
-    cells_PQ = torch.from_numpy(answers_of_cells(picture))
-    unlabelled_P = torch.full((len(cells_PQ),), IGNORE_INDEX)
-    labels = torch.cat([labels_S[:at], unlabelled_P, labels_S[at + 1 :]])
-    return Sample(ids_S[:at], cells_PQ, ids_S[at + 1 :], labels)
+    encoded = tokenise(turns, conversation=conversation, image_count=int(picture is not None))
+    cells_PQ = None if picture is None else torch.from_numpy(answers_of_cells(picture))
+    return Sample(encoded["input_ids"], encoded["labels"], cells_PQ)
 
 
-def embed(sample: Sample, words: nn.Embedding, cells: CellEmbedding) -> Tensor:
-    """Hidden states [S, D] of a sample's words and cells."""
-    if sample.cells_PQ is None:
-        return words(sample.before_S)
-    return torch.cat([words(sample.before_S), cells(sample.cells_PQ), words(sample.after_S)])
+def conversation_loss(model: LlamaForCausalLM, cells: CellEmbedding, batch: list[Sample]) -> Tensor:
+    """The mean loss of a batch's supervised tokens, in the model's own precision.
+
+    The model's own forward computes the loss in float32. Here its layers are called one by one, because the loss needs
+    the last layer at the few supervised positions only, apart from keys and values.
+    """
+    laid = lay_end_to_end([s.ids_S for s in batch], [s.labels_S for s in batch], IMAGE_TOKEN_INDEX, GRID**2)
+    unpadded = laid["unpadded"]
+    seen_PQ = torch.cat([s.cells_PQ for s in batch if s.cells_PQ is not None])
+    embeds_LD = torch.cat([model.model.embed_tokens(laid["input_ids"][0]), cells(seen_PQ)])
+    hidden_1LD = embeds_LD[unpadded["order_L"]][None]
+    attention = {"attention_mask": bounds_of(unpadded), "position_ids": unpadded["position_ids"]}
+    *layers, last = model.model.layers
+    for layer in layers:
+        hidden_1LD = layer(hidden_1LD, **attention)[0]
+    attended_1LD = last.self_attn(last.input_layernorm(hidden_1LD), **attention)[0]
+    hidden_TD = (hidden_1LD + attended_1LD)[0, unpadded["predictor_T"]]
+    hidden_TD = hidden_TD + last.mlp(last.post_attention_layernorm(hidden_TD))
+    return F.cross_entropy(model.lm_head(model.model.norm(hidden_TD)), unpadded["label_T"])
