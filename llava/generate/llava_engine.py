@@ -179,6 +179,11 @@ class LlavaEngine:
     def _encoder(self) -> SegmentEncoder:
         return SegmentEncoder(self.tokenizer)
 
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        # The tokenizer collects them anew for every token, which takes longer than decoding.
+        return frozenset(self.tokenizer.all_special_ids)
+
     @torch.inference_mode()
     def new_ids(
         self,
@@ -218,7 +223,7 @@ class LlavaEngine:
 
     def text(self, ids: list[int]) -> str:
         """The answer that generated ids spell, cut at the template's stop string."""
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        text = self.tokenizer.decode([token for token in ids if token not in self._special_ids])
         for stop in self.stop_strings:
             text = text.partition(stop)[0]
         return text.strip()

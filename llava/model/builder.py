@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizer
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
@@ -21,6 +20,7 @@ from llava.model.adapter_config import base_named, read_adapter_config
 from llava.model.base_digest import check_base_of, refuse_itself
 from llava.model.config_file import read_config
 from llava.model.config_rules import check_generation_config, check_token_ids
+from llava.model.empty import without_storage
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.weights import check_fit, fill, read_state_dict, read_tensors, weight_files
 from transformers_patch import LlamaForCausalLM
@@ -267,7 +267,7 @@ def empty_model(config: LlamaConfig) -> LlamaForCausalLM:
     """
     model_class = LlavaLlamaForCausalLM if isinstance(config, LlavaConfig) else LlamaForCausalLM
     try:
-        with init_empty_weights(include_buffers=False):
+        with without_storage():
             return model_class(config)
     except InputError:
         raise
@@ -341,7 +341,7 @@ def _fit_vocabulary(model: LlamaForCausalLM, weights: dict[str, torch.Tensor]) -
     """Give a model its checkpoint's number of tokens where config.json does not say it (tokens added in training)."""
     stored = weights.get(EMBEDDINGS)
     if stored is not None and stored.ndim == 2 and stored.shape[0] != model.config.vocab_size:
-        with init_empty_weights(include_buffers=False):
+        with without_storage():
             model.resize_token_embeddings(stored.shape[0])
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from llava.data.tokenizer import TOKENIZER_FILE, read_tokenizer
@@ -15,6 +14,7 @@ from llava.hub import companion
 from llava.model.adapter import is_adapter
 from llava.model.builder import EMBEDDINGS, HEAD, TOWER_PREFIX, empty_model, is_counted_anew
 from llava.model.config_file import CONFIG, make_config, read_config
+from llava.model.empty import without_storage
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.weights import check_fit, read_state_dict, weight_files
 from scripts_visatb.checkpoints import hf_config, hf_names, hf_tokens
@@ -155,7 +155,7 @@ def _preprocessor(tower: CLIPVisionTower) -> dict[str, Any]:
 def _check(weights: Weights, config: Any, tower: CLIPVisionConfig, source: str) -> None:
     """Refuse weights, under LLaVA's names, that are not those of model and tower."""
     try:
-        with init_empty_weights():
+        with without_storage():
             vision = CLIPVisionModel(tower).state_dict()
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{source}: the vision tower's settings are invalid: {one_line(error)}. Fix them.") from None

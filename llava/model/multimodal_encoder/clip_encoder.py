@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.activations import ACT2FN
 
 from llava.hub import companion
+from llava.model.empty import without_storage
 from llava.model.multimodal_encoder.image_processor import read_image_processor
 from llava.model.weights import check_fit, read_state_dict
 from visatb.errors import InputError
@@ -88,7 +88,7 @@ class CLIPVisionTower(nn.Module):
             if key.startswith("vision_model.") and not key.endswith(".position_ids")
         }
         # This must not use the random generator: a new projector's weights depend on the seed.
-        with init_empty_weights(), torch.random.fork_rng(devices=[]):
+        with without_storage(), torch.random.fork_rng(devices=[]):
             wanted = CLIPVisionModel(config).state_dict()
         check_fit(wanted, vision, f"vision tower {name}", lambda key: key.endswith(".position_ids"))
         self.image_processor = read_image_processor(self._file("preprocessor_config.json"), config.image_size)
