@@ -11,5 +11,7 @@ source scripts_visatb/setup.sh
 answer_help quickstart.sh "visatb run --help" "$@"
 set_up
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false NUM_GPUS="${NUM_GPUS:-0}"
+# glibc then keeps the memory of large tensors for the next ones, instead of fetching zeroed pages for each.
+export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483648
 # `exec`: killing this process then kills the run.
 exec python -m scripts_visatb.demo.quickstart --cores="${CORES:-2}" "$@"

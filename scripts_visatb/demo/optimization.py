@@ -14,7 +14,7 @@ def make_optimizer(
     parameters: Iterable[nn.Parameter], learning_rate: float, steps: int
 ) -> tuple[torch.optim.Optimizer, LRScheduler]:
     """AdamW with a warmup over a twentieth of the steps and cosine decay."""
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     return optimizer, get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
 
 
