@@ -24,10 +24,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
 from scripts_visatb.demo.annotations import SIZES
+from scripts_visatb.workflow.processes import die_with_parent
 from visatb.benchmark import Benchmark, load_benchmark
 from visatb.cli import ArgumentParser, run
 from visatb.errors import InputError
@@ -173,9 +175,11 @@ def build(
             return prepared
         for leftover in output.glob(".*.unfinished"):
             shutil.rmtree(leftover)
-        # The tower needs only drawings: it trains while the rest is built, each on one core.
-        with _beside(job, "vision tower", job.base / "vision_tower", _make_tower):
-            job.part("images and annotations", job.data, lambda folder: _draw(job, folder))
+        # They need nothing of the rest, which is built meanwhile on another core.
+        with (
+            _beside(job, "vision tower", job.base / "vision_tower", _make_tower),
+            _beside(job, "images and annotations", job.data, _draw),
+        ):
             job.part("tokenizer", job.base / "tokenizer", lambda folder: _make_tokenizer(job, folder))
             job.part("language model", job.base / "llama", lambda folder: _make_language_model(job, folder))
         _stage1(job, "stage 1", job.base)
@@ -259,33 +263,36 @@ def _make_proxy(job: Build, recipe: dict[str, Any]) -> None:
     _stage1(job, "stage 1 of the proxy", job.proxy)
 
 
-def _make_tower(recipe: Recipe, seed: int, folder: Path) -> None:
+def _make_tower(job: Build, folder: Path) -> None:
+    import torch
+
     from scripts_visatb.demo.vision_tower import TowerRecipe, train_vision_tower
 
-    right = train_vision_tower(folder, TowerRecipe(**recipe.tower), seed)
+    torch.set_num_threads(1)
+    right = train_vision_tower(folder, TowerRecipe(**job.recipe.tower), job.seed)
     print("vision tower:", ", ".join(f"{name} {value:.2f}" for name, value in right.items()), flush=True)
 
 
-def _in_child(make: Callable[[Recipe, int, Path], None], recipe: Recipe, seed: int, folder: Path) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    make(recipe, seed, folder)
+def _in_child(make: Callable[[Build, Path], None], job: Build, folder: Path, seconds: Synchronized) -> None:
+    die_with_parent()  # a build that is killed and started again would meet its own child
+    started = time.monotonic()
+    make(job, folder)
+    seconds.value = time.monotonic() - started
 
 
 @contextmanager
-def _beside(job: Build, name: str, target: Path, make: Callable[[Recipe, int, Path], None]) -> Iterator[None]:
-    """Build a part in a second process while the body runs; wait for it at the end."""
+def _beside(job: Build, name: str, target: Path, make: Callable[[Build, Path], None]) -> Iterator[None]:
+    """Build a part in another process while the body runs; wait for it at the end."""
     if target.is_dir():
         yield
         return
-    started = time.monotonic()
     scratch = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     # spawn: a forked child would inherit the threads' locks of torch.
     context = multiprocessing.get_context("spawn")
-    child = context.Process(target=_in_child, args=(make, job.recipe, job.seed, scratch), daemon=True)
+    seconds = context.Value("d", 0.0)
+    child = context.Process(target=_in_child, args=(make, job, scratch, seconds), daemon=True)
     child.start()
     try:
         yield
@@ -298,7 +305,7 @@ def _beside(job: Build, name: str, target: Path, make: Callable[[Recipe, int, Pa
         raise RuntimeError(f"{name}: its process ended with exit code {child.exitcode}; its message is above")
     os.replace(scratch, target)
     fsync_folder(target.parent)
-    job.note(name, time.monotonic() - started)
+    job.note(name, seconds.value)
 
 
 def _stage1(job: Build, name: str, base: Path) -> None:

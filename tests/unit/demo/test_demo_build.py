@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -51,7 +52,10 @@ def test_build_makes_all_parts_and_lists_them_last(built):
     for name in ("base/llama/tokenizer.model", "base/vision_tower/preprocessor_config.json"):
         assert name in prepared["files"]
     assert "base/projector/mm_projector.bin" in prepared["files"]
-    assert set(prepared["seconds"]) >= {"language model", "vision tower", "stage 1"}
+    assert set(prepared["seconds"]) == {
+        *("images and annotations", "tokenizer", "language model", "vision tower", "stage 1")
+    }
+    assert min(prepared["seconds"].values()) > 0
 
 
 def test_a_finished_build_makes_nothing_again(built, monkeypatch):
@@ -137,15 +141,38 @@ def test_an_interrupted_build_resumes_with_what_is_missing(tmp_path, repository,
     output = tmp_path / "out"
     benchmark = benchmark_for(output, repository, tmp_path)
     monkeypatch.setattr(build_module, "_beside", lambda *args: nullcontext())
-    monkeypatch.setattr(build_module, "_make_tokenizer", _interrupt)
+    monkeypatch.setattr(build_module, "_make_language_model", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(benchmark, output, 0, TINY)
     assert (output / MARKER).is_file() and not (output / PREPARED).exists()
-    before = {path: path.read_bytes() for path in (output / "data").iterdir()}
+    before = {path: path.read_bytes() for path in (output / "base" / "tokenizer").iterdir()}
     with pytest.raises(KeyboardInterrupt):
-        monkeypatch.setattr(build_module, "_draw", None)
+        monkeypatch.setattr(build_module, "_make_tokenizer", None)
         build(benchmark, output, 0, TINY)
-    assert {path: path.read_bytes() for path in (output / "data").iterdir()} == before
+    assert before and {path: path.read_bytes() for path in (output / "base" / "tokenizer").iterdir()} == before
+
+
+_LONG_BUILD = """
+import sys
+from pathlib import Path
+from scripts_visatb.demo.build import Recipe, build
+from visatb.benchmark import load_benchmark
+
+build(load_benchmark(sys.argv[1]), Path(sys.argv[2]), 0, Recipe(tower={"steps": 5000}, language={"steps": 5000}))
+"""
+
+
+def test_a_killed_build_leaves_no_process_behind(tmp_path, repository):
+    output = tmp_path / "out"
+    benchmark = benchmark_for(output, repository, tmp_path)
+    command = [sys.executable, "-c", _LONG_BUILD, str(benchmark.path), str(output)]
+    with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        shown = b""
+        while b"vision tower" not in shown:  # its process trains
+            shown += process.stdout.read1()
+            assert process.poll() is None, shown
+        process.kill()
+        process.communicate(timeout=30)  # returns when the last process that holds the pipe has ended
 
 
 def test_same_seed_writes_the_same_bytes(tmp_path, repository):
