@@ -20,6 +20,7 @@ def compile_layers(model: torch.nn.Module, backend: str, mode: str | None = None
         if isinstance(module, SelectedAttention):
             module.attend = torch.compiler.disable(attend_within_samples)
         if isinstance(module, LlamaDecoderLayer):
+            module.__class__ = LlamaDecoderLayer  # the last one too: all layers share a graph
             module.compile(backend=backend, mode=mode, dynamic=True)
 
 

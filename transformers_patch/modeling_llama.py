@@ -16,7 +16,12 @@ from transformers import LlamaConfig
 from transformers import LlamaForCausalLM as StockLlamaForCausalLM
 from transformers import LlamaModel as StockLlamaModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb, repeat_kv
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    apply_rotary_pos_emb,
+    repeat_kv,
+)
 
 from transformers_patch.key_value_cache import LayerCache
 from transformers_patch.loss import (
@@ -108,8 +113,28 @@ class SelectedAttention(LlamaAttention):
         return projected.view(batch, length, heads, self.head_dim).transpose(1, 2)
 
 
+class LastLayer(LlamaDecoderLayer):
+    """The last decoder layer, which leaves out what nothing reads (`SampleBounds.needed_T`): most of its MLP."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | SampleBounds | None = None,
+        position_ids: torch.Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple:
+        """As LlamaDecoderLayer.forward; of a row of samples with `needed_T` only ([1, T, D],)."""
+        needed_T = attention_mask.needed_T if isinstance(attention_mask, SampleBounds) else None
+        if needed_T is None:
+            return super().forward(hidden_states, attention_mask, position_ids, *args, **kwargs)
+        attended_1LD = self.self_attn(self.input_layernorm(hidden_states), attention_mask, position_ids)[0]
+        hidden_1TD = (hidden_states + attended_1LD).index_select(1, needed_T)
+        return (hidden_1TD + self.mlp(self.post_attention_layernorm(hidden_1TD)),)
+
+
 class LlamaModel(StockLlamaModel):
-    """transformers' LlamaModel with a choice of attention.
+    """transformers' LlamaModel with a choice of attention, and a last layer that computes what is read.
 
     Attributes:
         attention: "eager" (transformers' own, the default) or "sdpa", for calls that do not say.
@@ -122,6 +147,8 @@ class LlamaModel(StockLlamaModel):
         for layer in self.layers:
             # SelectedAttention adds no state: the existing modules are reused without initialising them twice.
             layer.self_attn.__class__ = SelectedAttention
+        if self.layers:
+            self.layers[-1].__class__ = LastLayer
         self._attention_of_call = None
 
     def forward(self, *args, attention: str | None = None, **kwargs) -> tuple | BaseModelOutputWithPast:
@@ -238,10 +265,15 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
             return super().forward(**inputs, labels=labels, use_cache=use_cache, return_dict=return_dict)
         use_cache = False if self.training and use_cache is None else use_cache
         if unpadded is not None:
-            inputs |= {"attention_mask": bounds_of(unpadded), "position_ids": unpadded["position_ids"]}
+            alone = self._loss_alone(use_cache, output_attentions, output_hidden_states)
+            inputs |= {"attention_mask": bounds_of(unpadded, alone), "position_ids": unpadded["position_ids"]}
         outputs = self.model(**inputs, use_cache=use_cache, return_dict=True, attention=SDPA)
         hidden_BSD = outputs.last_hidden_state
-        tokens = supervised_tokens(hidden_BSD, labels) if unpadded is None else unpadded_tokens(hidden_BSD, unpadded)
+        if unpadded is None:
+            tokens = supervised_tokens(hidden_BSD, labels)
+        else:
+            read_TD = hidden_BSD[0] if alone else hidden_BSD[0].index_select(0, unpadded["predictor_T"])
+            tokens = unpadded_tokens(read_TD, unpadded)
         weighted = self.weighted_loss(tokens, weighter, task_ids, token_count_K)
         weighted.logits = None if self.training else self.lm_head(hidden_BSD).float()
         weighted.past_key_values = outputs.past_key_values
@@ -250,6 +282,12 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
         if return_dict if return_dict is not None else self.config.use_return_dict:
             return weighted
         return weighted.to_tuple()
+
+    def _loss_alone(self, *also_asked: bool | None) -> bool:
+        """Whether nothing but the loss is made of the last layer's output, which then need not be whole."""
+        config, layers = self.config, self.model.layers
+        also = any(also_asked) or config.output_attentions or config.output_hidden_states
+        return self.training and not also and bool(layers) and isinstance(layers[-1], LastLayer)
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As transformers', which reads the logits of the last position alone."""

@@ -30,10 +30,12 @@ class SampleBounds:
         lengths: positions of each sample that has any.
         cumulative: int32 [B + 1] on the row's device: the lengths summed up, from 0.
         longest: positions of the longest.
+        needed_T: int64 [T], the positions at which the last layer's output is read; None: all.
     """
 
     lengths: tuple[int, ...]
     cumulative: torch.Tensor
+    needed_T: torch.Tensor | None = None
 
     def __post_init__(self):
         self.longest = max(self.lengths)  # no part of a compiled layer looks at lengths, whose number changes
@@ -123,19 +125,19 @@ def count_batch(batch: Batch, num_tasks: int) -> torch.Tensor:
     return torch.bincount(batch["task_ids"][batch["unpadded"]["sample_T"]], minlength=num_tasks)
 
 
-def bounds_of(unpadded: Batch) -> SampleBounds:
-    """The bounds of a batch's samples."""
-    return SampleBounds(tuple(unpadded["lengths"]), unpadded["cumulative"])
+def bounds_of(unpadded: Batch, for_loss: bool = False) -> SampleBounds:
+    """The bounds of a batch's samples; `for_loss`: the last layer's output is read at predictors alone."""
+    needed_T = unpadded["predictor_T"] if for_loss else None
+    return SampleBounds(tuple(unpadded["lengths"]), unpadded["cumulative"], needed_T)
 
 
-def unpadded_tokens(hidden_1LD: torch.Tensor, unpadded: Batch) -> SupervisedTokens:
-    """The supervised tokens of a row of samples."""
-    predictor_T = unpadded["predictor_T"]
+def unpadded_tokens(hidden_TD: torch.Tensor, unpadded: Batch) -> SupervisedTokens:
+    """The supervised tokens of a row of samples, of the hidden states of their predictors."""
     return SupervisedTokens(
-        hidden_1LD[0].index_select(0, predictor_T),
+        hidden_TD,
         unpadded["label_T"],
         unpadded["sample_T"],
-        unpadded["position_ids"][0].index_select(0, predictor_T),
+        unpadded["position_ids"][0].index_select(0, unpadded["predictor_T"]),
         (len(unpadded["cumulative"]) - 1, max(unpadded["lengths"]) - 1),
     )
 

@@ -144,21 +144,12 @@ def encode(
 
 
 def conversation_loss(model: LlamaForCausalLM, cells: CellEmbedding, batch: list[Sample]) -> Tensor:
-    """The mean loss of a batch's supervised tokens, in the model's own precision.
-
-    The model's own forward computes the loss in float32. Here its layers are called one by one, because the loss needs
-    the last layer at the few supervised positions only, apart from keys and values.
-    """
+    """The mean loss of a batch's supervised tokens, in the model's precision; its own forward takes float32 for it."""
     laid = lay_end_to_end([s.ids_S for s in batch], [s.labels_S for s in batch], IMAGE_TOKEN_INDEX, GRID**2)
     unpadded = laid["unpadded"]
     seen_PQ = torch.cat([s.cells_PQ for s in batch if s.cells_PQ is not None])
     embeds_LD = torch.cat([model.model.embed_tokens(laid["input_ids"][0]), cells(seen_PQ)])
     hidden_1LD = embeds_LD[unpadded["order_L"]][None]
-    attention = {"attention_mask": bounds_of(unpadded), "position_ids": unpadded["position_ids"]}
-    *layers, last = model.model.layers
-    for layer in layers:
-        hidden_1LD = layer(hidden_1LD, **attention)[0]
-    attended_1LD = last.self_attn(last.input_layernorm(hidden_1LD), **attention)[0]
-    hidden_TD = (hidden_1LD + attended_1LD)[0, unpadded["predictor_T"]]
-    hidden_TD = hidden_TD + last.mlp(last.post_attention_layernorm(hidden_TD))
-    return F.cross_entropy(model.lm_head(model.model.norm(hidden_TD)), unpadded["label_T"])
+    attention = {"attention_mask": bounds_of(unpadded, for_loss=True), "position_ids": unpadded["position_ids"]}
+    hidden_1TD = model.model(inputs_embeds=hidden_1LD, **attention, attention="sdpa", use_cache=False).last_hidden_state
+    return F.cross_entropy(model.lm_head(hidden_1TD[0]), unpadded["label_T"])

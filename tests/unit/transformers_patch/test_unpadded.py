@@ -100,6 +100,35 @@ def test_gradient_checkpointing_recomputes_attention_inside_samples():
     _assert_same(plain, _loss_and_gradients(model, batch, weighter))
 
 
+def _asked(name):
+    def ask(model, options):
+        options[name] = True
+
+    return ask
+
+
+# What else may be made of the last layer's output, at all positions.
+_NEEDS_ALL = {
+    "hidden states": _asked("output_hidden_states"),
+    "cache": _asked("use_cache"),
+    "hidden states by configuration": lambda model, _: setattr(model.config, "output_hidden_states", True),
+    "logits": lambda model, _: model.eval(),
+}
+
+
+@pytest.mark.parametrize("need", [None, *_NEEDS_ALL])
+def test_the_last_mlp_computes_what_the_loss_reads_and_all_where_more_is_asked(need):
+    model, batch, options, rows = _model(), without_padding(_padded()), {}, []
+    model.model.layers[-1].mlp.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape[1]))
+    if need is not None:
+        _NEEDS_ALL[need](model, options)
+    output = model(**batch, weighter=build_weighter("EW", 3), **options)
+    positions, supervised = sum(batch["unpadded"]["lengths"]), len(batch["unpadded"]["label_T"])
+    assert supervised < positions and rows == [supervised if need is None else positions]
+    for hidden in output.hidden_states or ():
+        assert hidden.shape == (1, positions, 32)
+
+
 def test_bfloat16_rows_are_within_its_rounding_of_padded_ones():
     model, batch, weighter = _model().bfloat16(), _padded(), build_weighter("EW", 3)
     padded, laid = (_loss_and_gradients(model, b, weighter) for b in (batch, without_padding(batch)))
