@@ -16,12 +16,8 @@ from transformers import LlamaConfig
 from transformers import LlamaForCausalLM as StockLlamaForCausalLM
 from transformers import LlamaModel as StockLlamaModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.models.llama.modeling_llama import (
-    LlamaAttention,
-    LlamaDecoderLayer,
-    apply_rotary_pos_emb,
-    repeat_kv,
-)
+from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb, repeat_kv
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer as StockLlamaDecoderLayer
 
 from transformers_patch.key_value_cache import LayerCache
 from transformers_patch.loss import (
@@ -113,8 +109,11 @@ class SelectedAttention(LlamaAttention):
         return projected.view(batch, length, heads, self.head_dim).transpose(1, 2)
 
 
-class LastLayer(LlamaDecoderLayer):
-    """The last decoder layer, which leaves out what nothing reads (`SampleBounds.needed_T`): most of its MLP."""
+class LlamaDecoderLayer(StockLlamaDecoderLayer):
+    """The last decoder layer, which leaves out what nothing reads (`SampleBounds.needed_T`): most of its MLP.
+
+    Device maps and FSDP select layers by the name of their class, so this one has transformers' name.
+    """
 
     def forward(
         self,
@@ -148,7 +147,7 @@ class LlamaModel(StockLlamaModel):
             # SelectedAttention adds no state: the existing modules are reused without initialising them twice.
             layer.self_attn.__class__ = SelectedAttention
         if self.layers:
-            self.layers[-1].__class__ = LastLayer
+            self.layers[-1].__class__ = LlamaDecoderLayer
         self._attention_of_call = None
 
     def forward(self, *args, attention: str | None = None, **kwargs) -> tuple | BaseModelOutputWithPast:
@@ -287,7 +286,7 @@ class LlamaForCausalLM(StockLlamaForCausalLM):
         """Whether nothing but the loss is made of the last layer's output, which then need not be whole."""
         config, layers = self.config, self.model.layers
         also = any(also_asked) or config.output_attentions or config.output_hidden_states
-        return self.training and not also and bool(layers) and isinstance(layers[-1], LastLayer)
+        return self.training and not also and bool(layers) and isinstance(layers[-1], LlamaDecoderLayer)
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As transformers', which reads the logits of the last position alone."""

@@ -129,6 +129,11 @@ def test_the_last_mlp_computes_what_the_loss_reads_and_all_where_more_is_asked(n
         assert hidden.shape == (1, positions, 32)
 
 
+def test_device_maps_know_every_layer_by_its_class_name():
+    model = _model()
+    assert [type(layer).__name__ for layer in model.model.layers] == model._no_split_modules * 2
+
+
 def test_bfloat16_rows_are_within_its_rounding_of_padded_ones():
     model, batch, weighter = _model().bfloat16(), _padded(), build_weighter("EW", 3)
     padded, laid = (_loss_and_gradients(model, b, weighter) for b in (batch, without_padding(batch)))
