@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -47,6 +49,19 @@ def test_config_decides_when_the_name_does_not_say_llava(folder, model):
     assert same(found.state_dict(), model.state_dict()) and not found.training
     assert image_processor.crop_size == {"height": 56, "width": 56} and context == 2048
     assert not tokenizer.is_fast and found.get_vision_tower().is_loaded
+
+
+_LOADED = """
+import sys
+from llava.model.builder import load_pretrained_model
+
+load_pretrained_model(sys.argv[1], None, "model", device="cpu")
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+def test_loading_does_not_import_torchs_compiler(folder, repository):
+    assert subprocess.run([sys.executable, "-c", _LOADED, str(folder)], cwd=repository).returncode == 0
 
 
 def test_bin_files_and_shards_load_like_safetensors(folder, model):
