@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.sharedctypes import SynchronizedArray
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,9 @@ class Build:
             )
 
 
+Make = Callable[[Build, Path], None]  # builds a part in the folder
+
+
 def build(
     benchmark: Benchmark, output: Path, seed: int, recipe: Recipe | None = None, proxy: dict[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -176,10 +179,11 @@ def build(
         for leftover in output.glob(".*.unfinished"):
             shutil.rmtree(leftover)
         # They need nothing of the rest, which is built meanwhile on another core.
-        with (
-            _beside(job, "vision tower", job.base / "vision_tower", _make_tower),
-            _beside(job, "images and annotations", job.data, _draw),
-        ):
+        beside = {
+            "images and annotations": (job.data, _draw),
+            "vision tower": (job.base / "vision_tower", _make_tower),
+        }
+        with _beside(job, beside):
             job.part("tokenizer", job.base / "tokenizer", lambda folder: _make_tokenizer(job, folder))
             job.part("language model", job.base / "llama", lambda folder: _make_language_model(job, folder))
         _stage1(job, "stage 1", job.base)
@@ -273,26 +277,34 @@ def _make_tower(job: Build, folder: Path) -> None:
     print("vision tower:", ", ".join(f"{name} {value:.2f}" for name, value in right.items()), flush=True)
 
 
-def _in_child(make: Callable[[Build, Path], None], job: Build, folder: Path, seconds: Synchronized) -> None:
+def _in_child(job: Build, parts: list[tuple[Path, Make]], seconds: SynchronizedArray) -> None:
     die_with_parent()  # a build that is killed and started again would meet its own child
-    started = time.monotonic()
-    make(job, folder)
-    seconds.value = time.monotonic() - started
+    for n, (folder, make) in enumerate(parts):
+        started = time.monotonic()
+        make(job, folder)
+        seconds[n] = time.monotonic() - started
 
 
 @contextmanager
-def _beside(job: Build, name: str, target: Path, make: Callable[[Build, Path], None]) -> Iterator[None]:
-    """Build a part in another process while the body runs; wait for it at the end."""
-    if target.is_dir():
+def _beside(job: Build, parts: dict[str, tuple[Path, Make]]) -> Iterator[None]:
+    """Build missing parts, one after the other in a process of their own, while the body runs; wait for it at the end.
+
+    Args:
+        parts: folder and maker by name.
+    """
+    missing = {name: part for name, part in parts.items() if not part[0].is_dir()}
+    if not missing:
         yield
         return
-    scratch = target.with_name(f".{target.name}.unfinished")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    scratch = [target.with_name(f".{target.name}.unfinished") for target, _ in missing.values()]
+    for folder in scratch:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     # spawn: a forked child would inherit the threads' locks of torch.
     context = multiprocessing.get_context("spawn")
-    seconds = context.Value("d", 0.0)
-    child = context.Process(target=_in_child, args=(make, job, scratch, seconds), daemon=True)
+    seconds = context.Array("d", len(missing))
+    makers = [make for _, make in missing.values()]
+    child = context.Process(target=_in_child, args=(job, list(zip(scratch, makers, strict=True)), seconds), daemon=True)
     child.start()
     try:
         yield
@@ -302,10 +314,12 @@ def _beside(job: Build, name: str, target: Path, make: Callable[[Build, Path], N
             child.terminate()
             child.join()
     if child.exitcode != 0:
-        raise RuntimeError(f"{name}: its process ended with exit code {child.exitcode}; its message is above")
-    os.replace(scratch, target)
-    fsync_folder(target.parent)
-    job.note(name, seconds.value)
+        names = ", ".join(missing)
+        raise RuntimeError(f"{names}: the process ended with exit code {child.exitcode}; its message is above")
+    for n, (name, (target, _)) in enumerate(missing.items()):
+        os.replace(scratch[n], target)
+        fsync_folder(target.parent)
+        job.note(name, seconds[n])
 
 
 def _stage1(job: Build, name: str, base: Path) -> None:
